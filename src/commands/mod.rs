@@ -1,0 +1,3 @@
+//! One file a command: its arguments and the call they make.
+
+pub mod info;

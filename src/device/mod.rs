@@ -1,0 +1,13 @@
+//! L0: memory and products; knows no transformer.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tensor.rs` | [`Tensor`]: element type, shape, storage |
+//! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
+//! | `philox.rs` | counter-based random numbers, the same stream on every device |
+
+pub mod philox;
+pub mod product;
+pub mod tensor;
+
+pub use tensor::{DType, Device, Tensor};

@@ -1,0 +1,95 @@
+//! The one error type. Every variant names the thing that failed and, where there is one, what to do about it;
+//! its text is one line, ready to be shown to a user.
+
+use std::path::{Path, PathBuf};
+
+/// What the whole crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong through a user, a file, the network or a device.
+/// Broken invariants are `assert!`s, not errors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor handed to an op, or read from a file, has the wrong shape.
+    #[error("{op}: tensor {name} has shape {found:?}, expected {expected:?}")]
+    Shape {
+        /// The op or file that refused it.
+        op: String,
+        /// The tensor's name in that op or file.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it must have.
+        expected: Vec<usize>,
+    },
+    /// A tensor holds another element type than the op can use.
+    #[error("{op}: tensor {name} holds {found}, expected {expected}")]
+    DType {
+        /// The op that refused it.
+        op: &'static str,
+        /// The tensor's name in that op.
+        name: &'static str,
+        /// Its element type.
+        found: &'static str,
+        /// The element type it must have.
+        expected: &'static str,
+    },
+    /// The operating system refused an operation on a file or folder.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A file can be read but does not hold what it should.
+    #[error("{}: {what}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+    /// A line of a text file (JSONL, TOML, YAML, CSV) does not hold what it should.
+    #[error("{}:{line}: {what}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
+    /// A setting, or a combination of settings, that cannot work.
+    #[error("{0}")]
+    Setting(String),
+    /// A server did not give what was asked for.
+    #[error("{url}: {what}")]
+    Network {
+        /// The address, without credentials.
+        url: String,
+        /// What it answered, and what to do.
+        what: String,
+    },
+    /// A run cannot go on, though every input was well-formed (a loss that is not finite, say).
+    #[error("{0}")]
+    Run(String),
+}
+
+impl Error {
+    /// For `map_err` on file operations: `fs::read(path).map_err(Error::io(path))`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// A file that does not hold what it should.
+    pub fn file(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
+        Self::File { path: path.as_ref().to_path_buf(), what: what.into() }
+    }
+
+    /// A line, counted from 1, that does not hold what it should.
+    pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
+        Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
+    }
+}

@@ -1,0 +1,1 @@
+//! L3: models and data sets into the local cache.

@@ -1,0 +1,31 @@
+//! The command line: arguments → one call into the library.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+
+/// An embedded LLM engine and the emergent-misalignment study it exists for.
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Info(commands::info::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let run = match Cli::parse().command {
+        Command::Info(args) => commands::info::run(&args),
+    };
+    match run {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("emlab: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
