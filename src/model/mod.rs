@@ -1,1 +1,3 @@
 //! L2: the graph.
+
+pub mod adapter;
