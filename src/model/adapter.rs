@@ -62,7 +62,7 @@ impl Target {
 
 /// The shape and strength of an adapter: each target computes `x·Wᵀ + scale · (x·Aᵀ)·Bᵀ`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Lora {
     /// R, the rows of A and columns of B.
     pub rank: usize,
