@@ -1,0 +1,164 @@
+//! [`Tokenizer`]: text ↔ token ids, and conversations → text through the checkpoint's own chat template.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+use super::chat::Template;
+pub use super::chat::{Message, Render};
+
+/// The tokenizer of a model folder.
+pub struct Tokenizer {
+    dir: PathBuf,
+    inner: tokenizers::Tokenizer,
+    template: Option<Template>,
+    bos: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json`, `tokenizer_config.json` and the chat template: `chat_template.jinja` if there is one,
+    /// else `chat_template` of the config (a string, or a list of which "default" is taken).
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] naming the file that is missing or malformed.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let json = std::fs::read(&path).map_err(Error::io(&path))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json)
+            .map_err(|e| Error::file(&path, format!("not a tokenizer this build can read: {e}")))?;
+        // A tokenizer saved by a training script may carry these; they would cut or pad texts silently.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|e| Error::file(&path, e.to_string()))?;
+        let path = dir.join("tokenizer_config.json");
+        let config = if path.exists() { read_object(&path)? } else { Map::new() };
+        let template = match template_source(dir, &config)? {
+            Some((path, source)) => Some(
+                Template::new(source, special_tokens(&config))
+                    .map_err(|e| Error::file(path, format!("the chat template cannot be used: {e}")))?,
+            ),
+            None => None,
+        };
+        let mut tokenizer = Self { dir: dir.to_path_buf(), inner, template, bos: None };
+        tokenizer.bos = tokenizer.encode("", true)?.first().copied();
+        Ok(tokenizer)
+    }
+
+    /// The ids of a text. With `add_special`, those the model expects around a plain text too (Gemma: BOS); a
+    /// rendered chat already holds its own.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the tokenizer refuses the text (no unknown token, say).
+    pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, add_special).map_err(|e| self.failed(&e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// As [`encode`](Self::encode) without special tokens, each id with the bytes of `text` it stands for.
+    /// The pieces of one character that is split into several ids all have that character's range.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_ranges(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self.inner.encode(text, false).map_err(|e| self.failed(&e))?;
+        let ranges = encoding.get_offsets().iter().map(|&(start, end)| start..end);
+        Ok(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
+    /// The text of some ids. Bytes that form no character become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|e| self.failed(&e))
+    }
+
+    /// The id that `add_special` puts before a text, if this tokenizer does that.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token of an id, in the vocabulary's own spelling.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token in the vocabulary's own spelling (`<end_of_turn>`).
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn len(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Whether there is no token at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether [`render`](Self::render) can be used.
+    pub fn has_chat_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    /// A conversation as the text that the model was trained on; [`encode`](Self::encode) it without `add_special`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the folder has no chat template, or [`Error::Setting`] in the template's own words if it
+    /// refuses the conversation.
+    pub fn render(&self, messages: &[Message], options: Render) -> Result<String> {
+        let Some(template) = &self.template else {
+            let what = "has no chat template: give a raw prompt, or use an instruction-tuned checkpoint";
+            return Err(Error::file(&self.dir, what));
+        };
+        template
+            .render(messages, options)
+            .map_err(|e| Error::Setting(format!("{}: the chat template refuses: {e}", self.dir.display())))
+    }
+
+    fn failed(&self, error: &tokenizers::Error) -> Error {
+        Error::file(self.dir.join("tokenizer.json"), error.to_string())
+    }
+}
+
+/// The chat template and the file it comes from.
+fn template_source(dir: &Path, config: &Map<String, Value>) -> Result<Option<(PathBuf, String)>> {
+    let path = dir.join("chat_template.jinja");
+    if path.exists() {
+        let source = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        return Ok(Some((path, source)));
+    }
+    let path = dir.join("tokenizer_config.json");
+    let source = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(source)) => Some(source),
+        Some(Value::Array(named)) => {
+            named.iter().find(|t| t["name"] == "default").and_then(|t| match &t["template"] {
+                Value::String(source) => Some(source),
+                _ => None,
+            })
+        }
+        Some(_) => None,
+    };
+    match source {
+        Some(source) => Ok(Some((path, source.clone()))),
+        None => Err(Error::file(path, "`chat_template` is neither a string nor a list with a \"default\"")),
+    }
+}
+
+/// Every `…_token` of the config as text: what transformers hands to a template by these names.
+fn special_tokens(config: &Map<String, Value>) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
+    let tokens = config.iter().filter(|(key, _)| key.ends_with("_token"));
+    tokens.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+}
+
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not a JSON object: {e}")))
+}
