@@ -58,6 +58,7 @@ impl Template {
         environment.set_syntax(syntax.map_err(|e| describe(&e))?);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", tojson);
+        environment.add_filter("trim", trim);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_template_owned(NAME, source).map_err(|e| describe(&e))?;
@@ -69,6 +70,9 @@ impl Template {
     /// # Errors
     /// The template's own message if it refuses the conversation (roles out of order, say), or the engine's.
     pub(super) fn render(&self, messages: &[Message], options: Render) -> Result<String, String> {
+        if messages.is_empty() {
+            return Err("the conversation has no messages".to_owned());
+        }
         let template = self.environment.get_template(NAME).map_err(|e| describe(&e))?;
         let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
         let mut context: BTreeMap<&str, Value> = tokens.collect();
@@ -99,6 +103,15 @@ fn describe(error: &minijinja::Error) -> String {
 
 fn raise_exception(message: &str) -> Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned()))
+}
+
+/// Python's `str.strip`, whose whitespace includes the four separators U+001C to U+001F.
+fn trim(text: &str, chars: Option<&str>) -> String {
+    let out = |c: char| match chars {
+        Some(chars) => chars.contains(c),
+        None => c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c),
+    };
+    text.trim_matches(out).to_owned()
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False, indent=indent)`: the engine's own filter without the escapes
@@ -190,10 +203,15 @@ mod tests {
         Template::new(source.to_owned(), tokens)?.render(messages, options)
     }
 
+    fn hello() -> Message {
+        Message::new("user", "hello")
+    }
+
     #[test]
     fn blocks_are_trimmed_and_tokens_defined() {
         let source = "{{ bos_token }}\n    {% for m in messages %}\n{{ m.role }}: {{ m['content'] | trim }};\n    {% endfor %}\n";
-        let text = render(source, &[Message::new("user", " <a & b> ")], Render::default()).unwrap();
+        let text =
+            render(source, &[Message::new("user", " \u{1c}<a & b>\u{3000}")], Render::default()).unwrap();
         assert_eq!(text, "<s>\nuser: <a & b>;\n");
     }
 
@@ -201,8 +219,9 @@ mod tests {
     fn thinking_is_undefined_unless_asked_for() {
         let source =
             "{% if enable_thinking is defined %}{{ enable_thinking is false }}{% else %}none{% endif %}";
-        let with =
-            |enable_thinking| render(source, &[], Render { enable_thinking, ..Render::default() }).unwrap();
+        let with = |enable_thinking| {
+            render(source, &[hello()], Render { enable_thinking, ..Render::default() }).unwrap()
+        };
         assert_eq!([with(None), with(Some(false)), with(Some(true))], ["none", "True", "False"]);
     }
 
@@ -216,9 +235,9 @@ mod tests {
 
     #[test]
     fn a_template_refuses_in_its_own_words() {
-        let error = render("{{ raise_exception('roles must alternate') }}", &[], Render::default());
+        let error = render("{{ raise_exception('roles must alternate') }}", &[hello()], Render::default());
         assert_eq!(error.unwrap_err(), "roles must alternate");
-        assert!(render("{% if %}", &[], Render::default()).unwrap_err().contains("line 1"));
+        assert!(render("{% if %}", &[hello()], Render::default()).unwrap_err().contains("line 1"));
     }
 
     #[test]
