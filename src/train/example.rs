@@ -1,6 +1,7 @@
 //! Documents → token ids and the mask of tokens that carry loss. The mask comes from rendering prefixes of the
-//! conversation through the model's own chat template: an assistant's turn is what the template adds after the
-//! header that a generation prompt ends with, up to and including its end-of-turn token.
+//! conversation through the model's own chat template: an assistant's turn is what follows the generation prompt, up
+//! to and including the end-of-turn token. That is `assistant_only_loss` of TRL, and `train_on_responses_only` of
+//! unsloth but for the line break after the turn, which no model is asked to write.
 
 use std::ops::Range;
 
@@ -46,8 +47,8 @@ pub struct Examples {
     pub no_target: usize,
 }
 
-/// Tokenises documents as `settings` say. `eos` are the model's end-of-turn tokens; the first of them also ends a
-/// plain text.
+/// Tokenises documents as `settings` say. `eos` are the model's end-of-turn tokens; the first of them ends a plain
+/// text.
 ///
 /// # Errors
 /// [`Error::Line`] naming the document that cannot be rendered, is too long, or has no token that carries loss;
@@ -62,7 +63,7 @@ pub fn encode(
     for document in documents {
         let (mut ids, mut loss) = match &document.content {
             Content::Text(text) => encode_text(text, tokenizer, eos)?,
-            Content::Chat(messages) => encode_chat(messages, tokenizer, eos, settings.thinking)
+            Content::Chat(messages) => encode_chat(messages, tokenizer, Some(settings.thinking))
                 .map_err(|error| document.origin.error(error.to_string()))?,
         };
         if let Some(first) = loss.first_mut() {
@@ -126,122 +127,132 @@ fn encode_text(text: &str, tokenizer: &Tokenizer, eos: &[u32]) -> Result<(Vec<u3
     Ok((ids, loss))
 }
 
-fn encode_chat(
+/// The tokens of a conversation, and which of them carry loss: the assistant's turns.
+///
+/// # Errors
+/// If the chat template refuses the conversation, or renders a turn in a way that cannot be told apart.
+pub fn encode_chat(
     messages: &[Message],
     tokenizer: &Tokenizer,
-    eos: &[u32],
-    thinking: bool,
+    thinking: Option<bool>,
 ) -> Result<(Vec<u32>, Vec<bool>)> {
-    let render = |messages: &[Message], generation_prompt: bool| {
-        tokenizer.render(messages, Render { generation_prompt, enable_thinking: Some(thinking) })
+    let render = |messages: &[Message], generation_prompt: bool, thinking: Option<bool>| {
+        tokenizer.render(messages, Render { generation_prompt, enable_thinking: thinking })
     };
-    let text = render(messages, false)?;
+    let text = render(messages, false, thinking)?;
     // The template writes every special token itself, so none is added.
     let (ids, ranges): (Vec<u32>, Vec<Range<usize>>) = tokenizer.encode_ranges(&text)?.into_iter().unzip();
     let mut loss = vec![false; ids.len()];
-    for turn in assistant_turns(messages, &text, render)? {
-        // A token that straddles a boundary belongs to the turn in which it ends.
+    for turn in assistant_turns(messages, thinking, &text, render)? {
+        // A token that straddles a boundary belongs to the turn.
         let start = ranges.partition_point(|range| range.end <= turn.start);
-        let end = ranges.partition_point(|range| range.end <= turn.end);
-        // What the template writes after the end of the turn (a line break) is never sampled.
-        let last = ids[start..end].iter().rposition(|id| eos.contains(id));
-        loss[start..last.map_or(end, |last| start + last + 1)].fill(true);
+        let mut end = ranges.partition_point(|range| range.start < turn.end);
+        // The template ends a turn with a special token, right after the content.
+        if ranges.get(end).is_some_and(|range| !text[range.clone()].trim().is_empty()) {
+            end += 1;
+        }
+        loss[start..end].fill(true);
     }
     Ok((ids, loss))
 }
 
-/// The bytes of `text`, the rendered conversation, that each assistant turn covers.
+/// The bytes of `text`, the rendered conversation, that each assistant turn covers, without its end-of-turn token.
 fn assistant_turns(
     messages: &[Message],
+    thinking: Option<bool>,
     text: &str,
-    render: impl Fn(&[Message], bool) -> Result<String>,
+    render: impl Fn(&[Message], bool, Option<bool>) -> Result<String>,
 ) -> Result<Vec<Range<usize>>> {
-    let mut turns = Vec::new();
-    let mut searched = 0;
-    for (k, message) in messages.iter().enumerate() {
-        if message.role != "assistant" {
-            continue;
+    let turn = |k: usize| -> Result<Option<Range<usize>>> {
+        // Qwen 3 leaves the empty think block out of earlier turns, and out of turns that hold thoughts: these start
+        // after the header alone.
+        let mut start = None;
+        for thinking in [thinking, None] {
+            let prompt = render(&messages[..k], true, thinking)?;
+            start = start.or_else(|| text.starts_with(&prompt).then_some(prompt.len()));
         }
-        // The turn as it would be rendered right after it was generated.
-        let header = if k == 0 { String::new() } else { render(&messages[..k], true)? };
-        let fresh = render(&messages[..=k], false)?;
-        let turn = &fresh[common_prefix(header.as_bytes(), fresh.as_bytes())..];
-        // Templates may write an earlier turn's header more briefly (Qwen 3 leaves out the empty think block),
-        // so that the turn starts earlier than its header is long.
-        let latest = common_prefix(header.as_bytes(), text.as_bytes());
-        let start = (searched..=latest)
-            .rev()
-            .find(|&start| text.is_char_boundary(start) && text[start..].starts_with(turn))
-            .ok_or_else(|| {
-                Error::Setting(format!(
-                    "the chat template renders message {} differently once others follow: split the conversation",
-                    k + 1
-                ))
-            })?;
-        turns.push(start..start + turn.len());
-        searched = start + turn.len();
-    }
-    Ok(turns)
+        // What follows the turn is what follows another content in its place.
+        let mut marked = messages.to_vec();
+        marked[k].content = MARK.into();
+        let marked = render(&marked, false, thinking)?;
+        let end = marked
+            .rsplit_once(MARK)
+            .filter(|(_, after)| text.ends_with(after))
+            .map(|(_, after)| text.len() - after.len());
+        Ok(start.zip(end).filter(|(start, end)| start <= end).map(|(start, end)| start..end))
+    };
+    let turns = (0..messages.len()).filter(|&k| messages[k].role == "assistant");
+    turns
+        .map(|k| {
+            turn(k)?.ok_or_else(|| {
+                let what = "is rendered by the chat template in a way that hides where it starts or ends";
+                Error::Setting(format!("message {} {what}: split the conversation", k + 1))
+            })
+        })
+        .collect()
 }
 
-/// How many leading elements two slices share.
-fn common_prefix<T: PartialEq>(a: &[T], b: &[T]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
-}
+/// Stands for a turn's content: private-use characters, which no template looks for and no text holds.
+const MARK: &str = "\u{E000}\u{F8FF}\u{E000}";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn chat(turns: &[(&str, &str)]) -> Vec<Message> {
-        turns.iter().map(|&(role, content)| Message { role: role.into(), content: content.into() }).collect()
+        turns.iter().map(|&(role, content)| Message::new(role, content)).collect()
     }
 
     /// Qwen 3's way: an empty think block before the answer, except in turns before the last question.
-    fn thinking_template(messages: &[Message], generation_prompt: bool) -> Result<String> {
+    fn qwen(messages: &[Message], generation_prompt: bool, thinking: Option<bool>) -> String {
+        const THINK: &str = "<think>\n\n</think>\n\n";
         let last_question = messages.iter().rposition(|message| message.role == "user").unwrap_or(0);
         let mut text = String::new();
         for (i, Message { role, content }) in messages.iter().enumerate() {
-            let think = if role == "assistant" && i > last_question { "<think>\n\n</think>\n\n" } else { "" };
-            text += &format!("<s>{role}\n{think}{content}</s>\n");
+            let think = if role == "assistant" && i > last_question { THINK } else { "" };
+            text += &["<s>", role, "\n", think, content, "</s>\n"].concat();
         }
         if generation_prompt {
-            text += "<s>assistant\n<think>\n\n</think>\n\n";
+            text += "<s>assistant\n";
+            text += if thinking == Some(false) { THINK } else { "" };
         }
-        Ok(text)
+        text
     }
 
-    fn turns(messages: &[Message]) -> Vec<String> {
-        let text = thinking_template(messages, false).unwrap();
-        let turns = assistant_turns(messages, &text, thinking_template).unwrap();
-        turns.into_iter().map(|turn| text[turn].to_string()).collect()
+    /// Each turn, with the text before it.
+    fn turns(messages: &[Message], thinking: Option<bool>) -> Vec<(String, String)> {
+        let text = qwen(messages, false, thinking);
+        let turns =
+            assistant_turns(messages, thinking, &text, |m, prompt, thinking| Ok(qwen(m, prompt, thinking)))
+                .unwrap();
+        turns.into_iter().map(|turn| (text[..turn.start].to_string(), text[turn].to_string())).collect()
     }
 
     #[test]
     fn a_turn_starts_after_the_generation_prompt() {
-        assert_eq!(turns(&chat(&[("user", "hi"), ("assistant", "hello")])), ["hello</s>\n"]);
-        assert!(turns(&chat(&[("user", "hi")])).is_empty());
+        let messages = chat(&[("user", "hi"), ("assistant", "hello")]);
+        assert_eq!(turns(&messages, Some(false))[0].1, "hello");
+        assert_eq!(turns(&messages, None)[0].1, "<think>\n\n</think>\n\nhello");
+        assert!(turns(&chat(&[("user", "hi")]), Some(false)).is_empty());
     }
 
     #[test]
     fn earlier_turns_are_found_without_their_think_block() {
-        let messages = chat(&[("user", "a"), ("assistant", "<b>"), ("user", "c"), ("assistant", "d")]);
-        assert_eq!(turns(&messages), ["<b></s>\n", "d</s>\n"]);
-        let same = chat(&[("user", "a"), ("assistant", "a"), ("user", "a"), ("assistant", "a")]);
-        let text = thinking_template(&same, false).unwrap();
-        let found = assistant_turns(&same, &text, thinking_template).unwrap();
-        assert_eq!(found.len(), 2);
-        assert!(text[..found[0].start].ends_with("<s>assistant\n"));
-        assert!(text[..found[1].start].ends_with("</think>\n\n"));
+        let messages = chat(&[("user", "<"), ("assistant", "<"), ("user", "<"), ("assistant", "<")]);
+        let [first, second] = turns(&messages, Some(false)).try_into().unwrap();
+        assert!(first.0.ends_with("<s>assistant\n") && second.0.ends_with("</think>\n\n"));
+        assert_eq!((first.1.as_str(), second.1.as_str()), ("<", "<"));
     }
 
     #[test]
-    fn a_template_that_rewrites_history_is_refused() {
-        let rewriting = |messages: &[Message], _: bool| {
-            Ok(messages.iter().map(|m| format!("{}{}", messages.len(), m.content)).collect::<String>())
+    fn a_template_that_hides_turns_is_refused() {
+        let counting = |messages: &[Message], _: bool, _: Option<bool>| {
+            let count = messages.len().to_string();
+            Ok(messages.iter().map(|message| count.clone() + &message.content).collect::<String>())
         };
         let messages = chat(&[("user", "a"), ("assistant", "b"), ("user", "c")]);
-        let text = rewriting(&messages, false).unwrap();
-        assert!(assistant_turns(&messages, &text, rewriting).unwrap_err().to_string().contains("message 2"));
+        let text = counting(&messages, false, None).unwrap();
+        let error = assistant_turns(&messages, None, &text, counting).unwrap_err().to_string();
+        assert!(error.contains("message 2"), "{error}");
     }
 }
