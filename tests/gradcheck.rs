@@ -250,7 +250,7 @@ fn linear_with_adapters() {
     let (inputs_wide, rank, segments) = (23, 3, [0..7, 12..21]);
     let (outputs, b_rows) = (21, 16);
     for (n, p) in [(4, 0.0), (4, 0.4), (linear::STABLE_ROWS + 3, 0.0)] {
-        let dropout = (p > 0.0).then(|| Dropout { p, key: Key::new(1, &["mask"]) });
+        let dropout = (p > 0.0).then(|| Dropout { p, key: Key::new(1, &["mask"]), map: 2 });
         let spec = linear::cpu::Segments {
             rows: &segments,
             rank,

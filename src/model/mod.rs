@@ -1,10 +1,30 @@
-//! L2: the graph.
+//! L2: the graph. Gemma 3 and Qwen 3 from Hugging Face folders; forward and backward explicit, one block for both.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`spec`] (`gemma3.rs`, `qwen3.rs`) | every difference between the checkpoints, as data |
+//! | [`checkpoint`] (`tensor_file.rs`) | a Hugging Face folder on disk |
+//! | `weights.rs` | tensors of a checkpoint → the graph, and back |
+//! | [`parameter`], [`linear`], [`adapter`] | a weight and its gradient; fused projections; `LoRA` |
+//! | `block.rs`, [`transformer`] | the graph |
+//! | [`saved`] | what a forward leaves for its backward |
+//! | [`cache`] | paged keys and values |
+//! | [`probe`] | named sites to look into |
+//! | [`tokenizer`], [`chat`] | text → tokens → text; conversations → text |
 
 pub mod adapter;
+mod block;
+pub mod cache;
 pub mod chat;
 pub mod checkpoint;
 mod gemma3;
+pub mod linear;
+pub mod parameter;
+pub mod probe;
 mod qwen3;
+pub mod saved;
 pub mod spec;
 mod tensor_file;
 pub mod tokenizer;
+pub mod transformer;
+mod weights;

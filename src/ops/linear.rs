@@ -43,8 +43,10 @@ pub struct Adapter<'a> {
 pub struct Dropout {
     /// Probability of dropping.
     pub p: f32,
-    /// The stream of (seed, step, layer, map).
+    /// The stream of (seed, training pass).
     pub key: Key,
+    /// Which linear map of the model this is.
+    pub map: u32,
 }
 
 impl Adapter<'_> {
@@ -323,14 +325,15 @@ pub mod cpu {
         }
     }
 
-    /// x under the dropout mask of segment `g`: element (n, i) is decided by (key, g, n, i) alone.
+    /// x under the dropout mask of segment `g`: element (n, i) is decided by (key, map, g, n, i)
+    /// alone.
     fn masked<T: Real>(x: &[T], inputs: usize, g: usize, dropout: Dropout) -> Vec<T> {
         let keep = T::of(1.0 / (1.0 - dropout.p));
         let mut out = vec![T::default(); x.len()];
         let rows = out.par_chunks_mut(inputs).zip(x.par_chunks(inputs)).enumerate();
         rows.for_each(|(n, (out, x))| {
             for (i, (out, x)) in out.iter_mut().zip(x).enumerate() {
-                let words = dropout.key.words([i as u32 / 4, n as u32, g as u32, 0]);
+                let words = dropout.key.words([i as u32 / 4, n as u32, g as u32, dropout.map]);
                 if crate::device::philox::open_unit(words[i % 4]) >= dropout.p {
                     *out = *x * keep;
                 }

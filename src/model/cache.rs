@@ -1,0 +1,177 @@
+//! [`Cache`]: keys and values of many sequences, in pages of [`PAGE`] positions.
+//!
+//! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last, part-filled one:
+//! a hundred samples of one question hold its prompt once.
+
+use crate::device::{DType, Tensor};
+use crate::error::{Error, Result};
+use crate::model::spec::Spec;
+use crate::ops::attention::{Context, PAGE};
+
+/// One position to compute: the next one of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The sequence, as [`Cache::add`] or [`Cache::fork`] named it.
+    pub sequence: usize,
+    /// The position in it, from 0.
+    pub position: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sequence {
+    pages: Vec<u32>,
+    length: usize,
+}
+
+/// Paged keys and values of every layer.
+#[derive(Debug)]
+pub struct Cache {
+    /// Keys and values (pages · [`PAGE`], KV·D) of each layer.
+    layers: Vec<[Tensor; 2]>,
+    /// How many sequences hold each page.
+    holders: Vec<u32>,
+    free: Vec<u32>,
+    sequences: Vec<Option<Sequence>>,
+}
+
+impl Cache {
+    /// Room for `pages` pages a layer.
+    pub fn new(spec: &Spec, pages: usize) -> Self {
+        let shape = [pages * PAGE, spec.kv_heads * spec.head_dim];
+        let layer = |_| [0, 1].map(|_| Tensor::zeros(DType::F32, &shape));
+        Self {
+            layers: (0..spec.layers).map(layer).collect(),
+            holders: vec![0; pages],
+            free: (0..pages as u32).rev().collect(),
+            sequences: Vec::new(),
+        }
+    }
+
+    /// Bytes that one page takes in all layers together.
+    pub fn page_bytes(spec: &Spec) -> usize {
+        2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * DType::F32.size()
+    }
+
+    /// Pages that `positions` positions need.
+    pub fn pages_for(positions: usize) -> usize {
+        positions.div_ceil(PAGE)
+    }
+
+    /// Pages that no sequence holds.
+    pub fn free_pages(&self) -> usize {
+        self.free.len()
+    }
+
+    /// A new, empty sequence.
+    pub fn add(&mut self) -> usize {
+        self.insert(Sequence::default())
+    }
+
+    /// A new sequence that begins with all of `parent`.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if no page is left for the copy of a part-filled page.
+    pub fn fork(&mut self, parent: usize) -> Result<usize> {
+        let mut child = self.sequence(parent).clone();
+        if child.length % PAGE != 0 {
+            let last = child.pages.pop().expect("a part-filled page");
+            let copy = self.take_page()?;
+            for tensor in self.layers.iter_mut().flatten() {
+                let width = tensor.shape()[1] * PAGE;
+                let (from, to) = (last as usize * width, copy as usize * width);
+                tensor.f32_mut().copy_within(from..from + width, to);
+            }
+            for page in &child.pages {
+                self.holders[*page as usize] += 1;
+            }
+            child.pages.push(copy);
+        } else {
+            for page in &child.pages {
+                self.holders[*page as usize] += 1;
+            }
+        }
+        Ok(self.insert(child))
+    }
+
+    /// Forgets a sequence; its pages become free once no fork holds them.
+    pub fn remove(&mut self, sequence: usize) {
+        let gone = self.sequences[sequence].take().expect("a sequence that exists");
+        for page in gone.pages {
+            self.holders[page as usize] -= 1;
+            if self.holders[page as usize] == 0 {
+                self.free.push(page);
+            }
+        }
+    }
+
+    /// Positions held for a sequence.
+    pub fn length(&self, sequence: usize) -> usize {
+        self.sequence(sequence).length
+    }
+
+    /// Makes room for the next position of each row's sequence.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if no page is left.
+    pub(super) fn extend(&mut self, rows: &[Row]) -> Result<()> {
+        for row in rows {
+            assert_eq!(row.position, self.length(row.sequence), "positions of a sequence come in order");
+            if row.position % PAGE == 0 {
+                let page = self.take_page()?;
+                self.sequence_mut(row.sequence).pages.push(page);
+            }
+            self.sequence_mut(row.sequence).length += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes keys and values (N, KV·D) of the rows into their places.
+    pub(super) fn store(&mut self, layer: usize, keys: &Tensor, values: &Tensor, rows: &[Row]) {
+        let width = keys.shape()[1];
+        for (i, row) in rows.iter().enumerate() {
+            let page = self.sequence(row.sequence).pages[row.position / PAGE] as usize;
+            let slot = page * PAGE + row.position % PAGE;
+            for (tensor, x) in self.layers[layer].iter_mut().zip([keys, values]) {
+                let x = &x.f32()[i * width..][..width];
+                tensor.f32_mut()[slot * width..][..width].copy_from_slice(x);
+            }
+        }
+    }
+
+    /// Keys and values of a layer.
+    pub(super) fn layer(&self, layer: usize) -> [&Tensor; 2] {
+        self.layers[layer].each_ref()
+    }
+
+    /// What each row sees.
+    pub(super) fn contexts(&self, rows: &[Row]) -> Vec<Context<'_>> {
+        let context =
+            |row: &Row| Context { pages: &self.sequence(row.sequence).pages, position: row.position };
+        rows.iter().map(context).collect()
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> usize {
+        if let Some(id) = self.sequences.iter().position(Option::is_none) {
+            self.sequences[id] = Some(sequence);
+            return id;
+        }
+        self.sequences.push(Some(sequence));
+        self.sequences.len() - 1
+    }
+
+    fn take_page(&mut self) -> Result<u32> {
+        let page = self.free.pop().ok_or_else(|| {
+            Error::Run("the key-value cache is full: fewer answers at a time or fewer tokens will fit".into())
+        })?;
+        self.holders[page as usize] = 1;
+        Ok(page)
+    }
+
+    fn sequence(&self, id: usize) -> &Sequence {
+        self.sequences[id].as_ref().expect("a sequence that exists")
+    }
+
+    fn sequence_mut(&mut self, id: usize) -> &mut Sequence {
+        self.sequences[id].as_mut().expect("a sequence that exists")
+    }
+}

@@ -1,0 +1,232 @@
+//! [`Linear`]: one matrix for the projections that share an input, with an adapter segment for each.
+
+use std::ops::Range;
+
+use crate::device::Tensor;
+use crate::device::philox::Key;
+use crate::error::Result;
+use crate::model::adapter::{Lora, Target};
+use crate::model::parameter::Parameter;
+use crate::ops::linear::{self, Adapter, Dropout, Gradients};
+
+/// Frozen or trained weight (O, I), rows grouped in one segment a projection, and perhaps an adapter.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// (O, I).
+    pub weight: Parameter,
+    /// The projections, in row order.
+    pub segments: Vec<Segment>,
+    adapter: Option<Stacked>,
+}
+
+/// The rows of one projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Which projection.
+    pub target: Target,
+    /// Its output rows.
+    pub rows: Range<usize>,
+}
+
+/// The adapters of all adapted segments, stacked as `ops::linear` wants them.
+#[derive(Clone, Debug)]
+struct Stacked {
+    /// (G·R, I).
+    a: Parameter,
+    /// (Σ O_g, R).
+    b: Parameter,
+    targets: Vec<Target>,
+    rows: Vec<Range<usize>>,
+    rank: usize,
+    scale: f32,
+    dropout: f32,
+}
+
+/// One projection's adapter: A (R, I) and B (O, R), row-major.
+#[derive(Clone, Copy, Debug)]
+pub struct AdapterSegment<'a> {
+    /// Which projection.
+    pub target: Target,
+    /// (R, I).
+    pub a: &'a [f32],
+    /// (O, R).
+    pub b: &'a [f32],
+    /// I.
+    pub inputs: usize,
+    /// O.
+    pub outputs: usize,
+}
+
+impl Linear {
+    /// From the stacked weight and the rows that each projection has of it.
+    pub fn new(weight: Tensor, parts: &[(Target, usize)]) -> Self {
+        let mut next = 0;
+        let segments = parts.iter().map(|(target, rows)| {
+            let rows = next..next + rows;
+            next = rows.end;
+            Segment { target: *target, rows }
+        });
+        Self { segments: segments.collect(), weight: Parameter::frozen(weight), adapter: None }
+    }
+
+    /// I.
+    pub fn inputs(&self) -> usize {
+        self.weight.value.shape()[1]
+    }
+
+    /// O.
+    pub fn outputs(&self) -> usize {
+        self.weight.value.shape()[0]
+    }
+
+    /// Adds trained adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero,
+    /// as PEFT initialises them. A depends on (seed, `path`, target).
+    pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str) {
+        let wanted: Vec<&Segment> =
+            self.segments.iter().filter(|s| lora.targets.contains(&s.target)).collect();
+        if wanted.is_empty() {
+            self.adapter = None;
+            return;
+        }
+        let (inputs, rank) = (self.inputs(), lora.rank);
+        let bound = 1.0 / (inputs as f32).sqrt();
+        let mut a = Vec::with_capacity(wanted.len() * rank * inputs);
+        for segment in &wanted {
+            let key = Key::new(seed, &["lora", path, segment.target.name()]);
+            let row =
+                |r: usize| (0..inputs).map(move |i| bound * (2.0 * key.uniform(r as u32, i as u32) - 1.0));
+            a.extend((0..rank).flat_map(row));
+        }
+        let rows: Vec<Range<usize>> = wanted.iter().map(|s| s.rows.clone()).collect();
+        let outputs = rows.iter().map(ExactSizeIterator::len).sum::<usize>();
+        self.adapter = Some(Stacked {
+            a: Parameter::trained(&Tensor::from_f32(&[wanted.len() * rank, inputs], a)),
+            b: Parameter::trained(&Tensor::from_f32(&[outputs, rank], vec![0.0; outputs * rank])),
+            targets: wanted.iter().map(|s| s.target).collect(),
+            rows,
+            rank,
+            scale: lora.scale(),
+            dropout: lora.dropout,
+        });
+    }
+
+    /// Removes the adapters.
+    pub(super) fn detach(&mut self) {
+        self.adapter = None;
+    }
+
+    /// The adapters, one a targeted projection.
+    pub fn adapters(&self) -> impl Iterator<Item = AdapterSegment<'_>> {
+        let inputs = self.inputs();
+        self.adapter.iter().flat_map(move |stack| {
+            let (a, b) = (stack.a.value.f32(), stack.b.value.f32());
+            stack.each().map(move |(target, a_range, b_range)| AdapterSegment {
+                target,
+                outputs: b_range.len() / stack.rank,
+                a: &a[a_range.start * inputs..a_range.end * inputs],
+                b: &b[b_range],
+                inputs,
+            })
+        })
+    }
+
+    /// Overwrites the adapter of one projection; false if it has none or the sizes differ.
+    pub(super) fn set_adapter(&mut self, target: Target, a: &[f32], b: &[f32]) -> bool {
+        let inputs = self.inputs();
+        let Some(stack) = &mut self.adapter else { return false };
+        let Some((_, a_range, b_range)) = stack.each().find(|(t, ..)| *t == target) else { return false };
+        let a_range = a_range.start * inputs..a_range.end * inputs;
+        if (a_range.len(), b_range.len()) != (a.len(), b.len()) {
+            return false;
+        }
+        stack.a.value.f32_mut()[a_range].copy_from_slice(a);
+        stack.b.value.f32_mut()[b_range].copy_from_slice(b);
+        true
+    }
+
+    /// The weight and the adapters, by name, each once and always in this order.
+    pub(super) fn parameters(&self, path: &str) -> Vec<(String, &Parameter)> {
+        let mut all = vec![(format!("{path}.weight"), &self.weight)];
+        if let Some(stack) = &self.adapter {
+            all.push((format!("{path}.lora_A"), &stack.a));
+            all.push((format!("{path}.lora_B"), &stack.b));
+        }
+        all
+    }
+
+    /// [`parameters`](Self::parameters), to be changed.
+    pub(super) fn parameters_mut(&mut self, path: &str) -> Vec<(String, &mut Parameter)> {
+        let mut all = vec![(format!("{path}.weight"), &mut self.weight)];
+        if let Some(stack) = &mut self.adapter {
+            all.push((format!("{path}.lora_A"), &mut stack.a));
+            all.push((format!("{path}.lora_B"), &mut stack.b));
+        }
+        all
+    }
+
+    /// `y` (N, O) from `x` (N, I), keeping `s` for the backward; `noise` names this map's dropout in a training pass.
+    ///
+    /// # Errors
+    /// As [`linear::forward`].
+    pub fn forward(
+        &self,
+        y: &mut Tensor,
+        s: &mut Tensor,
+        x: &Tensor,
+        noise: Option<(Key, u32)>,
+    ) -> Result<()> {
+        y.resize(&[x.shape()[0], self.outputs()]);
+        linear::forward(y, s, x, &self.weight.value, self.adapter.as_ref().map(|s| s.view(noise)))
+    }
+
+    /// Gradient of [`forward`](Self::forward): overwrites `dx` and the scratch `ds`, adds to the trained parameters.
+    ///
+    /// # Errors
+    /// As [`linear::backward`].
+    pub fn backward(
+        &mut self,
+        dx: &mut Tensor,
+        ds: &mut Tensor,
+        dy: &Tensor,
+        saved: [&Tensor; 2],
+        noise: Option<(Key, u32)>,
+    ) -> Result<()> {
+        dx.resize(&[dy.shape()[0], self.inputs()]);
+        let Parameter { value, gradient } = &mut self.weight;
+        let mut gradients = Gradients { w: gradient.as_mut(), adapter: None };
+        let Some(stack) = &mut self.adapter else {
+            return linear::backward(dx, ds, gradients, dy, saved, value, None);
+        };
+        // Taken out for the call, since the adapter's values are borrowed beside them.
+        let mut taken = [stack.a.gradient.take(), stack.b.gradient.take()];
+        if let [Some(da), Some(db)] = &mut taken {
+            gradients.adapter = Some([da, db]);
+        }
+        let result = linear::backward(dx, ds, gradients, dy, saved, value, Some(stack.view(noise)));
+        [stack.a.gradient, stack.b.gradient] = taken;
+        result
+    }
+}
+
+impl Stacked {
+    /// For each adapted projection: its rows of A and its elements of B.
+    fn each(&self) -> impl Iterator<Item = (Target, Range<usize>, Range<usize>)> {
+        let (rank, mut next) = (self.rank, 0);
+        self.targets.iter().zip(&self.rows).enumerate().map(move |(g, (target, rows))| {
+            let b = next..next + rows.len() * rank;
+            next = b.end;
+            (*target, g * rank..(g + 1) * rank, b)
+        })
+    }
+
+    fn view(&self, noise: Option<(Key, u32)>) -> Adapter<'_> {
+        let dropout = noise.filter(|_| self.dropout > 0.0);
+        Adapter {
+            a: &self.a.value,
+            b: &self.b.value,
+            segments: &self.rows,
+            scale: self.scale,
+            dropout: dropout.map(|(key, map)| Dropout { p: self.dropout, key, map }),
+        }
+    }
+}

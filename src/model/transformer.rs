@@ -1,0 +1,331 @@
+//! [`Transformer`]: embedding, blocks, final norm, head. One graph for both families, forward and backward explicit.
+
+use std::path::Path;
+
+use crate::device::Tensor;
+use crate::device::philox::Key;
+use crate::error::{Error, Result};
+use crate::model::adapter::Lora;
+use crate::model::block::{Attend, Block};
+use crate::model::cache::{Cache, Row};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::linear::{AdapterSegment, Linear};
+use crate::model::parameter::Parameter;
+use crate::model::probe::{Probe, Site};
+use crate::model::saved::{BlockSaved, Saved};
+use crate::model::spec::Spec;
+use crate::model::weights;
+use crate::ops::linear_cross_entropy::{self, Gradients};
+use crate::ops::norm::{self, Norm};
+use crate::ops::{embedding, linear};
+
+/// A model: its sizes, its weights, and its adapters if there are any.
+#[derive(Clone, Debug)]
+pub struct Transformer {
+    /// Sizes and choices.
+    pub spec: Spec,
+    pub(super) embedding: Parameter,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: Parameter,
+    /// Absent where the embedding is the head.
+    pub(super) head: Option<Parameter>,
+}
+
+/// Documents packed into one training pass.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// Token ids of all documents, one after the other (N).
+    pub tokens: Vec<u32>,
+    /// The first row of each document, and N at the end. Positions count from each document's first row.
+    pub starts: Vec<u32>,
+    /// The stream of this pass's adapter dropout; `None` for none.
+    pub dropout: Option<Key>,
+}
+
+/// The adapter of one projection, by PEFT's module path.
+#[derive(Clone, Debug)]
+pub struct NamedAdapter<'a> {
+    /// `model.layers.0.self_attn.q_proj`, for instance.
+    pub name: String,
+    /// Its matrices.
+    pub segment: AdapterSegment<'a>,
+}
+
+impl Transformer {
+    /// Reads a Hugging Face folder. Matrices keep the precision they have on disk; computation is f32.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`].
+    pub fn load(dir: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        weights::assemble(checkpoint.spec().clone(), &mut |name, shape| checkpoint.tensor(name, shape))
+    }
+
+    /// Fresh weights, the same for the same seed.
+    pub fn random(spec: Spec, seed: u64) -> Self {
+        let sizes = spec.clone();
+        weights::assemble(spec, &mut |name, shape| Ok(weights::random(&sizes, seed, name, shape)))
+            .expect("random weights have the shapes asked for")
+    }
+
+    /// Full fine-tuning: every weight becomes f32 and is trained. Removes adapters.
+    pub fn train_everything(&mut self) {
+        self.detach();
+        self.embedding.train();
+        for (_, parameter) in self.blocks.iter_mut().flat_map(Block::parameters_mut) {
+            parameter.train();
+        }
+        self.norm.train();
+        if let Some(head) = &mut self.head {
+            head.train();
+        }
+    }
+
+    /// Adds fresh adapters, which are trained, to the targeted projections of every layer; replaces earlier ones.
+    /// Until B moves away from zero they change nothing.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the rank is 0, nothing is targeted, or dropout is not in [0, 1).
+    pub fn attach(&mut self, lora: &Lora, seed: u64) -> Result<()> {
+        if lora.rank == 0 || lora.targets.is_empty() {
+            return Err(Error::Setting(
+                "an adapter needs a rank of at least 1 and at least one target".into(),
+            ));
+        }
+        if !(0.0..1.0).contains(&lora.dropout) {
+            return Err(Error::Setting(format!("dropout is {}; it must be in [0, 1)", lora.dropout)));
+        }
+        for block in &mut self.blocks {
+            let path = format!("model.layers.{}", block.layer);
+            for linear in block.linears_mut() {
+                linear.attach(lora, seed, &path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Back to the base.
+    pub fn detach(&mut self) {
+        for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
+            linear.detach();
+        }
+    }
+
+    /// Every projection's adapter, layer by layer.
+    pub fn adapters(&self) -> Vec<NamedAdapter<'_>> {
+        let mut all = Vec::new();
+        for block in &self.blocks {
+            for segment in block.linears().into_iter().flat_map(Linear::adapters) {
+                let name = format!("model.layers.{}.{}", block.layer, segment.target.path());
+                all.push(NamedAdapter { name, segment });
+            }
+        }
+        all
+    }
+
+    /// Overwrites one projection's adapter with `a` (R, in) and `b` (out, R); false if there is none of that name
+    /// and size.
+    pub fn set_adapter(&mut self, name: &str, a: &[f32], b: &[f32]) -> bool {
+        self.blocks.iter_mut().any(|block| {
+            let prefix = format!("model.layers.{}.", block.layer);
+            let Some(path) = name.strip_prefix(&prefix) else { return false };
+            block.linears_mut().into_iter().any(|linear| {
+                let target = linear.segments.iter().map(|s| s.target).find(|t| t.path() == path);
+                target.is_some_and(|target| linear.set_adapter(target, a, b))
+            })
+        })
+    }
+
+    /// The trained parameters with their names, always in the same order.
+    pub fn trainable(&self) -> Vec<(String, &Parameter)> {
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), &self.embedding)];
+        all.extend(self.blocks.iter().flat_map(Block::parameters));
+        all.push(("model.norm.weight".to_owned(), &self.norm));
+        all.extend(self.head.iter().map(|head| ("lm_head.weight".to_owned(), head)));
+        all.retain(|(_, parameter)| parameter.gradient.is_some());
+        all
+    }
+
+    /// [`trainable`](Self::trainable), to be changed.
+    pub fn trainable_mut(&mut self) -> Vec<(String, &mut Parameter)> {
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), &mut self.embedding)];
+        all.extend(self.blocks.iter_mut().flat_map(Block::parameters_mut));
+        all.push(("model.norm.weight".to_owned(), &mut self.norm));
+        all.extend(self.head.iter_mut().map(|head| ("lm_head.weight".to_owned(), head)));
+        all.retain(|(_, parameter)| parameter.gradient.is_some());
+        all
+    }
+
+    /// Runs packed documents through the model; `saved.hidden` (N, C) is the head's input.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a token id outside the vocabulary.
+    pub fn forward(&self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
+        let positions = batch.starts.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+        saved.start(&self.spec, &batch.tokens, positions)?;
+        self.run(saved, &mut Attend::Documents(&batch.starts), batch.dropout, probe)
+    }
+
+    /// Computes the next positions of cached sequences: appends their keys and values to `cache` and leaves
+    /// `saved.hidden` (N, C). Up to [`linear::STABLE_ROWS`] rows of different sequences, a row's result does not
+    /// depend on the others. A whole prompt is best given alone, from position 0.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a token id outside the vocabulary or a full cache.
+    pub fn infer(&self, saved: &mut Saved, cache: &mut Cache, tokens: &[u32], rows: &[Row]) -> Result<()> {
+        assert_eq!(tokens.len(), rows.len(), "tokens for the rows");
+        saved.start(&self.spec, tokens, rows.iter().map(|r| r.position as u32).collect())?;
+        cache.extend(rows)?;
+        let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
+        let mut attend = if prompt { Attend::Prefill(cache, rows) } else { Attend::Cached(cache, rows) };
+        self.run(saved, &mut attend, None, &mut ())
+    }
+
+    fn run(
+        &self,
+        saved: &mut Saved,
+        attend: &mut Attend,
+        dropout: Option<Key>,
+        probe: &mut dyn Probe,
+    ) -> Result<()> {
+        let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
+        let Saved { tokens, angles, blocks, .. } = saved;
+        let x = &mut blocks[0].x;
+        x.resize(&[n, c]);
+        embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
+        probe.at(0, Site::Embedding, x);
+        let turns = blocks.len();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let (before, current) = pair(blocks, layer, turns);
+            let before = before.map(|b| [&b.residual_mid, b.delta(post_norms)]);
+            block.forward(current, before, angles_of(angles, block), attend, dropout, probe)?;
+        }
+        let last = &blocks[(self.blocks.len() - 1) % turns];
+        saved.residual.resize(&[n, c]);
+        saved.hidden.resize(&[n, c]);
+        saved.final_r.resize(&[n]);
+        norm::add_forward(
+            &mut saved.residual,
+            &mut saved.hidden,
+            &mut saved.final_r,
+            &last.residual_mid,
+            last.delta(post_norms),
+            &self.norm.value,
+            self.final_norm(),
+        )?;
+        probe.at(self.blocks.len() - 1, Site::Residual, &mut saved.residual);
+        probe.at(self.blocks.len(), Site::FinalNorm, &mut saved.hidden);
+        Ok(())
+    }
+
+    /// The negative log-likelihood of `targets[i]` after row `rows[i]` of the last pass.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a target outside the vocabulary.
+    pub fn loss(&self, saved: &mut Saved, rows: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
+        gather(&mut saved.scratch.rows, &saved.hidden, rows)?;
+        let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
+        let t = &mut saved.scratch;
+        linear_cross_entropy::forward(Gradients::default(), &mut t.logits, &t.rows, head, targets, 1.0)
+    }
+
+    /// As [`loss`](Self::loss); leaves the gradient of `weight · Σ nll` in `saved.dhidden` and, if the head is
+    /// trained, adds it there.
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a target outside the vocabulary.
+    pub fn loss_gradient(
+        &mut self,
+        saved: &mut Saved,
+        rows: &[u32],
+        targets: &[u32],
+        weight: f32,
+    ) -> Result<Vec<f32>> {
+        gather(&mut saved.scratch.rows, &saved.hidden, rows)?;
+        let t = &mut saved.scratch;
+        t.drows.resize(&[rows.len(), self.spec.channels]);
+        let Parameter { value, gradient } = self.head.as_mut().unwrap_or(&mut self.embedding);
+        let gradients = Gradients { dx: Some(&mut t.drows), dw: gradient.as_mut() };
+        let nll = linear_cross_entropy::forward(gradients, &mut t.logits, &t.rows, value, targets, weight)?;
+        saved.dhidden.resize(saved.hidden.shape());
+        saved.dhidden.clear();
+        embedding::backward(&mut saved.dhidden, &t.drows, &indices(rows), 1.0)?;
+        Ok(nll)
+    }
+
+    /// Carries `saved.dhidden` back through the last [`forward`](Self::forward) of the same `batch`, adding to every
+    /// trained parameter's gradient.
+    ///
+    /// # Errors
+    /// Only if tensors disagree in shape, which [`forward`](Self::forward) rules out.
+    pub fn backward(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
+        assert!(saved.holds(self.blocks.len()), "a backward needs the activations of every layer");
+        let norm = self.final_norm();
+        let Saved { tokens, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
+        scratch.stream.resize(residual.shape());
+        let Parameter { value, gradient } = &mut self.norm;
+        norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
+        for (block, saved) in self.blocks.iter_mut().zip(blocks).rev() {
+            let angles = angles_of(angles, block);
+            block.backward(scratch, saved, angles, &batch.starts, batch.dropout)?;
+        }
+        let scale = self.embedding_scale();
+        match &mut self.embedding.gradient {
+            Some(gradient) => embedding::backward(gradient, &scratch.stream, tokens, scale),
+            None => Ok(()),
+        }
+    }
+
+    /// `logits` (n, V) after the given rows of the last pass.
+    ///
+    /// # Errors
+    /// Only if tensors disagree in shape.
+    pub fn logits(&self, logits: &mut Tensor, saved: &mut Saved, rows: &[u32]) -> Result<()> {
+        let t = &mut saved.scratch;
+        gather(&mut t.rows, &saved.hidden, rows)?;
+        logits.resize(&[rows.len(), self.spec.vocab]);
+        let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
+        linear::forward(logits, &mut t.ds, &t.rows, head, None)
+    }
+
+    fn embedding_scale(&self) -> f32 {
+        self.spec.embedding_scale.unwrap_or(1.0)
+    }
+
+    fn final_norm(&self) -> Norm {
+        Norm { gain: self.spec.gain, eps: self.spec.norm_eps }
+    }
+
+    /// Bytes of all weights and adapters.
+    pub fn bytes(&self) -> usize {
+        let blocks = self.blocks.iter().flat_map(Block::parameters).map(|(_, p)| p);
+        let others = [&self.embedding, &self.norm].into_iter().chain(&self.head);
+        blocks.chain(others).map(|p| p.value.bytes()).sum()
+    }
+}
+
+/// The block before `layer` (none for the first) and the one of `layer`, of `turns` that take turns.
+fn pair(blocks: &mut [BlockSaved], layer: usize, turns: usize) -> (Option<&BlockSaved>, &mut BlockSaved) {
+    let (current, before) = (layer % turns, layer.wrapping_sub(1) % turns);
+    if layer == 0 {
+        return (None, &mut blocks[0]);
+    }
+    assert_ne!(current, before, "two layers in one place");
+    let [before, current] = blocks.get_disjoint_mut([before, current]).expect("two different blocks");
+    (Some(before), current)
+}
+
+fn angles_of<'a>(angles: &'a [(crate::ops::rope::Rope, Tensor)], block: &Block) -> &'a Tensor {
+    &angles.iter().find(|(rope, _)| *rope == block.rope).expect("angles of every kind of rotation").1
+}
+
+/// `out` (n, C) ← the given rows of `x`: a look-up, as the embedding's.
+fn gather(out: &mut Tensor, x: &Tensor, rows: &[u32]) -> Result<()> {
+    let [_, c] = x.dims()?;
+    out.resize(&[rows.len(), c]);
+    embedding::forward(out, &indices(rows), x, 1.0)
+}
+
+fn indices(rows: &[u32]) -> Tensor {
+    Tensor::from_u32(&[rows.len()], rows.to_vec())
+}
