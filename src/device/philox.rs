@@ -52,7 +52,7 @@ impl Key {
             // 64 random bits scaled to i + 1 values: a bias below 2⁻³² for any list that fits in memory.
             let [lo, hi, ..] = self.words([i as u32, (i as u64 >> 32) as u32, 1, 0]);
             let random = u64::from(lo) | u64::from(hi) << 32;
-            let j = (u128::from(random) * (i as u128 + 1) >> 64) as usize;
+            let j = ((u128::from(random) * (i as u128 + 1)) >> 64) as usize;
             order.swap(i, j);
         }
         order

@@ -31,6 +31,7 @@ impl<'a, T: Copy> View<'a, T> {
     }
 
     /// The columns in `range`.
+    #[must_use]
     pub fn columns(self, range: Range<usize>) -> Self {
         assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
         let start = (range.start * self.col_stride).min(self.data.len());
@@ -38,6 +39,7 @@ impl<'a, T: Copy> View<'a, T> {
     }
 
     /// The rows in `range`.
+    #[must_use]
     pub fn rows(self, range: Range<usize>) -> Self {
         assert!(range.end <= self.rows, "rows {range:?} of {}", self.rows);
         let start = (range.start * self.row_stride).min(self.data.len());
@@ -45,6 +47,7 @@ impl<'a, T: Copy> View<'a, T> {
     }
 
     /// The transpose: no element moves.
+    #[must_use]
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -91,6 +94,7 @@ impl<'a, T: Copy> ViewMut<'a, T> {
     }
 
     /// The columns in `range`.
+    #[must_use]
     pub fn columns(self, range: Range<usize>) -> Self {
         assert!(range.end <= self.cols, "columns {range:?} of {}", self.cols);
         let start = range.start.min(self.data.len());
@@ -183,6 +187,8 @@ thread_local! {
 }
 
 /// `dst ← alpha · a · b`, or `dst += …`; a (M, K), b (K, N). Tiles in parallel.
+// The view is the exclusive right to write, handed over.
+#[allow(clippy::needless_pass_by_value)]
 pub fn multiply<W: Widen>(dst: ViewMut<'_, f32>, store: Store, alpha: f32, a: View<'_, f32>, b: View<'_, W>) {
     let (m, n) = dst.size();
     let k = a.cols;
@@ -211,9 +217,9 @@ pub fn multiply<W: Widen>(dst: ViewMut<'_, f32>, store: Store, alpha: f32, a: Vi
     };
     // Waking threads costs more than a small product.
     if tiles.len() == 1 || m * n * k < 1 << 16 {
-        tiles.iter().for_each(run)
+        tiles.iter().for_each(run);
     } else {
-        tiles.par_iter().for_each(run)
+        tiles.par_iter().for_each(run);
     }
 }
 

@@ -200,6 +200,7 @@ impl Tensor {
     }
 
     /// A copy as f32 (bf16 widens exactly). Panics on u32.
+    #[must_use]
     pub fn to_f32(&self) -> Self {
         let data = match &self.storage {
             Storage::F32(v) => v.clone(),

@@ -73,22 +73,18 @@ impl Cache {
     /// [`Error::Run`] if no page is left for the copy of a part-filled page.
     pub fn fork(&mut self, parent: usize) -> Result<usize> {
         let mut child = self.sequence(parent).clone();
-        if child.length % PAGE != 0 {
-            let last = child.pages.pop().expect("a part-filled page");
+        let full = child.length / PAGE;
+        if full < child.pages.len() {
             let copy = self.take_page()?;
+            let last = std::mem::replace(&mut child.pages[full], copy);
             for tensor in self.layers.iter_mut().flatten() {
                 let width = tensor.shape()[1] * PAGE;
                 let (from, to) = (last as usize * width, copy as usize * width);
                 tensor.f32_mut().copy_within(from..from + width, to);
             }
-            for page in &child.pages {
-                self.holders[*page as usize] += 1;
-            }
-            child.pages.push(copy);
-        } else {
-            for page in &child.pages {
-                self.holders[*page as usize] += 1;
-            }
+        }
+        for page in &child.pages[..full] {
+            self.holders[*page as usize] += 1;
         }
         Ok(self.insert(child))
     }

@@ -54,7 +54,7 @@ pub mod cpu {
     use crate::ops::real::Real;
 
     /// 2 √(2/π).
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769;
     const CUBIC: f32 = 0.044_715;
 
     /// (a(x), a'(x)).

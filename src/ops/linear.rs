@@ -258,7 +258,9 @@ pub mod cpu {
         let width = a.len() / i;
         if n <= STABLE_ROWS {
             T::multiply_rows(s, x, a, i);
-            s.iter_mut().for_each(|s| *s = *s * T::of(segments.scale));
+            for s in s.iter_mut() {
+                *s = *s * T::of(segments.scale);
+            }
         } else {
             let (s, x) = (ViewMut::new(s, n, width), View::new(x, n, i));
             T::multiply(s, Store::Overwrite, segments.scale, x, View::new(a, width, i).t());

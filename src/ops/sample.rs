@@ -93,7 +93,9 @@ pub mod cpu {
             }
             if sampling.temperature > 0.0 {
                 let inverse = 1.0 / sampling.temperature;
-                row.iter_mut().for_each(|z| *z *= inverse);
+                for z in row.iter_mut() {
+                    *z *= inverse;
+                }
                 restrict(row, sampling);
                 *token = gumbel_max(row, best, draw);
             }
