@@ -1,1 +1,56 @@
 //! L3: models and data sets into the local cache.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `http.rs` | `Client`: one address at a time, with retries, resume and a checksum |
+//! | `hub.rs` | [`Hub`]: models in the cache layout of Hugging Face's own tools |
+//! | `data.rs` | [`DataSet`]: the study's data, pinned by sha256 |
+
+mod data;
+mod http;
+mod hub;
+#[cfg(test)]
+mod server;
+
+use std::path::{Path, PathBuf};
+
+pub use data::{DATA_SETS, DataSet, Source};
+pub use hub::Hub;
+
+use crate::error::{Error, Result};
+
+/// How far one file has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The file's name.
+    pub file: &'a str,
+    /// Bytes on disk.
+    pub done: u64,
+    /// Bytes of the whole file, where they are known.
+    pub total: Option<u64>,
+}
+
+/// The folder of a model: `name` itself if it is one, else its place in the cache.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Setting`] saying which `emlab fetch` brings it, if it is not there.
+pub fn locate(name: &str) -> Result<PathBuf> {
+    Hub::from_env()?.locate(name)
+}
+
+/// Where users' caches lie: `XDG_CACHE_HOME`, else `~/.cache`.
+fn cache_home() -> Result<PathBuf> {
+    variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
+        .ok_or_else(|| Error::Setting("no home folder: set HOME, or HF_HOME and XDG_CACHE_HOME".to_owned()))
+}
+
+/// An environment variable, `None` if it is unset or empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(Error::io(path))
+}
