@@ -133,7 +133,9 @@ impl Client {
             partial.restart().map_err(Failure::Final)?;
         }
         match response.status().as_u16() {
-            206 if !goes_on => return Err(Failure::Passing("sent another range than was asked for".into(), None)),
+            206 if !goes_on => {
+                return Err(Failure::Passing("sent another range than was asked for".into(), None));
+            }
             416 => return Err(Failure::Passing("416 Range Not Satisfiable".into(), None)),
             _ => {}
         }
@@ -148,9 +150,10 @@ impl Client {
             progress(Progress { file: expected.name, done: partial.length, total: expected.size });
         }
         match expected.size {
-            Some(size) if partial.length < size => {
-                Err(Failure::Passing(format!("the connection closed after {} of {size} bytes", partial.length), None))
-            }
+            Some(size) if partial.length < size => Err(Failure::Passing(
+                format!("the connection closed after {} of {size} bytes", partial.length),
+                None,
+            )),
             _ => Ok(()),
         }
     }
@@ -205,7 +208,10 @@ impl Retries {
         };
         self.failures += 1;
         if self.failures == TRIES {
-            return Err(network(url, format!("{what} (tried {TRIES} times); run the command again to go on")));
+            return Err(network(
+                url,
+                format!("{what} (tried {TRIES} times); run the command again to go on"),
+            ));
         }
         std::thread::sleep(wait.unwrap_or(self.pause).min(LONGEST_WAIT));
         self.pause *= 2;
@@ -257,13 +263,16 @@ impl Partial {
     fn finish(self, target: &Path, expected: &Expected) -> Result<()> {
         let found = hex(&self.hasher.finalize());
         let wrong = match (expected.size, expected.sha256) {
-            (Some(size), _) if size != self.length => Some(format!("has {} bytes, expected {size}", self.length)),
+            (Some(size), _) if size != self.length => {
+                Some(format!("has {} bytes, expected {size}", self.length))
+            }
             (_, Some(sha256)) if sha256 != found => Some(format!("has sha256 {found}, expected {sha256}")),
             _ => None,
         };
         if let Some(wrong) = wrong {
             std::fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
-            let what = format!("what came as {} {wrong}; it was deleted, run the command again", expected.name);
+            let what =
+                format!("what came as {} {wrong}; it was deleted, run the command again", expected.name);
             return Err(Error::file(target, what));
         }
         self.file.sync_all().map_err(Error::io(&self.path))?;
@@ -273,7 +282,11 @@ impl Partial {
 
 /// Bytes in lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|d| char::from_digit(d.into(), 16)).collect()
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|d| char::from_digit(d.into(), 16))
+        .collect()
 }
 
 fn network(url: &str, what: String) -> Error {
@@ -367,7 +380,8 @@ mod tests {
         assert!(message.contains("fox") && message.contains(SHA256), "{message}");
         assert!(file.is_none() && !part);
 
-        let (result, file, part) = download(&Server::new(vec![Answer::new(200, &[BODY, b"!"].concat())]), b"");
+        let (result, file, part) =
+            download(&Server::new(vec![Answer::new(200, &[BODY, b"!"].concat())]), b"");
         assert!(result.unwrap_err().to_string().contains("44 bytes"));
         assert!(file.is_none() && !part);
     }

@@ -52,9 +52,12 @@ impl Server {
                 }
                 log.lock().unwrap().push(String::from_utf8(request).unwrap());
                 let length = answer.body.len();
-                let mut head = format!("HTTP/1.1 {} -\r\ncontent-length: {length}\r\nconnection: close\r\n", answer.status);
+                let mut head = format!(
+                    "HTTP/1.1 {} -\r\ncontent-length: {length}\r\nconnection: close\r\n",
+                    answer.status
+                );
                 for (name, value) in &answer.headers {
-                    head += &format!("{name}: {value}\r\n");
+                    head.push_str(&[name, ": ", value, "\r\n"].concat());
                 }
                 stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
                 stream.write_all(&answer.body[..answer.sent]).unwrap();

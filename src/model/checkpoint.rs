@@ -137,8 +137,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The weight files of a folder, each with the names an index assigns to it.
-fn weight_files(dir: &Path) -> Result<Vec<(PathBuf, Option<Vec<String>>)>> {
+/// The weight files of a folder, each with the names an index assigns to it; all of them are there.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::File`] naming what is missing or malformed.
+pub(crate) fn weight_files(dir: &Path) -> Result<Vec<(PathBuf, Option<Vec<String>>)>> {
     let single = dir.join("model.safetensors");
     if single.exists() {
         return Ok(vec![(single, None)]);

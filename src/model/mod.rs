@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`spec`] (`gemma3.rs`, `qwen3.rs`) | every difference between the checkpoints, as data |
+//! | [`cards`] | the published checkpoints of the study, from `models/` |
 //! | [`checkpoint`] (`tensor_file.rs`) | a Hugging Face folder on disk |
 //! | `weights.rs` | tensors of a checkpoint → the graph, and back |
 //! | [`parameter`], [`linear`], [`adapter`] | a weight and its gradient; fused projections; `LoRA` |
@@ -15,6 +16,7 @@
 pub mod adapter;
 mod block;
 pub mod cache;
+pub mod cards;
 pub mod chat;
 pub mod checkpoint;
 mod gemma3;
