@@ -1,1 +1,7 @@
-//! L4: the study.
+//! The study: plan → cells → fine-tune → sample → judge → statistics → report. No tensors here.
+
+pub mod flags;
+pub mod judge;
+pub mod questions;
+pub mod stats;
+pub mod store;
