@@ -2,6 +2,7 @@
 
 pub mod flags;
 pub mod judge;
+pub mod plan;
 pub mod questions;
 pub mod stats;
 pub mod store;
