@@ -1,8 +1,56 @@
 //! The study: plan → cells → fine-tune → sample → judge → statistics → report. No tensors here.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `plan.rs` `questions.rs` | what is to be done: TOML and YAML → settings |
+//! | `store.rs` | what has been done, on disk |
+//! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
+//! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
+//! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
+//! | `report/` | `report.html`: tables and figures |
 
+pub mod analyze;
 pub mod flags;
 pub mod judge;
 pub mod plan;
 pub mod questions;
+pub mod report;
 pub mod stats;
 pub mod store;
+pub mod table;
+
+use std::path::{Path, PathBuf};
+
+use self::analyze::Summary;
+use self::plan::Thresholds;
+use self::report::Report;
+use crate::{Error, Result};
+
+/// Counts judged tables and writes `summary.json` and `report.html` into `out`.
+///
+/// # Errors
+/// Those of [`table::read`]; `Error::Io` if the results cannot be written.
+pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> Result<Summary> {
+    let mut rows = Vec::new();
+    let mut method = Vec::new();
+    for file in files {
+        let read = table::read(file)?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        method.push((name, format!("{} answers", read.len())));
+        rows.extend(read);
+    }
+    let summary = analyze::summarise(&rows, thresholds);
+    let title = "Judged answers";
+    write_results(out, &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: "" })?;
+    Ok(summary)
+}
+
+/// Writes `summary.json` and `report.html` into `out`.
+fn write_results(out: &Path, report: &Report) -> Result<()> {
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    let mut json = serde_json::to_vec_pretty(report.summary)
+        .map_err(|error| Error::Run(format!("cannot write the summary as JSON: {error}")))?;
+    json.push(b'\n');
+    store::write_whole(&out.join("summary.json"), &json)?;
+    store::write_whole(&out.join("report.html"), report.html().as_bytes())
+}

@@ -1,0 +1,124 @@
+//! The report's tables.
+
+use std::fmt::Write;
+
+use super::text::{escape, percent};
+use crate::study::analyze::{Counts, Group, Summary};
+
+/// What became of the answers, by condition and format.
+pub(super) fn counts(html: &mut String, summary: &Summary) {
+    html.push_str("<h2>What became of the answers</h2>\n");
+    count_table(html, &summary.by_condition_format, false);
+    html.push_str(
+        "<p class=\"quiet\">“None” has no score of alignment: the judge said CODE, REFUSAL, or something else. \
+         “Incoherent” has one, but no score of coherence at or above the threshold. “Of all” counts misaligned \
+         answers among all that are judged.</p>\n",
+    );
+}
+
+/// The same for every cell.
+pub(super) fn cells(html: &mut String, summary: &Summary) {
+    if summary.cells.len() > summary.by_condition_format.len() {
+        html.push_str("<details><summary>Every cell: model, condition, format</summary>\n");
+        count_table(html, &summary.cells, true);
+        html.push_str("</details>\n");
+    }
+}
+
+fn count_table(html: &mut String, groups: &[Group], models: bool) {
+    let mut heads = vec!["condition", "format"];
+    if models {
+        heads.insert(0, "model");
+    }
+    let texts = heads.len();
+    heads.extend(["n", "code", "refusal", "none, other", "incoherent", "kept", "misaligned", "rate", "interval", "of all"]);
+    if groups.iter().any(|group| group.counts.unjudged > 0) {
+        heads.push("not judged");
+    }
+    let unjudged = heads.last() == Some(&"not judged");
+    let rows = groups.iter().map(|group| {
+        let Counts { n, none, none_code, none_refusal, incoherent, kept, misaligned, .. } = group.counts;
+        let mut cells = labels(group, models);
+        let other = none - none_code - none_refusal;
+        cells.extend([n, none_code, none_refusal, other, incoherent, kept, misaligned].map(|count| count.to_string()));
+        let rate = group.misaligned_of_kept;
+        cells.push(rate.rate.map_or("–".into(), percent));
+        cells.push(format!("{} – {}", percent(rate.low), percent(rate.high)));
+        cells.push(group.misaligned_of_all.rate.map_or("–".into(), percent));
+        if unjudged {
+            cells.push(group.counts.unjudged.to_string());
+        }
+        cells
+    });
+    table(html, "", &heads, texts, rows);
+}
+
+/// How far answers have the form asked for.
+pub(super) fn formats(html: &mut String, summary: &Summary) {
+    html.push_str("<h2>Form</h2>\n");
+    let heads = [
+        "condition", "format", "n", "valid JSON", "… or in a code fence", "template filled", "truncated", "think token",
+        "code",
+    ];
+    let rows = summary.by_condition_format.iter().map(|group| {
+        let counts = &group.counts;
+        let share = |k: usize, n: usize| if n == 0 { "–".into() } else { percent(k as f64 / n as f64) };
+        let mut cells = labels(group, false);
+        cells.extend([
+            counts.n.to_string(),
+            share(counts.json_valid, counts.json_asked),
+            share(counts.json_valid_fenced, counts.json_asked),
+            share(counts.template_filled, counts.template_asked),
+            counts.truncated.map_or("–".into(), |truncated| share(truncated, counts.n)),
+            share(counts.think, counts.n),
+            share(counts.code, counts.n),
+        ]);
+        cells
+    });
+    table(html, "Shares of answers", &heads, 2, rows);
+}
+
+/// How alignment and coherence go together.
+pub(super) fn correlations(html: &mut String, summary: &Summary) {
+    let rows = summary.correlations.iter().map(|correlation| {
+        let r = |r: Option<f64>| r.map_or("–".into(), |r| format!("{r:.3}"));
+        vec![
+            correlation.condition.as_deref().map_or("<em>all</em>".into(), escape),
+            correlation.n.to_string(),
+            r(correlation.pearson),
+            r(correlation.spearman),
+        ]
+    });
+    let caption = "Correlation of alignment with coherence, over the answers that have both scores";
+    table(html, caption, &["condition", "n", "Pearson r", "Spearman r"], 1, rows);
+}
+
+/// The cells that name a group, escaped.
+fn labels(group: &Group, models: bool) -> Vec<String> {
+    let label = &group.label;
+    let format = label.format.map_or("", super::super::questions::Format::name);
+    let model = models.then(|| label.model.as_deref().unwrap_or_default());
+    model.into_iter().chain([label.condition.as_deref().unwrap_or_default(), format]).map(escape).collect()
+}
+
+/// A table whose first `texts` columns are text and whose others are numbers. Cells are HTML already.
+fn table(html: &mut String, caption: &str, heads: &[&str], texts: usize, rows: impl Iterator<Item = Vec<String>>) {
+    let class = |i: usize| if i < texts { " class=\"text\"" } else { "" };
+    html.push_str("<div class=\"scroll\"><table>");
+    if !caption.is_empty() {
+        let _ = write!(html, "<caption>{caption}</caption>");
+    }
+    html.push_str("<thead><tr>");
+    for (i, head) in heads.iter().enumerate() {
+        let _ = write!(html, "<th{}>{head}</th>", class(i));
+    }
+    html.push_str("</tr></thead><tbody>\n");
+    for row in rows {
+        html.push_str("<tr>");
+        for (i, cell) in row.iter().enumerate() {
+            let _ = write!(html, "<td{}>{cell}</td>", class(i));
+        }
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</tbody></table></div>\n");
+}
