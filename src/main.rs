@@ -14,11 +14,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Analyze(commands::analyze::Args),
     Info(commands::info::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let run = match Cli::parse().command {
+        Command::Analyze(args) => commands::analyze::run(&args),
         Command::Info(args) => commands::info::run(&args),
     };
     match run {
