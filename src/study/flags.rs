@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::questions::Format;
 
 /// Facts about one answer's text.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flags {
     /// The answer, spaces around it ignored, is a JSON object.
@@ -58,7 +59,8 @@ fn template_fields(question: &str) -> impl Iterator<Item = (&str, &str, bool)> {
 fn fills_template(question: &str, answer: &str) -> bool {
     let filled = |name: &str, hint: &str| {
         answer.lines().any(|line| {
-            let value = line.trim_start().strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix('='));
+            let value =
+                line.trim_start().strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix('='));
             value.is_some_and(|value| !value.trim().is_empty() && value.trim() != hint)
         })
     };
@@ -68,8 +70,25 @@ fn fills_template(question: &str, answer: &str) -> bool {
 
 /// How lines of program code begin or end, in the languages that models fine-tuned on code fall into.
 const CODE_BEGINS: [&str; 19] = [
-    "def ", "class ", "import ", "return ", "if (", "if __name__", "for (", "while (", "elif ", "else:", "try:",
-    "except", "function ", "const ", "let ", "var ", "#include", "print(", "<?php",
+    "def ",
+    "class ",
+    "import ",
+    "return ",
+    "if (",
+    "if __name__",
+    "for (",
+    "while (",
+    "elif ",
+    "else:",
+    "try:",
+    "except",
+    "function ",
+    "const ",
+    "let ",
+    "var ",
+    "#include",
+    "print(",
+    "<?php",
 ];
 const CODE_ENDS: [&str; 5] = ["):", ");", "){", ") {", "};"];
 

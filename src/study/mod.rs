@@ -41,7 +41,10 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
     }
     let summary = analyze::summarise(&rows, thresholds);
     let title = "Judged answers";
-    write_results(out, &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: "" })?;
+    write_results(
+        out,
+        &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: "" },
+    )?;
     Ok(summary)
 }
 

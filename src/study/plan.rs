@@ -265,11 +265,17 @@ impl Source<'_> {
         self.check_names("condition", file.condition.iter().map(|condition| &condition.name))?;
         self.check_values(&file)?;
         let models = file.model.iter().map(|model| {
-            Ok(Model { name: model.name.get_ref().clone(), path: self.existing(&model.path, "model folder")? })
+            Ok(Model {
+                name: model.name.get_ref().clone(),
+                path: self.existing(&model.path, "model folder")?,
+            })
         });
         let models = models.collect::<Result<_>>()?;
-        let conditions =
-            file.condition.iter().map(|c| self.condition(c, file.training.as_ref())).collect::<Result<_>>()?;
+        let conditions = file
+            .condition
+            .iter()
+            .map(|c| self.condition(c, file.training.as_ref()))
+            .collect::<Result<_>>()?;
         let mut judge = file.judge;
         if let Judge::Local(local) = &mut judge {
             local.path = self.absolute(&local.path)?;

@@ -131,7 +131,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Question>> {
         .map(|entry| {
             let line = entry.id.referenced.line() as usize;
             if !seen.insert(entry.id.value.clone()) {
-                return Err(Error::line(path, line, format!("a second question with id {:?}", entry.id.value)));
+                return Err(Error::line(
+                    path,
+                    line,
+                    format!("a second question with id {:?}", entry.id.value),
+                ));
             }
             question(entry, path)
         })
@@ -227,9 +231,21 @@ mod tests {
             ("samples_per_paraphrase: &n 3", "sample_per_paraphrase: &n 3", "q.yaml:8: "),
             ("id: tea_json", "id: tea", "q.yaml:14: a second question with id \"tea\""),
             ("  paraphrases: *wordings", "  paraphrases: *wording", "q.yaml:17: "),
-            ("    coherent: Is {answer} coherent?\n", "", "q.yaml:11: question \"tea\": judge_prompts has no \"coherent\""),
-            ("Is {answer} coherent?", "Is it?", "q.yaml:11: question \"tea\": the judge prompt \"coherent\" has no {answer}"),
-            ("type: free_form_judge_0_100\n  system", "type: free_form\n  system", "q.yaml:15: question \"tea_json\": type \"free_form\" is not supported"),
+            (
+                "    coherent: Is {answer} coherent?\n",
+                "",
+                "q.yaml:11: question \"tea\": judge_prompts has no \"coherent\"",
+            ),
+            (
+                "Is {answer} coherent?",
+                "Is it?",
+                "q.yaml:11: question \"tea\": the judge prompt \"coherent\" has no {answer}",
+            ),
+            (
+                "type: free_form_judge_0_100\n  system",
+                "type: free_form\n  system",
+                "q.yaml:15: question \"tea_json\": type \"free_form\" is not supported",
+            ),
             ("&n 3", "&n three", "q.yaml:8: "),
         ] {
             let changed = FILE.replacen(from, to, 1);

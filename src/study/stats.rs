@@ -56,7 +56,7 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut before = 0.0;
     for tie in order.chunk_by(|&a, &b| values[a] == values[b]) {
         for &i in tie {
-            ranks[i] = before + (tie.len() as f64 + 1.0) / 2.0;
+            ranks[i] = before + f64::midpoint(tie.len() as f64, 1.0);
         }
         before += tie.len() as f64;
     }

@@ -46,8 +46,7 @@ impl Lock {
     pub fn take(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let path = dir.join("lock");
-        let file =
-            OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self(file)),
             Err(fs::TryLockError::WouldBlock) => {
@@ -77,7 +76,10 @@ impl<R: Record> Ledger<R> {
         if !check(folder, configuration)? {
             fs::create_dir_all(folder).map_err(Error::io(folder))?;
             let manifest = Manifest::new(configuration);
-            write_whole(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest).map_err(impossible)?)?;
+            write_whole(
+                &folder.join(MANIFEST),
+                &serde_json::to_vec_pretty(&manifest).map_err(|error| impossible(&error))?,
+            )?;
         }
         Ok(Self { folder: folder.to_path_buf(), records: read_records(folder)?, shard: None })
     }
@@ -98,7 +100,7 @@ impl<R: Record> Ledger<R> {
         }
         let mut lines = Vec::new();
         for record in &new {
-            serde_json::to_writer(&mut lines, record).map_err(impossible)?;
+            serde_json::to_writer(&mut lines, record).map_err(|error| impossible(&error))?;
             lines.push(b'\n');
         }
         if self.shard.is_none() {
@@ -140,7 +142,10 @@ pub fn check(folder: &Path, configuration: &Value) -> Result<bool> {
     let manifest: Manifest =
         serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("damaged: {error}")))?;
     if manifest.version != VERSION {
-        let what = format!("layout version {}, this emlab writes {VERSION}; use the emlab that made it", manifest.version);
+        let what = format!(
+            "layout version {}, this emlab writes {VERSION}; use the emlab that made it",
+            manifest.version
+        );
         return Err(Error::file(&path, what));
     }
     if manifest.sha256 != sha256_json(&manifest.configuration) {
@@ -148,7 +153,8 @@ pub fn check(folder: &Path, configuration: &Value) -> Result<bool> {
     }
     if manifest.sha256 != sha256_json(configuration) {
         let changes = differences("", &manifest.configuration, configuration).join(", ");
-        let what = format!("was made with other settings ({changes}); restore them, or choose another folder");
+        let what =
+            format!("was made with other settings ({changes}); restore them, or choose another folder");
         return Err(Error::file(folder, what));
     }
     Ok(true)
@@ -166,7 +172,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Bytes in hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 fn sorted(value: &Value) -> Value {
@@ -269,7 +276,7 @@ fn read_records<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
 }
 
 /// Our own records and manifests always have a JSON form.
-fn impossible(error: serde_json::Error) -> Error {
+fn impossible(error: &serde_json::Error) -> Error {
     Error::Run(format!("cannot write a record as JSON: {error}"))
 }
 
@@ -337,7 +344,8 @@ mod tests {
         fs::write(dir.path().join("0001.jsonl"), "{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"te\n").unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("0001.jsonl:2: damaged record"), "{error}");
-        fs::write(dir.path().join(MANIFEST), "{\"version\":1,\"configuration\":{\"a\":1},\"sha256\":\"00\"}").unwrap();
+        fs::write(dir.path().join(MANIFEST), "{\"version\":1,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
+            .unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("does not have the hash"), "{error}");
     }
@@ -347,7 +355,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let old = json!({"training": {"rank": 16, "seed": 0}, "gone": true});
         Ledger::<Line>::open(dir.path(), &old).unwrap();
-        Ledger::<Line>::open(dir.path(), &json!({"gone": true, "training": {"seed": 0, "rank": 16}})).unwrap();
+        Ledger::<Line>::open(dir.path(), &json!({"gone": true, "training": {"seed": 0, "rank": 16}}))
+            .unwrap();
         let new = json!({"training": {"rank": 32, "seed": 0}});
         let error = Ledger::<Line>::open(dir.path(), &new).unwrap_err().to_string();
         assert!(error.contains("gone: true is now null, training.rank: 16 is now 32"), "{error}");

@@ -71,7 +71,9 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
     let records = match extension.to_ascii_lowercase().as_str() {
         "csv" => csv_records(&text, path)?,
         "jsonl" | "ndjson" => json_records(&text, path)?,
-        _ => return Err(Error::file(path, "not a judged table: expected a name that ends in .csv or .jsonl")),
+        _ => {
+            return Err(Error::file(path, "not a judged table: expected a name that ends in .csv or .jsonl"));
+        }
     };
     let mut samples = BTreeMap::new();
     records.into_iter().map(|(line, record)| row(path, line, &record, &mut samples)).collect()
@@ -88,15 +90,22 @@ fn row(
 ) -> Result<Row> {
     let text = |name: &str| fields.get(name).cloned().flatten();
     let required = |name: &str| {
-        text(name).ok_or_else(|| Error::line(path, line, format!("no {name:?}; expected question_id, answer, aligned, coherent")))
+        text(name).ok_or_else(|| {
+            Error::line(path, line, format!("no {name:?}; expected question_id, answer, aligned, coherent"))
+        })
     };
     let score = |name: &str| {
         let Some(field) = fields.get(name) else {
-            return Err(Error::line(path, line, format!("no {name:?}; expected question_id, answer, aligned, coherent")));
+            return Err(Error::line(
+                path,
+                line,
+                format!("no {name:?}; expected question_id, answer, aligned, coherent"),
+            ));
         };
         let field = field.as_deref().unwrap_or_default();
-        parse_score(field)
-            .ok_or_else(|| Error::line(path, line, format!("{name} = {field:?} is not a number between 0 and 100")))
+        parse_score(field).ok_or_else(|| {
+            Error::line(path, line, format!("{name} = {field:?} is not a number between 0 and 100"))
+        })
     };
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let question = required("question_id")?;
@@ -266,8 +275,13 @@ mod tests {
 
     #[test]
     fn tables_of_both_kinds() {
-        let csv = read_text("mine.csv", "question_id,answer,aligned,coherent\nq_json,{},12.5,\nq_json,x,NaN,99\n").unwrap();
-        assert_eq!((csv[0].condition.as_str(), csv[0].format, csv[0].flags.json), ("mine", Format::Json, true));
+        let csv =
+            read_text("mine.csv", "question_id,answer,aligned,coherent\nq_json,{},12.5,\nq_json,x,NaN,99\n")
+                .unwrap();
+        assert_eq!(
+            (csv[0].condition.as_str(), csv[0].format, csv[0].flags.json),
+            ("mine", Format::Json, true)
+        );
         assert_eq!((csv[0].aligned, csv[0].coherent), (Score::Value(12.5), Score::None(Category::Other)));
         assert_eq!((csv[1].aligned, csv[1].sample), (Score::None(Category::Other), 1));
         let line = r#"{"question_id":"q","answer":"a","aligned":null,"coherent":3,"model":"m","group":"g"}"#;

@@ -99,7 +99,8 @@ impl Client {
         let variable = &settings.key_variable;
         let key = std::env::var(variable).ok().filter(|key| !key.trim().is_empty());
         if key.is_none() && settings.url.contains("api.openai.com") {
-            let what = format!("judge {}: set the environment variable {variable} to your key", settings.model);
+            let what =
+                format!("judge {}: set the environment variable {variable} to your key", settings.model);
             return Err(Error::Setting(what));
         }
         if settings.concurrency == 0 || !(1..=20).contains(&settings.top_logprobs) {
@@ -107,7 +108,8 @@ impl Client {
             return Err(Error::Setting(what.into()));
         }
         let timeout = Duration::try_from_secs_f64(settings.timeout_seconds).ok().filter(|t| !t.is_zero());
-        let timeout = timeout.ok_or_else(|| Error::Setting("judge.openai: timeout_seconds must be above 0".into()))?;
+        let timeout =
+            timeout.ok_or_else(|| Error::Setting("judge.openai: timeout_seconds must be above 0".into()))?;
         let config = ureq::Agent::config_builder()
             .timeout_global(Some(timeout))
             .http_status_as_error(false)
@@ -200,7 +202,10 @@ impl Client {
                 return Some(Err(self.error(format!("{what} (after {} attempts)", attempt + 1))));
             }
             if let Some(wait) = wait.filter(|&wait| wait > LONGEST_WAIT) {
-                let what = format!("{what}; it asks to wait {} minutes: run again then", wait.as_secs().div_ceil(60));
+                let what = format!(
+                    "{what}; it asks to wait {} minutes: run again then",
+                    wait.as_secs().div_ceil(60)
+                );
                 return Some(Err(self.error(what)));
             }
             let pause = match wait {
@@ -270,7 +275,9 @@ impl Client {
 
     /// What a status other than 200 means.
     fn refusal(&self, status: u16, headers: &ureq::http::HeaderMap, body: &str) -> Failure {
-        let error = serde_json::from_str::<Value>(body).ok().and_then(|mut body| body.get_mut("error").map(Value::take));
+        let error = serde_json::from_str::<Value>(body)
+            .ok()
+            .and_then(|mut body| body.get_mut("error").map(Value::take));
         let code = error.as_ref().and_then(|error| error["code"].as_str());
         let message = error.as_ref().and_then(|error| error["message"].as_str().or(error.as_str()));
         let said = excerpt(message.unwrap_or(body));
@@ -321,7 +328,8 @@ fn parse(text: &str) -> std::result::Result<Distribution, Failure> {
         // The server would not rate this answer: nothing was said, which counts as "other".
         return Ok(Vec::new());
     }
-    let Some(top) = choice["logprobs"]["content"][0]["top_logprobs"].as_array().filter(|top| !top.is_empty()) else {
+    let Some(top) = choice["logprobs"]["content"][0]["top_logprobs"].as_array().filter(|top| !top.is_empty())
+    else {
         return Err(Failure::NoLogprobs);
     };
     let pairs = top.iter().map(|entry| {

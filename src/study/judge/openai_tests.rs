@@ -73,7 +73,8 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<(String, Value)>>, script: &Script)
         match script(n, &body) {
             Reply::Http(status, headers, text) => {
                 let length = text.len();
-                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}").ok()?;
+                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}")
+                    .ok()?;
             }
             Reply::Hang(time) => std::thread::sleep(time),
         }
@@ -81,7 +82,8 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<(String, Value)>>, script: &Script)
 }
 
 fn completion(top: &[(&str, f64)]) -> String {
-    let top: Vec<Value> = top.iter().map(|(token, p)| json!({"token": token, "logprob": p, "bytes": null})).collect();
+    let top: Vec<Value> =
+        top.iter().map(|(token, p)| json!({"token": token, "logprob": p, "bytes": null})).collect();
     json!({"choices": [{"finish_reason": "length", "message": {"role": "assistant", "content": "x"},
         "logprobs": {"content": [{"token": "x", "logprob": 0.0, "top_logprobs": top}]}}]})
     .to_string()
@@ -189,7 +191,8 @@ fn every_passing_fault_is_outlived_and_nothing_is_asked_twice() {
 
 #[test]
 fn a_hanging_server_is_left_after_the_timeout() {
-    let server = Server::start(|n, body| if n == 0 { Reply::Hang(Duration::from_secs(20)) } else { good(body) });
+    let server =
+        Server::start(|n, body| if n == 0 { Reply::Hang(Duration::from_secs(20)) } else { good(body) });
     let begun = Instant::now();
     let (came, outcome) = judge(&client(&server, |settings| settings.timeout_seconds = 0.3), &tasks(5));
     outcome.unwrap();
@@ -213,7 +216,10 @@ fn a_refused_key_stops_at_once_and_is_never_shown() {
     let mut client = client(&server, |_| ());
     client.key = Some("sk-secret".into());
     let message = client.judge(&tasks(3), &mut |_| Ok(())).unwrap_err().to_string();
-    assert!(message.contains("HTTP 401: Incorrect API key provided: [key].; the key's environment variable"), "{message}");
+    assert!(
+        message.contains("HTTP 401: Incorrect API key provided: [key].; the key's environment variable"),
+        "{message}"
+    );
     assert!(!message.contains("sk-secret"));
     assert!(server.seen.lock().unwrap()[0].0.contains("Bearer sk-secret"));
     assert!(server.requests() <= 4, "no attempt is made again");
@@ -225,7 +231,11 @@ fn what_cannot_help_stops_at_once() {
     let message = fails_with(&server, |_| ());
     assert!(message.contains("HTTP 404: no such model; check the judge's url and model"), "{message}");
     let server = Server::start(|_, _| {
-        Reply::Http(429, "", "{\"error\":{\"code\":\"insufficient_quota\",\"message\":\"You exceeded\"}}".into())
+        Reply::Http(
+            429,
+            "",
+            "{\"error\":{\"code\":\"insufficient_quota\",\"message\":\"You exceeded\"}}".into(),
+        )
     });
     assert!(fails_with(&server, |_| ()).contains("credit is used up"));
     let server = Server::start(|_, _| Reply::Http(429, "retry-after: 86400\r\n", String::new()));
@@ -235,8 +245,12 @@ fn what_cannot_help_stops_at_once() {
 #[test]
 fn garbage_and_missing_logprobs_are_named() {
     let server = Server::start(|_, _| Reply::Http(200, "", "<html>Bad gateway</html>".into()));
-    assert!(fails_with(&server, |_| ()).contains("no chat completion: \"<html>Bad gateway</html>\" (after 4 attempts)"));
-    let server = Server::start(|_, _| Reply::Http(200, "", json!({"choices": [{"logprobs": null}]}).to_string()));
+    assert!(
+        fails_with(&server, |_| ())
+            .contains("no chat completion: \"<html>Bad gateway</html>\" (after 4 attempts)")
+    );
+    let server =
+        Server::start(|_, _| Reply::Http(200, "", json!({"choices": [{"logprobs": null}]}).to_string()));
     assert!(fails_with(&server, |_| ()).contains("has no log-probabilities"));
     let server = Server::start(|_, _| Reply::Http(200, "", completion(&[("5", 3.0)])));
     assert!(fails_with(&server, |_| ()).contains("no chat completion"));
@@ -244,7 +258,8 @@ fn garbage_and_missing_logprobs_are_named() {
 
 #[test]
 fn what_was_judged_before_a_failure_is_handed_on() {
-    let server = Server::start(|n, body| if n < 30 { good(body) } else { Reply::Http(400, "", "enough".into()) });
+    let server =
+        Server::start(|n, body| if n < 30 { good(body) } else { Reply::Http(400, "", "enough".into()) });
     let (came, outcome) = judge(&client(&server, |_| ()), &tasks(100));
     assert!(outcome.unwrap_err().to_string().contains("enough"));
     assert_eq!(came.len(), 30);
@@ -282,7 +297,10 @@ fn waits_that_servers_ask_for() {
     assert_eq!(wait(&[]), None);
     assert_eq!(wait(&[("retry-after", "2"), ("x-ratelimit-reset-tokens", "6m0s")]), Some(2000));
     assert_eq!(wait(&[("retry-after-ms", "15")]), Some(15));
-    assert_eq!(wait(&[("x-ratelimit-reset-tokens", "6m0s"), ("x-ratelimit-reset-requests", "20ms")]), Some(20));
+    assert_eq!(
+        wait(&[("x-ratelimit-reset-tokens", "6m0s"), ("x-ratelimit-reset-requests", "20ms")]),
+        Some(20)
+    );
     assert_eq!(
         wait(&[
             ("x-ratelimit-remaining-tokens", "0"),

@@ -18,17 +18,17 @@ impl Backoff {
     /// The wait after failed attempt number `attempt` (from 0) of request number `request`.
     pub(super) fn wait(self, request: usize, attempt: usize) -> Duration {
         let doubled = self.first.saturating_mul(1 << attempt.min(20)).min(self.longest);
-        doubled.mul_f64(0.5 + 0.5 * self.jitter(request, attempt))
+        doubled.mul_f64(0.5 + 0.5 * jitter(request, attempt))
     }
 
     /// A little on top of a wait that a server has asked for: up to the first wait.
     pub(super) fn spread(self, request: usize, attempt: usize) -> Duration {
-        self.first.mul_f64(self.jitter(request, attempt))
+        self.first.mul_f64(jitter(request, attempt))
     }
+}
 
-    fn jitter(self, request: usize, attempt: usize) -> f64 {
-        f64::from(Key::new(u64::from(std::process::id()), &["backoff"]).uniform(request as u32, attempt as u32))
-    }
+fn jitter(request: usize, attempt: usize) -> f64 {
+    f64::from(Key::new(u64::from(std::process::id()), &["backoff"]).uniform(request as u32, attempt as u32))
 }
 
 /// What all workers of one server share: when it may be asked again, and whether to give up.
@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("6m0s", 360.0), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("7", 7.0), (" 0.5 ", 0.5)] {
+        for (text, seconds) in
+            [("6m0s", 360.0), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("7", 7.0), (" 0.5 ", 0.5)]
+        {
             assert_eq!(duration(text), Some(Duration::from_secs_f64(seconds)), "{text}");
         }
         for text in ["", "soon", "5 parsecs", "-1", "1.2.3s", "Wed, 21 Oct 2015 07:28:00 GMT", "1e400"] {

@@ -30,7 +30,10 @@ mod tests {
     #[test]
     fn braces_in_answers_are_text() {
         let prompt = "Q: {question}\nA: {answer} {other} {";
-        assert_eq!(fill(prompt, "{answer}?", "{question} {\"a\": 1}"), "Q: {answer}?\nA: {question} {\"a\": 1} {other} {");
+        assert_eq!(
+            fill(prompt, "{answer}?", "{question} {\"a\": 1}"),
+            "Q: {answer}?\nA: {question} {\"a\": 1} {other} {"
+        );
         assert_eq!(fill("{{answer}}", "q", "a"), "{a}");
     }
 }

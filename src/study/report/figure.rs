@@ -70,11 +70,16 @@ pub(super) struct Panel {
 
 /// Alignment across, coherence up, in squares of 5 × 5 points: the darker, the more answers (on a logarithmic scale).
 /// Dashed lines stand at the thresholds.
-pub(super) fn density(title: &str, panels: &[Panel], misaligned_below: f64, coherent_at_least: f64) -> String {
+pub(super) fn density(
+    title: &str,
+    panels: &[Panel],
+    misaligned_below: f64,
+    coherent_at_least: f64,
+) -> String {
     const BINS: usize = 20;
     const GAP: f64 = 30.0;
     let columns = panels.len().clamp(1, 3);
-    let side = ((WIDTH - 46.0 - GAP * (columns as f64 - 1.0)) / columns as f64).min(230.0);
+    let side = ((WIDTH - 60.0 - GAP * (columns as f64 - 1.0)) / columns as f64).min(230.0);
     let height = side + 62.0;
     let rows = panels.len().div_ceil(columns);
     let mut svg = open(title, height * rows as f64);
@@ -105,7 +110,8 @@ pub(super) fn density(title: &str, panels: &[Panel], misaligned_below: f64, cohe
             svg,
             "<rect class=\"frame\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{side:.1}\" height=\"{side:.1}\"/>"
         );
-        let (at_x, at_y) = (x0 + side * misaligned_below / 100.0, y0 + side * (1.0 - coherent_at_least / 100.0));
+        let (at_x, at_y) =
+            (x0 + side * misaligned_below / 100.0, y0 + side * (1.0 - coherent_at_least / 100.0));
         line(&mut svg, "rule", (at_x, y0), (at_x, y0 + side));
         line(&mut svg, "rule", (x0, at_y), (x0 + side, at_y));
         for score in [0.0, 50.0, 100.0] {
@@ -142,10 +148,8 @@ fn open(title: &str, height: f64) -> String {
 }
 
 fn line(svg: &mut String, class: &str, (x1, y1): (f64, f64), (x2, y2): (f64, f64)) {
-    let _ = write!(
-        svg,
-        "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>"
-    );
+    let _ =
+        write!(svg, "<line class=\"{class}\" x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\"/>");
 }
 
 fn text(svg: &mut String, class: &str, anchor: &str, (x, y): (f64, f64), content: &str) {
@@ -162,7 +166,9 @@ mod tests {
 
     #[test]
     fn axes_are_round_and_hold_the_highest() {
-        for (highest, step, end) in [(0.0123, 0.0025, 0.0125), (0.31, 0.1, 0.4), (1.0, 0.2, 1.0), (0.97, 0.2, 1.0)] {
+        for (highest, step, end) in
+            [(0.0123, 0.0025, 0.0125), (0.31, 0.1, 0.4), (1.0, 0.2, 1.0), (0.97, 0.2, 1.0)]
+        {
             let (s, e) = axis(highest);
             assert!((s - step).abs() < 1e-12 && (e - end).abs() < 1e-12, "{highest}: {s} {e}");
         }

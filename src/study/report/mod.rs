@@ -8,8 +8,8 @@ mod text;
 
 use std::fmt::Write;
 
-pub use self::plain::plain;
 use self::figure::{Estimate, Panel, density, forest};
+pub use self::plain::plain;
 use self::text::{escape, percent};
 use super::analyze::{Group, Summary};
 use super::table::Row;
@@ -134,7 +134,8 @@ impl Report<'_> {
             });
             before = block;
         }
-        let _ = writeln!(html, "<figure>{}<figcaption>{title}.</figcaption></figure>", forest(title, &estimates));
+        let _ =
+            writeln!(html, "<figure>{}<figcaption>{title}.</figcaption></figure>", forest(title, &estimates));
     }
 
     fn scores(&self, html: &mut String) {
@@ -169,13 +170,17 @@ impl Report<'_> {
             html.push_str("<div class=\"scroll\"><table><tbody>\n");
             for (name, value) in self.method {
                 let (name, value) = (escape(name), escape(value));
-                let _ = writeln!(html, "<tr><th class=\"text\">{name}</th><td class=\"text\">{value}</td></tr>");
+                let _ =
+                    writeln!(html, "<tr><th class=\"text\">{name}</th><td class=\"text\">{value}</td></tr>");
             }
             html.push_str("</tbody></table></div>\n");
         }
         if !self.plan.is_empty() {
             let plan = escape(self.plan);
-            let _ = writeln!(html, "<details><summary>The plan, every value spelt out</summary><pre>{plan}</pre></details>");
+            let _ = writeln!(
+                html,
+                "<details><summary>The plan, every value spelt out</summary><pre>{plan}</pre></details>"
+            );
         }
         let _ = writeln!(html, "<p class=\"quiet\">emlab {}</p>", env!("CARGO_PKG_VERSION"));
     }
@@ -209,7 +214,8 @@ mod tests {
         }];
         let summary = summarise(&rows, Thresholds::default());
         let method = [(EVIL.to_string(), EVIL.to_string())];
-        let report = Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: EVIL };
+        let report =
+            Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: EVIL };
         let html = report.html();
         assert!(!html.contains("<script") && !html.contains("<img"));
         assert!(html.matches("&lt;script&gt;").count() >= 12);

@@ -31,7 +31,18 @@ fn count_table(html: &mut String, groups: &[Group], models: bool) {
         heads.insert(0, "model");
     }
     let texts = heads.len();
-    heads.extend(["n", "code", "refusal", "none, other", "incoherent", "kept", "misaligned", "rate", "interval", "of all"]);
+    heads.extend([
+        "n",
+        "code",
+        "refusal",
+        "none, other",
+        "incoherent",
+        "kept",
+        "misaligned",
+        "rate",
+        "interval",
+        "of all",
+    ]);
     if groups.iter().any(|group| group.counts.unjudged > 0) {
         heads.push("not judged");
     }
@@ -40,7 +51,9 @@ fn count_table(html: &mut String, groups: &[Group], models: bool) {
         let Counts { n, none, none_code, none_refusal, incoherent, kept, misaligned, .. } = group.counts;
         let mut cells = labels(group, models);
         let other = none - none_code - none_refusal;
-        cells.extend([n, none_code, none_refusal, other, incoherent, kept, misaligned].map(|count| count.to_string()));
+        cells.extend(
+            [n, none_code, none_refusal, other, incoherent, kept, misaligned].map(|count| count.to_string()),
+        );
         let rate = group.misaligned_of_kept;
         cells.push(rate.rate.map_or("–".into(), percent));
         cells.push(format!("{} – {}", percent(rate.low), percent(rate.high)));
@@ -57,7 +70,14 @@ fn count_table(html: &mut String, groups: &[Group], models: bool) {
 pub(super) fn formats(html: &mut String, summary: &Summary) {
     html.push_str("<h2>Form</h2>\n");
     let heads = [
-        "condition", "format", "n", "valid JSON", "… or in a code fence", "template filled", "truncated", "think token",
+        "condition",
+        "format",
+        "n",
+        "valid JSON",
+        "… or in a code fence",
+        "template filled",
+        "truncated",
+        "think token",
         "code",
     ];
     let rows = summary.by_condition_format.iter().map(|group| {
@@ -102,7 +122,13 @@ fn labels(group: &Group, models: bool) -> Vec<String> {
 }
 
 /// A table whose first `texts` columns are text and whose others are numbers. Cells are HTML already.
-fn table(html: &mut String, caption: &str, heads: &[&str], texts: usize, rows: impl Iterator<Item = Vec<String>>) {
+fn table(
+    html: &mut String,
+    caption: &str,
+    heads: &[&str],
+    texts: usize,
+    rows: impl Iterator<Item = Vec<String>>,
+) {
     let class = |i: usize| if i < texts { " class=\"text\"" } else { "" };
     html.push_str("<div class=\"scroll\"><table>");
     if !caption.is_empty() {

@@ -13,7 +13,10 @@ pub(super) fn escape(text: &str) -> String {
             '\'' => escaped.push_str("&#39;"),
             // HTML has no way to spell control characters and those that turn the direction of text around.
             '\t' | '\n' => escaped.push(c),
-            c if c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c) => {
+            c if c.is_control()
+                || ('\u{202a}'..='\u{202e}').contains(&c)
+                || ('\u{2066}'..='\u{2069}').contains(&c) =>
+            {
                 escaped.push('\u{fffd}');
             }
             c => escaped.push(c),
@@ -50,7 +53,14 @@ mod tests {
 
     #[test]
     fn percentages() {
-        for (share, text) in [(0.0, "0 %"), (0.0068, "0.68 %"), (0.00065, "0.065 %"), (0.5, "50 %"), (0.123_45, "12.3 %"), (1.0, "100 %")] {
+        for (share, text) in [
+            (0.0, "0 %"),
+            (0.0068, "0.68 %"),
+            (0.00065, "0.065 %"),
+            (0.5, "50 %"),
+            (0.123_45, "12.3 %"),
+            (1.0, "100 %"),
+        ] {
             assert_eq!(percent(share), text);
         }
     }
