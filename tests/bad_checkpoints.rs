@@ -57,8 +57,10 @@ fn with(mut config: Value, changes: Value) -> Value {
     config
 }
 
+type Weights = Vec<(String, Tensor)>;
+
 /// Random weights for every tensor of the spec.
-fn weights(spec: &Spec) -> Vec<(String, Tensor)> {
+fn weights(spec: &Spec) -> Weights {
     let random = |(row, (name, shape)): (usize, (String, Vec<usize>))| {
         let n: usize = shape.iter().product();
         let key = Key::new(7, &["weights"]);
@@ -74,7 +76,7 @@ fn write(path: &Path, tensors: &[(String, Tensor)]) {
 }
 
 /// A whole model folder, its tensors passed through `change` before they are written.
-fn model(config: &Value, change: impl FnOnce(&mut Vec<(String, Tensor)>)) -> TempDir {
+fn model(config: &Value, change: impl FnOnce(&mut Weights)) -> TempDir {
     let dir = folder(config);
     let mut tensors = weights(&Spec::read(dir.path()).unwrap());
     change(&mut tensors);
@@ -327,7 +329,7 @@ fn damaged_files_are_refused() {
 #[test]
 fn wrong_tensors_are_refused_by_name() {
     let name = "model.layers.1.mlp.up_proj.weight";
-    let change = |edit: &dyn Fn(&mut Vec<(String, Tensor)>)| refusal(&model(&gemma_config(), |t| edit(t)));
+    let change = |edit: &dyn Fn(&mut Weights)| refusal(&model(&gemma_config(), |t| edit(t)));
     let replace = |tensor: Tensor| {
         change(&|tensors| tensors.iter_mut().find(|(n, _)| n == name).unwrap().1 = tensor.clone())
     };
