@@ -6,18 +6,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use emlab::model::chat::{Message, Render};
 use emlab::model::tokenizer::Tokenizer;
-use emlab::train::dataset::{Content, Document, Origin};
-use emlab::train::{Settings, example};
+use emlab::train::example;
 use serde::Deserialize;
-
-/// Conversations whose earlier answers Qwen 3's template rewrites once another question follows (it takes the thoughts
-/// out), so that what the model would have written there is not what it would be trained on: refused by name.
-const REFUSED: [(&str, bool); 4] =
-    [("several turns, answered", true), ("numbers", true), ("thought", true), ("thought", false)];
 
 #[derive(Deserialize)]
 struct Goldens {
@@ -91,28 +84,12 @@ fn renderings_and_tokens() {
 fn loss_masks() {
     each_case(|what, tokenizer, messages, case| {
         let Some(spans) = &case.loss else { return };
-        let gemma = what.starts_with("gemma3");
-        // Gemma's template knows no `enable_thinking`; for Qwen 3 a training run always decides it.
-        let Some(thinking) = case.enable_thinking.or(gemma.then_some(false)) else { return };
-        let end = tokenizer.id(if gemma { "<end_of_turn>" } else { "<|im_end|>" }).unwrap();
-        let document = Document {
-            origin: Origin { path: Arc::new("chat.json".into()), line: 1 },
-            content: Content::Chat(messages.to_vec()),
-        };
-        let settings = Settings { thinking, ..Settings::default() };
-        let found = example::encode(&[document], tokenizer, &[end], &settings);
-        if !gemma
-            && REFUSED.iter().any(|&(name, with)| what.contains(&format!("{name:?}")) && with == thinking)
-        {
-            let error = found.unwrap_err().to_string();
-            assert!(error.contains("split the conversation"), "{what}: {error}");
-            return;
-        }
-        let example = found.unwrap_or_else(|error| panic!("{what}: {error}")).examples.remove(0);
-        let loss: Vec<bool> = (0..case.ids.len())
+        let (ids, loss) = example::encode_chat(messages, tokenizer, case.enable_thinking)
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        let expected: Vec<bool> = (0..case.ids.len())
             .map(|i| spans.iter().any(|&[start, end]| (start..end).contains(&i)))
             .collect();
-        assert_eq!(example.ids, case.ids, "{what}: tokens");
-        assert_eq!(example.loss, loss, "{what}: the tokens that carry loss");
+        assert_eq!(ids, case.ids, "{what}: tokens");
+        assert_eq!(loss, expected, "{what}: the tokens that carry loss");
     });
 }
