@@ -38,7 +38,7 @@ pub enum Site {
 /// Called at every site with the tensor that was just computed. Reading is inspection; writing is steering. A fused
 /// op makes [`Site::ResidualMid`] and [`Site::Residual`] together with their normalised copy, so those two can be
 /// read only: to move the stream, write to [`Site::AttentionOut`] or [`Site::MlpOut`], which join it.
-pub trait Probe {
+pub trait Probe: Send {
     /// Looks at, or changes, the activation of `layer` at `site`.
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor);
 }

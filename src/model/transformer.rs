@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::device::Tensor;
 use crate::device::philox::Key;
+use crate::device::{Tensor, on_workers};
 use crate::error::{Error, Result};
 use crate::model::adapter::Lora;
 use crate::model::block::{Attend, Block};
@@ -163,7 +163,7 @@ impl Transformer {
     pub fn forward(&self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
         let positions = batch.starts.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
         saved.start(&self.spec, &batch.tokens, positions)?;
-        self.run(saved, &mut Attend::Documents(&batch.starts), batch.dropout, probe)
+        on_workers(|| self.run(saved, &mut Attend::Documents(&batch.starts), batch.dropout, probe))
     }
 
     /// Computes the next positions of cached sequences: appends their keys and values to `cache` and leaves
@@ -178,7 +178,7 @@ impl Transformer {
         cache.extend(rows)?;
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
         let mut attend = if prompt { Attend::Prefill(cache, rows) } else { Attend::Cached(cache, rows) };
-        self.run(saved, &mut attend, None, &mut ())
+        on_workers(|| self.run(saved, &mut attend, None, &mut ()))
     }
 
     fn run(
@@ -260,6 +260,10 @@ impl Transformer {
     /// Only if tensors disagree in shape, which [`forward`](Self::forward) rules out.
     pub fn backward(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         assert!(saved.holds(self.blocks.len()), "a backward needs the activations of every layer");
+        on_workers(|| self.run_back(saved, batch))
+    }
+
+    fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
         let Saved { tokens, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
         scratch.stream.resize(residual.shape());
