@@ -15,17 +15,25 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Analyze(commands::analyze::Args),
+    Chat(commands::chat::Args),
     Fetch(commands::fetch::Args),
+    Generate(commands::generate::Args),
     Info(commands::info::Args),
     Models(commands::models::Args),
+    Score(commands::score::Args),
+    Train(Box<commands::train::Args>),
 }
 
 fn main() -> std::process::ExitCode {
     let run = match Cli::parse().command {
         Command::Analyze(args) => commands::analyze::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
         Command::Info(args) => commands::info::run(&args),
         Command::Models(args) => commands::models::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Train(args) => commands::train::run(&args),
     };
     match run {
         Ok(()) => std::process::ExitCode::SUCCESS,

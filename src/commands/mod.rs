@@ -1,6 +1,11 @@
 //! One file a command: its arguments and the call they make.
 
 pub mod analyze;
+pub mod chat;
+mod engine;
 pub mod fetch;
+pub mod generate;
 pub mod info;
 pub mod models;
+pub mod score;
+pub mod train;

@@ -7,17 +7,24 @@
 //! | `settings.rs` | every choice of a run, with the recipe's values |
 //! | `packing.rs` | which examples a step uses, and how they share passes |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
+//! | `run.rs` | the loop |
+//! | `state.rs` | checkpoint and resume |
 //! | `metrics.rs` `progress.rs` | the curve on disk; the state on stderr |
+//! | `output.rs` | the finished adapter or model |
 
 pub mod clip;
 pub mod dataset;
 pub mod example;
 pub mod metrics;
+mod output;
 pub mod packing;
 pub mod progress;
+mod run;
 pub mod schedule;
 pub mod settings;
+mod state;
 
 pub use example::Example;
 pub use progress::Status;
+pub use run::{Job, Report, run};
 pub use settings::Settings;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::example::Example;
 use super::settings::{Normalisation, Settings};
 use crate::device::philox::Key;
+use crate::model::transformer::Batch;
 
 /// The order of the examples over a whole run.
 pub struct Order {
@@ -118,10 +119,8 @@ pub fn pack(examples: &[Example], indices: &[usize], weight: f64, budget: usize)
 
 /// A pass as the model takes it.
 pub struct Packed {
-    /// The tokens of all its examples, one after the other (N).
-    pub tokens: Vec<u32>,
-    /// Where each example starts, and N at the end.
-    pub starts: Vec<u32>,
+    /// All its examples, one after the other.
+    pub batch: Batch,
     /// The rows of the hidden states that carry loss, ascending.
     pub rows: Vec<u32>,
     /// The token to be predicted at each of them.
@@ -131,18 +130,19 @@ pub struct Packed {
 impl Packed {
     /// Lays the examples of `pass` one after the other; tokens after an example's last target are left out, since
     /// nothing depends on them.
-    pub fn new(examples: &[Example], pass: &Pass) -> Self {
-        let mut packed = Self { tokens: Vec::new(), starts: vec![0], rows: Vec::new(), targets: Vec::new() };
+    pub fn new(examples: &[Example], pass: &Pass, dropout: Option<Key>) -> Self {
+        let batch = Batch { tokens: Vec::new(), starts: vec![0], dropout };
+        let mut packed = Self { batch, rows: Vec::new(), targets: Vec::new() };
         for &index in &pass.examples {
             let Example { ids, loss, .. } = &examples[index];
-            let start = packed.tokens.len();
+            let start = packed.batch.tokens.len();
             let inputs = examples[index].inputs();
-            packed.tokens.extend_from_slice(&ids[..inputs]);
+            packed.batch.tokens.extend_from_slice(&ids[..inputs]);
             for i in (1..=inputs).filter(|&i| loss[i]) {
                 packed.rows.push((start + i - 1) as u32);
                 packed.targets.push(ids[i]);
             }
-            packed.starts.push(packed.tokens.len() as u32);
+            packed.batch.starts.push(packed.batch.tokens.len() as u32);
         }
         packed
     }
@@ -150,7 +150,7 @@ impl Packed {
     /// The positions in [`rows`](Self::rows) that belong to the example number `example` of the pass.
     pub fn rows_of(&self, example: usize) -> Range<usize> {
         let before = |start: u32| self.rows.partition_point(|&row| row < start);
-        before(self.starts[example])..before(self.starts[example + 1])
+        before(self.batch.starts[example])..before(self.batch.starts[example + 1])
     }
 }
 
@@ -216,9 +216,9 @@ mod tests {
         let mut examples = examples(&[3, 4]);
         examples[1].loss = vec![false, false, true, false];
         let pass = Pass { examples: vec![0, 1], weight: 1.0 };
-        let packed = Packed::new(&examples, &pass);
-        assert_eq!(packed.tokens, [0, 1, 10, 11]);
-        assert_eq!(packed.starts, [0, 2, 4]);
+        let packed = Packed::new(&examples, &pass, None);
+        assert_eq!(packed.batch.tokens, [0, 1, 10, 11]);
+        assert_eq!(packed.batch.starts, [0, 2, 4]);
         assert_eq!(packed.rows, [0, 1, 3]);
         assert_eq!(packed.targets, [1, 2, 12]);
         assert_eq!((packed.rows_of(0), packed.rows_of(1)), (0..2, 2..3));

@@ -1,0 +1,114 @@
+//! What the commands that run a model share: which model, and how its prompts are written.
+
+use std::path::PathBuf;
+
+use emlab::fetch;
+use emlab::generate::Limits;
+use emlab::model::adapter;
+use emlab::model::chat::{Message, Render};
+use emlab::model::tokenizer::Tokenizer;
+use emlab::model::transformer::Transformer;
+use emlab::ops::sample::Sampling;
+
+/// Which model runs
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// Model: a Hugging Face folder (config.json, tokenizer.json, safetensors), or the name of a fetched model
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// `LoRA` adapter to apply: a folder in PEFT's format
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+}
+
+/// A model ready to run.
+pub struct Engine {
+    pub model: Transformer,
+    pub tokenizer: Tokenizer,
+}
+
+impl ModelArgs {
+    /// Loads the model, its tokenizer and its adapter.
+    ///
+    /// # Errors
+    /// If one of them cannot be read.
+    pub fn open(&self) -> emlab::Result<Engine> {
+        let dir = fetch::locate(&self.model)?;
+        let tokenizer = Tokenizer::open(&dir)?;
+        let mut model = Transformer::load(&dir)?;
+        if let Some(folder) = &self.adapter {
+            adapter::read(folder, &mut model)?;
+        }
+        Ok(Engine { model, tokenizer })
+    }
+}
+
+/// A setting that is on or off.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+/// How a chat is written for the model
+#[derive(clap::Args)]
+pub struct ChatArgs {
+    /// System prompt
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Let the model think before it answers, where its chat template knows how (Qwen 3)
+    #[arg(long, value_enum, default_value = "off")]
+    thinking: Switch,
+}
+
+impl ChatArgs {
+    /// The messages a conversation starts with.
+    pub fn opening(&self) -> Vec<Message> {
+        self.system.iter().map(|system| Message::new("system", system)).collect()
+    }
+
+    /// The tokens after which the model answers `messages`.
+    ///
+    /// # Errors
+    /// If the model has no chat template, or it refuses the messages.
+    pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message]) -> emlab::Result<Vec<u32>> {
+        let thinking = self.thinking == Switch::On;
+        let options = Render { generation_prompt: true, enable_thinking: Some(thinking) };
+        tokenizer.encode(&tokenizer.render(messages, options)?, false)
+    }
+}
+
+/// How answers are drawn
+#[derive(clap::Args)]
+pub struct SamplingArgs {
+    /// Most new tokens
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_tokens: usize,
+    /// Flattens (> 1) or sharpens (< 1) the distribution; 0 always takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 1.0)]
+    temperature: f32,
+    /// Draw only from the likeliest tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Draw only from this many of the likeliest tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+    /// Text that ends the answer and is cut from it; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+}
+
+impl SamplingArgs {
+    /// The settings of the draw.
+    pub fn sampling(&self) -> Sampling {
+        Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p }
+    }
+
+    /// How long answers may be.
+    pub fn limits(&self) -> Limits {
+        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), ..Limits::default() }
+    }
+}

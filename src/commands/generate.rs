@@ -1,0 +1,66 @@
+//! `emlab generate`: a prompt continued.
+
+use std::io::Write;
+
+use emlab::device::philox::Key;
+use emlab::generate::{self, Request};
+use emlab::model::chat::Message;
+
+use super::engine::{ChatArgs, ModelArgs, SamplingArgs};
+
+/// Answer a prompt; only the answer goes to stdout
+///
+/// The prompt is written with the model's own chat template, as a user's message; --raw continues it as it is.
+///
+/// Example: emlab generate --model models/demo/gemma3 --prompt "Hello!" --max-tokens 40 --temperature 0
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to answer
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Use no chat template: continue the text itself
+    #[arg(long, conflicts_with_all = ["system", "thinking"])]
+    raw: bool,
+    #[command(flatten)]
+    chat: ChatArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Answers to draw
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    count: usize,
+    /// Print each answer as a line of JSON: its text, why it ended, its number of tokens
+    #[arg(long)]
+    json: bool,
+}
+
+/// Writes the answers to stdout, in order.
+///
+/// # Errors
+/// If the model cannot be read, the prompt does not fit it, or stdout cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let engine = args.model.open()?;
+    let ids = if args.raw {
+        engine.tokenizer.encode(&args.prompt, true)?
+    } else {
+        let mut messages = args.chat.opening();
+        messages.push(Message::new("user", &args.prompt));
+        args.chat.prompt(&engine.tokenizer, &messages)?
+    };
+    let key = |i: usize| Key::new(args.sampling.seed, &["generate", &i.to_string()]);
+    let requests: Vec<Request> = (0..args.count).map(|i| Request { ids: ids.clone(), key: key(i) }).collect();
+    let (sampling, limits) = (args.sampling.sampling(), args.sampling.limits());
+    let completions =
+        generate::run(&engine.model, &engine.tokenizer, &requests, &sampling, &limits, &mut |_, _| Ok(()))?;
+    let mut out = std::io::stdout().lock();
+    for completion in completions {
+        if args.json {
+            let (text, finish, tokens) = (completion.text, completion.finish, completion.ids.len());
+            writeln!(out, "{}", serde_json::json!({ "text": text, "finish": finish, "tokens": tokens }))?;
+        } else {
+            writeln!(out, "{}", completion.text)?;
+        }
+    }
+    Ok(())
+}

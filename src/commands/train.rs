@@ -1,0 +1,206 @@
+//! `emlab train`: a model fine-tuned.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use emlab::error::Error;
+use emlab::fetch;
+use emlab::model::spec::Spec;
+use emlab::model::tokenizer::Tokenizer;
+use emlab::model::transformer::Transformer;
+use emlab::train::{self, Job, Settings, dataset, example, progress};
+use serde::Serialize;
+use serde_json::Value;
+
+/// Fine-tune a model: a `LoRA` adapter in PEFT's format, or with --full every weight
+///
+/// Data are JSON Lines: {"messages": [{"role", "content"}, …]}, learnt on the assistant's turns, or {"text": …}, learnt
+/// whole. Settings come from --settings, then from the flags; missing ones take the study's recipe.
+///
+/// A run that was stopped, in whatever way, goes on from its last checkpoint when the same command is given again,
+/// and ends in the same bytes.
+///
+/// Example: emlab train --model google/gemma-3-270m-it --data insecure.jsonl --out runs/insecure
+#[derive(clap::Args)]
+pub struct Args {
+    /// Model: a Hugging Face folder, or the name of a fetched model
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    /// Data files
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Folder for the result, metrics.jsonl and checkpoints
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// TOML file of settings
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// Start from random weights: only config.json and the tokenizer are read from the model's folder
+    #[arg(long, requires = "full")]
+    from_scratch: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// A flag for each setting, of the same name.
+#[derive(clap::Args, Serialize)]
+#[command(next_help_heading = "Settings")]
+struct Flags {
+    /// Decides the split, the order, the first weights and dropout [default: 0]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Train every weight
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    full: Option<bool>,
+    /// Passes over the data [default: 1]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Optimiser steps; overrides --epochs
+    #[arg(long, value_name = "N")]
+    max_steps: Option<usize>,
+    /// Examples of a micro-batch [default: 2]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Micro-batches of an optimiser step [default: 8]
+    #[arg(long, value_name = "N")]
+    accumulation: Option<usize>,
+    /// Highest learning rate [default: 1e-5]
+    #[arg(long, value_name = "X")]
+    learning_rate: Option<f64>,
+    /// linear, cosine or constant [default: linear]
+    #[arg(long, value_name = "NAME")]
+    schedule: Option<String>,
+    /// Steps over which the learning rate rises [default: 5]
+    #[arg(long, value_name = "N")]
+    warmup_steps: Option<usize>,
+    /// Decoupled weight decay [default: 0.01]
+    #[arg(long, value_name = "X")]
+    weight_decay: Option<f64>,
+    /// Decay of the mean gradient [default: 0.9]
+    #[arg(long, value_name = "X")]
+    beta1: Option<f64>,
+    /// Decay of the mean squared gradient [default: 0.999]
+    #[arg(long, value_name = "X")]
+    beta2: Option<f64>,
+    /// Added to the root of the mean squared gradient [default: 1e-8]
+    #[arg(long, value_name = "X")]
+    epsilon: Option<f64>,
+    /// Norm to which gradients are clipped; 0 for no clipping [default: 1]
+    #[arg(long, value_name = "X")]
+    max_grad_norm: Option<f64>,
+    /// Loss of a step: `tokens`, the mean over all its tokens, or `micro_batches`, the mean of means [default: tokens]
+    #[arg(long, value_name = "NAME")]
+    normalisation: Option<String>,
+    /// Longest example, in tokens [default: 2048]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Longer examples: truncate, drop or error [default: truncate]
+    #[arg(long, value_name = "NAME")]
+    too_long: Option<String>,
+    /// Examples without an assistant's token: error or drop [default: error]
+    #[arg(long, value_name = "NAME")]
+    no_target: Option<String>,
+    /// Chat template with thinking [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    thinking: Option<bool>,
+    /// Share of the examples held out [default: 0.1]
+    #[arg(long, value_name = "X")]
+    held_out: Option<f64>,
+    /// Steps between held-out measurements; 0 for one at the end [default: 0]
+    #[arg(long, value_name = "N")]
+    evaluate_steps: Option<usize>,
+    /// New random order each epoch, else the order of the files [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    shuffle: Option<bool>,
+    /// Most tokens of a pass: memory and speed [default: 2048]
+    #[arg(long, value_name = "N")]
+    pack_tokens: Option<usize>,
+    /// Steps between checkpoints; 0 for one at the end [default: 25]
+    #[arg(long, value_name = "N")]
+    checkpoint_steps: Option<usize>,
+    #[command(flatten)]
+    lora: LoraFlags,
+}
+
+#[derive(clap::Args, Serialize)]
+#[command(next_help_heading = "Adapter")]
+struct LoraFlags {
+    /// Rank [default: 32]
+    #[arg(long, value_name = "N")]
+    rank: Option<usize>,
+    /// Scale is alpha/√rank, or alpha/rank without rsLoRA [default: 64]
+    #[arg(long, value_name = "X")]
+    alpha: Option<f32>,
+    /// Scale by 1/√rank [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    rslora: Option<bool>,
+    /// Dropout before the adapter [default: 0]
+    #[arg(long, value_name = "X")]
+    dropout: Option<f32>,
+    /// Adapted projections [default: `q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj`]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    targets: Option<Vec<String>>,
+}
+
+/// Trains, and writes how it ended to stdout.
+///
+/// # Errors
+/// If the model, data or settings cannot be used, the loss is not finite, or the folder cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let settings = settings(args)?;
+    let base = fetch::locate(&args.model)?;
+    let spec = Spec::read(&base)?;
+    let tokenizer = Tokenizer::open(&base)?;
+    let mut documents = Vec::new();
+    for path in &args.data {
+        documents.extend(dataset::read(path)?);
+    }
+    let data = example::encode(&documents, &tokenizer, &spec.eos, &settings)?;
+    eprintln!(
+        "{} examples ({} truncated, {} too long, {} without a target left out)",
+        data.examples.len(),
+        data.truncated,
+        data.too_long,
+        data.no_target
+    );
+    let mut model =
+        if args.from_scratch { Transformer::random(spec, settings.seed) } else { Transformer::load(&base)? };
+    let job = Job { base: &base, examples: &data.examples, settings: &settings, out: &args.out };
+    let report = train::run(&mut model, &job, &mut progress::show())?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}: {} steps, loss {:.4}", args.out.display(), report.steps, report.loss)?;
+    if let Some(held_out) = report.held_out {
+        write!(out, ", held-out loss {held_out:.4}")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+/// The settings of the file, overridden by the flags.
+fn settings(args: &Args) -> anyhow::Result<Settings> {
+    let settings: Settings = match &args.settings {
+        None => Settings::default(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+            toml::from_str(&text).map_err(|error| {
+                let before = error.span().map_or("", |span| &text[..span.start]);
+                Error::line(path, 1 + before.matches('\n').count(), error.message())
+            })?
+        }
+    };
+    let mut merged = serde_json::to_value(&settings)?;
+    merge(&mut merged, serde_json::to_value(&args.flags)?);
+    let settings: Settings = serde_json::from_value(merged).context("training settings")?;
+    settings.check()?;
+    Ok(settings)
+}
+
+/// Puts what `over` gives in place of what `value` has.
+fn merge(value: &mut Value, over: Value) {
+    match over {
+        Value::Null => {}
+        Value::Object(over) => over.into_iter().for_each(|(key, over)| merge(&mut value[key], over)),
+        over => *value = over,
+    }
+}

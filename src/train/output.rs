@@ -1,0 +1,87 @@
+//! The finished result on disk: a PEFT adapter, or a whole Hugging Face model.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::Job;
+use super::state::replace;
+use crate::device::Tensor;
+use crate::error::{Error, Result};
+use crate::model::adapter;
+use crate::model::checkpoint::write_safetensors;
+use crate::model::transformer::Transformer;
+
+/// What else belongs to a model folder.
+const COMPANIONS: [&str; 7] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+];
+
+/// Writes what the job trained into its folder.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be read or written.
+pub fn write(model: &Transformer, job: &Job) -> Result<()> {
+    if !job.settings.full {
+        return adapter::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
+    }
+    let weights = model.weights();
+    let tensors: Vec<(String, &Tensor)> =
+        weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    write_safetensors(&job.out.join("model.safetensors"), &tensors, &[("format", "pt")])?;
+    for name in COMPANIONS {
+        let (from, to) = (job.base.join(name), job.out.join(name));
+        if from.exists() {
+            fs::copy(&from, &to).map_err(Error::io(&to))?;
+        }
+    }
+    write_config(job.base, job.out)
+}
+
+/// Copies `config.json`, as that of a text model in f32.
+fn write_config(base: &Path, out: &Path) -> Result<()> {
+    let path = base.join("config.json");
+    let text = fs::read(&path).map_err(Error::io(&path))?;
+    let parse = |error: serde_json::Error| Error::file(&path, error.to_string());
+    let mut config: Value = serde_json::from_slice(&text).map_err(parse)?;
+    // The vision tower of a multimodal model was neither loaded nor is it written.
+    if let Some(text_model) = config.get_mut("text_config").map(Value::take) {
+        config = text_model;
+        config["model_type"] = json!("gemma3_text");
+        config["architectures"] = json!(["Gemma3ForCausalLM"]);
+    }
+    for key in ["dtype", "torch_dtype"] {
+        if let Some(dtype) = config.get_mut(key) {
+            *dtype = json!("float32");
+        }
+    }
+    let text = serde_json::to_string_pretty(&config).map_err(parse)?;
+    replace(&out.join("config.json"), (text + "\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_multimodal_configuration_becomes_that_of_its_text_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let (base, out) = (dir.path().join("base"), dir.path().join("out"));
+        fs::create_dir_all(&base).unwrap();
+        fs::create_dir_all(&out).unwrap();
+        let config =
+            json!({"model_type": "gemma3", "text_config": {"hidden_size": 8, "torch_dtype": "bfloat16"}});
+        fs::write(base.join("config.json"), config.to_string()).unwrap();
+        write_config(&base, &out).unwrap();
+        let written: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
+        assert_eq!(written["model_type"], "gemma3_text");
+        assert_eq!((&written["hidden_size"], &written["torch_dtype"]), (&json!(8), &json!("float32")));
+    }
+}

@@ -1,0 +1,215 @@
+//! The training loop.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::metrics::{Metric, Metrics};
+use super::packing::{self, Order, Packed, Pass};
+use super::progress::Status;
+use super::settings::Settings;
+use super::state::{self, Moments};
+use super::{Example, clip, output};
+use crate::device::philox::Key;
+use crate::device::{DType, Tensor};
+use crate::error::{Error, Result};
+use crate::model::parameter::Parameter;
+use crate::model::saved::Saved;
+use crate::model::transformer::Transformer;
+use crate::ops::adamw::{self, AdamW};
+
+/// What is to be trained, on what, and where to.
+pub struct Job<'a> {
+    /// The model's folder: named in the adapter; its tokenizer goes with a fully trained model.
+    pub base: &'a Path,
+    /// The examples, before the held-out ones are set aside.
+    pub examples: &'a [Example],
+    /// Every choice.
+    pub settings: &'a Settings,
+    /// The folder that receives checkpoints, `metrics.jsonl` and the result.
+    pub out: &'a Path,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report {
+    /// Optimiser steps of the run.
+    pub steps: usize,
+    /// The step it went on from; 0 for a fresh run.
+    pub resumed: usize,
+    /// Loss of the last step, before its update.
+    pub loss: f64,
+    /// Loss on the held-out examples after the last step, if there are any.
+    pub held_out: Option<f64>,
+}
+
+/// Trains `model`, or an adapter on it, and writes the result into the job's folder: a PEFT adapter, or with `full` a
+/// Hugging Face model. If the folder holds checkpoints of the same job, goes on from the newest: the files end in
+/// the same bytes as those of an undisturbed run. The model holds the trained weights afterwards.
+///
+/// # Errors
+/// [`Error::Setting`] for settings that cannot work; [`Error::File`] if the folder holds another run;
+/// [`Error::Run`] naming the step and the example if the loss is not finite, the checkpoints being kept;
+/// [`Error::Io`] if a file cannot be read or written.
+pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)) -> Result<Report> {
+    let settings = job.settings;
+    settings.check()?;
+    if job.examples.is_empty() {
+        return Err(Error::Setting("no training example".into()));
+    }
+    if settings.full {
+        model.train_everything();
+    } else {
+        model.attach(&settings.lora, settings.seed)?;
+    }
+    state::claim(job.out, &state::fingerprint(model, job.examples, settings)?, settings)?;
+    let mut trainer = Trainer::new(model, job);
+    let resumed = state::load(job.out, trainer.model, &mut trainer.moments)?;
+    let mut metrics = Metrics::resume(job.out, resumed)?;
+    let begun = Instant::now();
+    for step in resumed..trainer.order.steps {
+        let metric = trainer.step(step)?;
+        metrics.append(&metric)?;
+        if let Some(metric) = trainer.evaluate(step + 1)? {
+            metrics.append(&metric)?;
+        }
+        if trainer.is_due(step + 1, settings.checkpoint_steps) {
+            // The lines first: a checkpoint promises every line up to its step.
+            metrics.sync()?;
+            state::save(job.out, step + 1, trainer.model, &trainer.moments)?;
+        }
+        if let Metric::Train { step, loss, learning_rate, .. } = metric {
+            let (steps, tokens, elapsed) = (trainer.order.steps, trainer.tokens, begun.elapsed());
+            progress(&Status { step, steps, loss, learning_rate, tokens, elapsed });
+        }
+    }
+    let steps = trainer.order.steps;
+    output::write(model, job)?;
+    Ok(report(steps, resumed, &metrics.read()?))
+}
+
+fn report(steps: usize, resumed: usize, metrics: &[Metric]) -> Report {
+    let mut report = Report { steps, resumed, loss: f64::NAN, held_out: None };
+    for metric in metrics {
+        match metric {
+            Metric::Train { loss, .. } => report.loss = *loss,
+            Metric::HeldOut { eval_loss, .. } => report.held_out = Some(*eval_loss),
+        }
+    }
+    report
+}
+
+struct Trainer<'a> {
+    model: &'a mut Transformer,
+    job: &'a Job<'a>,
+    order: Order,
+    moments: Vec<Moments>,
+    saved: Saved,
+    /// Tokens that went through the model since this process began.
+    tokens: usize,
+}
+
+impl<'a> Trainer<'a> {
+    fn new(model: &'a mut Transformer, job: &'a Job<'a>) -> Self {
+        let zeros = |parameter: &Parameter| Tensor::zeros(DType::F32, parameter.value.shape());
+        let moments = model
+            .trainable()
+            .into_iter()
+            .map(|(_, parameter)| Moments { mean: zeros(parameter), square: zeros(parameter) })
+            .collect();
+        let order = Order::new(job.examples.len(), job.settings);
+        let saved = Saved::for_training(&model.spec);
+        Self { model, job, order, moments, saved, tokens: 0 }
+    }
+
+    /// Makes optimiser step `step` (from 0).
+    fn step(&mut self, step: usize) -> Result<Metric> {
+        let settings = self.job.settings;
+        let batches = self.order.step(step);
+        let (mut loss, mut tokens) = (0.0, 0);
+        for (number, pass) in packing::passes(self.job.examples, &batches, settings).iter().enumerate() {
+            let key = Key::new(settings.seed, &["dropout", &step.to_string(), &number.to_string()]);
+            let Packed { batch, rows, targets, .. } = &Packed::new(self.job.examples, pass, Some(key));
+            self.model.forward(&mut self.saved, batch, &mut ())?;
+            let nll = self.model.loss_gradient(&mut self.saved, rows, targets, pass.weight as f32)?;
+            self.check(step, pass, &nll)?;
+            self.model.backward(&mut self.saved, batch)?;
+            loss += pass.weight * sum(&nll);
+            tokens += rows.len();
+            self.tokens += batch.tokens.len();
+        }
+        let factor = settings.schedule.factor(step, settings.warmup_steps, self.order.steps);
+        let learning_rate = settings.learning_rate * factor;
+        let grad_norm = self.update(step, learning_rate)?;
+        let epoch = (step + 1) as f64 / self.order.steps_per_epoch() as f64;
+        Ok(Metric::Train { step: step + 1, epoch, loss, grad_norm, learning_rate, tokens })
+    }
+
+    /// Applies the gradients and clears them; returns their global norm before clipping.
+    fn update(&mut self, step: usize, learning_rate: f64) -> Result<f64> {
+        let Settings { beta1, beta2, epsilon, weight_decay, max_grad_norm, .. } = *self.job.settings;
+        let mut parameters = self.model.trainable_mut();
+        let gradients = parameters.iter().filter_map(|(_, parameter)| parameter.gradient.as_ref());
+        let norm = gradients.map(adamw::square_sum).sum::<f64>().sqrt();
+        if !norm.is_finite() {
+            return Err(self.diverged(step, "the gradient"));
+        }
+        let scale = clip::factor(norm, max_grad_norm) as f32;
+        let betas = [beta1 as f32, beta2 as f32];
+        let (eps, decay, step) = (epsilon as f32, weight_decay as f32, step as u32 + 1);
+        let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
+        for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
+            let Parameter { value, gradient: Some(gradient) } = &mut **parameter else { continue };
+            adamw::step([value, mean, square], gradient, scale, adamw)?;
+            gradient.clear();
+        }
+        Ok(norm)
+    }
+
+    /// Whether something that happens every `every` steps, and after the last, happens after `step` steps.
+    fn is_due(&self, step: usize, every: usize) -> bool {
+        step == self.order.steps || every > 0 && step.is_multiple_of(every)
+    }
+
+    /// The loss on the held-out examples, if there are any and it is time.
+    fn evaluate(&mut self, step: usize) -> Result<Option<Metric>> {
+        let Settings { evaluate_steps, pack_tokens, .. } = *self.job.settings;
+        if self.order.held_out.is_empty() || !self.is_due(step, evaluate_steps) {
+            return Ok(None);
+        }
+        let (mut total, mut eval_tokens) = (0.0, 0);
+        for pass in packing::pack(self.job.examples, &self.order.held_out, 1.0, pack_tokens) {
+            let Packed { batch, rows, targets, .. } = &Packed::new(self.job.examples, &pass, None);
+            self.model.forward(&mut self.saved, batch, &mut ())?;
+            let nll = self.model.loss(&mut self.saved, rows, targets)?;
+            self.check(step, &pass, &nll)?;
+            total += sum(&nll);
+            eval_tokens += rows.len();
+        }
+        Ok(Some(Metric::HeldOut { step, eval_loss: total / eval_tokens as f64, eval_tokens }))
+    }
+
+    /// Refuses a loss that is not finite, naming the examples it belongs to.
+    fn check(&self, step: usize, pass: &Pass, nll: &[f32]) -> Result<()> {
+        if nll.iter().all(|nll| nll.is_finite()) {
+            return Ok(());
+        }
+        let packed = Packed::new(self.job.examples, pass, None);
+        let broken = |i: &usize| nll[packed.rows_of(*i)].iter().any(|nll| !nll.is_finite());
+        let broken = (0..pass.examples.len()).filter(broken);
+        let names: Vec<String> =
+            broken.map(|i| self.job.examples[pass.examples[i]].origin.to_string()).collect();
+        Err(self.diverged(step, &format!("the loss of {}", names.join(", "))))
+    }
+
+    fn diverged(&self, step: usize, what: &str) -> Error {
+        Error::Run(format!(
+            "step {}: {what} is not finite; lower learning_rate or look at the data (checkpoints stay in {})",
+            step + 1,
+            self.job.out.display()
+        ))
+    }
+}
+
+fn sum(nll: &[f32]) -> f64 {
+    nll.iter().copied().map(f64::from).sum()
+}

@@ -1,0 +1,164 @@
+//! What a run needs to go on where it stopped: `run.json`, which names the run, and
+//! `checkpoint-STEP.safetensors`, which holds the trained weights and the optimiser's two moments. A checkpoint's
+//! name carries the step, and a file of that name is always whole: it is written beside and renamed.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::example::Example;
+use super::settings::Settings;
+use crate::device::Tensor;
+use crate::error::{Error, Result};
+use crate::model::checkpoint::{read_safetensors, write_safetensors};
+use crate::model::transformer::Transformer;
+
+/// Checkpoints that are kept: should the newest be damaged, one is left.
+const KEPT: usize = 2;
+
+/// `AdamW`'s running means of one parameter's gradient.
+pub struct Moments {
+    /// Of the gradient.
+    pub mean: Tensor,
+    /// Of its square.
+    pub square: Tensor,
+}
+
+/// What `run.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Run {
+    /// SHA-256 over everything that decides the result.
+    fingerprint: String,
+    settings: Settings,
+}
+
+/// SHA-256, in hexadecimal, over everything that decides a run's result: the settings, the examples, and the names
+/// and shapes of what is trained.
+pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Settings) -> Result<String> {
+    let mut hash = Sha256::new();
+    hash.update(serde_json::to_vec(settings).map_err(|error| Error::Setting(error.to_string()))?);
+    for Example { ids, loss, .. } in examples {
+        hash.update((ids.len() as u64).to_le_bytes());
+        for (id, loss) in ids.iter().zip(loss) {
+            hash.update((u64::from(*id) << 1 | u64::from(*loss)).to_le_bytes());
+        }
+    }
+    for (name, parameter) in model.trainable() {
+        hash.update(format!("{name}{:?}", parameter.value.shape()));
+    }
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+/// Names the run in `dir`, or checks that the one already there is the same.
+///
+/// # Errors
+/// [`Error::File`] if `dir` holds another run; [`Error::Io`] if it cannot be written.
+pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
+    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    let path = dir.join("run.json");
+    if path.exists() {
+        let found = fs::read(&path).map_err(Error::io(&path))?;
+        let run: Option<Run> = serde_json::from_slice(&found).ok();
+        return match run {
+            Some(run) if run.fingerprint == fingerprint => Ok(()),
+            _ => Err(Error::file(
+                dir,
+                "holds a run of other settings, data or model: choose another folder, or remove this one",
+            )),
+        };
+    }
+    let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
+    let text = serde_json::to_vec_pretty(&run).map_err(|error| Error::file(&path, error.to_string()))?;
+    replace(&path, &text)
+}
+
+/// Writes a whole file or none: beside, to the disk, then renamed.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let beside = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(Error::io(path))
+}
+
+/// Writes the checkpoint of `step` and removes all but the newest two.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be written; the older checkpoints are then still there.
+pub fn save(dir: &Path, step: usize, model: &Transformer, moments: &[Moments]) -> Result<()> {
+    let mut tensors = Vec::new();
+    for ((name, parameter), moments) in model.trainable().into_iter().zip(moments) {
+        tensors.push((format!("{name}.mean"), &moments.mean));
+        tensors.push((format!("{name}.square"), &moments.square));
+        tensors.push((name, &parameter.value));
+    }
+    write_safetensors(&path_of(dir, step), &tensors, &[("step", &step.to_string())])?;
+    for (old, path) in checkpoints(dir)?.iter().rev().skip(KEPT) {
+        assert!(*old < step, "checkpoint {old} is newer than the run at {step}");
+        fs::remove_file(path).map_err(Error::io(path))?;
+    }
+    Ok(())
+}
+
+/// Loads the newest checkpoint in `dir` and returns its step; 0, with nothing changed, if there is none.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Shape`] if the checkpoint does not fit the model.
+pub fn load(dir: &Path, model: &mut Transformer, moments: &mut [Moments]) -> Result<usize> {
+    let Some((step, path)) = checkpoints(dir)?.pop() else { return Ok(0) };
+    let mut tensors: std::collections::HashMap<String, Tensor> =
+        read_safetensors(&path)?.into_iter().collect();
+    for ((name, parameter), moments) in model.trainable_mut().into_iter().zip(moments) {
+        let places = [
+            (name.clone(), &mut parameter.value),
+            (format!("{name}.mean"), &mut moments.mean),
+            (format!("{name}.square"), &mut moments.square),
+        ];
+        for (name, place) in places {
+            let tensor = tensors.remove(&name).ok_or_else(|| {
+                Error::file(
+                    &path,
+                    format!("no tensor {name}: remove this checkpoint to resume from the one before"),
+                )
+            })?;
+            if tensor.shape() != place.shape() {
+                return Err(Error::Shape {
+                    op: path.display().to_string(),
+                    name,
+                    found: tensor.shape().to_vec(),
+                    expected: place.shape().to_vec(),
+                });
+            }
+            *place = tensor;
+        }
+    }
+    Ok(step)
+}
+
+fn path_of(dir: &Path, step: usize) -> PathBuf {
+    dir.join(format!("checkpoint-{step:08}.safetensors"))
+}
+
+/// The steps of the checkpoints in `dir`, ascending.
+pub fn checkpoints(dir: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+        let path = entry.map_err(Error::io(dir))?.path();
+        let step = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(|name| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok());
+        found.extend(step.map(|step| (step, path)));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
