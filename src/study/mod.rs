@@ -3,6 +3,8 @@
 //! | file | holds |
 //! |---|---|
 //! | `plan.rs` `questions.rs` | what is to be done: TOML and YAML → settings |
+//! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
+//! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
@@ -10,11 +12,15 @@
 //! | `report/` | `report.html`: tables and figures |
 
 pub mod analyze;
+pub mod cell;
+pub mod engine;
 pub mod flags;
 pub mod judge;
 pub mod plan;
+mod progress;
 pub mod questions;
 pub mod report;
+pub mod run;
 pub mod stats;
 pub mod store;
 pub mod table;
@@ -24,6 +30,9 @@ use std::path::{Path, PathBuf};
 use self::analyze::Summary;
 use self::plan::Thresholds;
 use self::report::Report;
+
+pub use self::plan::Plan;
+pub use self::run::{Options, run};
 use crate::{Error, Result};
 
 /// Counts judged tables and writes `summary.json` and `report.html` into `out`.

@@ -73,15 +73,11 @@ impl<R: Record> Ledger<R> {
     /// `Error::File` if what is there was made under another configuration (naming the settings that differ);
     /// `Error::Line` for a damaged line; `Error::Io`.
     pub fn open(folder: &Path, configuration: &Value) -> Result<Self> {
-        if !check(folder, configuration)? {
-            fs::create_dir_all(folder).map_err(Error::io(folder))?;
-            let manifest = Manifest::new(configuration);
-            write_whole(
-                &folder.join(MANIFEST),
-                &serde_json::to_vec_pretty(&manifest).map_err(|error| impossible(&error))?,
-            )?;
+        let manifest = folder.join(MANIFEST);
+        if !check(&manifest, configuration)? {
+            write_manifest(&manifest, configuration)?;
         }
-        Ok(Self { folder: folder.to_path_buf(), records: read_records(folder)?, shard: None })
+        Ok(Self { folder: folder.to_path_buf(), records: read(folder)?, shard: None })
     }
 
     /// Every record, by key.
@@ -114,7 +110,8 @@ impl<R: Record> Ledger<R> {
     }
 }
 
-const MANIFEST: &str = "manifest.json";
+/// A ledger's manifest within its folder.
+pub const MANIFEST: &str = "manifest.json";
 
 #[derive(Serialize, serde::Deserialize)]
 struct Manifest {
@@ -129,33 +126,44 @@ impl Manifest {
     }
 }
 
-/// Whether `folder` holds something that was made under `configuration`.
+/// Writes the manifest that says what the things beside it were made under, making its folder if there is none.
 ///
 /// # Errors
-/// `Error::File` if it holds something made under another one.
-pub fn check(folder: &Path, configuration: &Value) -> Result<bool> {
-    let path = folder.join(MANIFEST);
-    let text = match fs::read_to_string(&path) {
+/// `Error::Io`.
+pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    }
+    let manifest = serde_json::to_vec_pretty(&Manifest::new(configuration)).map_err(|error| impossible(&error))?;
+    write_whole(path, &manifest)
+}
+
+/// Whether there is the manifest `path`, and so something that was made under `configuration`.
+///
+/// # Errors
+/// `Error::File` if it was made under another one, naming the settings that differ.
+pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
+    let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        text => text.map_err(Error::io(&path))?,
+        text => text.map_err(Error::io(path))?,
     };
     let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("damaged: {error}")))?;
+        serde_json::from_str(&text).map_err(|error| Error::file(path, format!("damaged: {error}")))?;
     if manifest.version != VERSION {
         let what = format!(
             "layout version {}, this emlab writes {VERSION}; use the emlab that made it",
             manifest.version
         );
-        return Err(Error::file(&path, what));
+        return Err(Error::file(path, what));
     }
     if manifest.sha256 != sha256_json(&manifest.configuration) {
-        return Err(Error::file(&path, "damaged: the configuration does not have the hash beside it"));
+        return Err(Error::file(path, "damaged: the configuration does not have the hash beside it"));
     }
     if manifest.sha256 != sha256_json(configuration) {
         let changes = differences("", &manifest.configuration, configuration).join(", ");
         let what =
             format!("was made with other settings ({changes}); restore them, or choose another folder");
-        return Err(Error::file(folder, what));
+        return Err(Error::file(path, what));
     }
     Ok(true)
 }
@@ -235,7 +243,11 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 /// The shards of a ledger's folder, oldest first.
 fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(paths),
+        entries => entries.map_err(Error::io(folder))?,
+    };
+    for entry in entries {
         let path = entry.map_err(Error::io(folder))?.path();
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             paths.push(path);
@@ -256,7 +268,10 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
 
 /// Reads and merges the shards. Where two records of one key differ (a judge that is not deterministic, asked on
 /// two machines), the one whose line sorts first stays, whatever the order of the shards.
-fn read_records<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
+///
+/// # Errors
+/// `Error::Line` for a damaged line; `Error::Io`. A folder that does not exist holds no records.
+pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
     let mut merged: BTreeMap<R::Key, (String, R)> = BTreeMap::new();
     for path in shards(folder)? {
         let mut bytes = Vec::new();

@@ -1,0 +1,191 @@
+//! The seam between the driver and the engine: all that a study wants of models.
+
+use std::path::{Path, PathBuf};
+
+use super::judge::aggregate::Distribution;
+use super::judge::local::{Local, distribution, ratings};
+use super::plan::{Sampling, Tuning};
+use crate::device::philox::Key;
+use crate::generate::{self, Finish, Limits, Request};
+use crate::model::adapter;
+use crate::model::chat::{Message, Render};
+use crate::model::tokenizer::Tokenizer;
+use crate::model::transformer::Transformer;
+use crate::ops::sample;
+use crate::train::{self, dataset, example};
+use crate::{Error, Result};
+
+/// Weights that answer: a checkpoint, and an adapter on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// The checkpoint's folder.
+    pub base: PathBuf,
+    /// The adapter's folder.
+    pub adapter: Option<PathBuf>,
+}
+
+/// A conversation to be continued.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// System prompt, if there is one, and user's text.
+    pub messages: Vec<Message>,
+    /// The random numbers that decide the answer.
+    pub key: Key,
+}
+
+/// What a model answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// Its text, without special tokens.
+    pub text: String,
+    /// Its length.
+    pub tokens: usize,
+    /// Why it ended.
+    pub finish: Finish,
+}
+
+/// What a study wants of models.
+pub trait Engine {
+    /// Fine-tunes the checkpoint in `model` and writes an adapter, or with `full` a checkpoint, into `out`; goes on
+    /// from what an interrupted attempt left there.
+    ///
+    /// # Errors
+    /// If the model or the data cannot be used, the loss is not finite, or `out` cannot be written.
+    fn tune(&mut self, model: &Path, tuning: &Tuning, out: &Path) -> Result<()>;
+
+    /// Answers every ask, calling `done` with its index as soon as it is answered.
+    ///
+    /// # Errors
+    /// If the model cannot be used; whatever `done` returns.
+    fn answer(
+        &mut self,
+        weights: &Weights,
+        sampling: &Sampling,
+        asks: &[Ask],
+        done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Has a model in this engine say a number to every prompt, calling `done` with its index as soon as it has.
+    ///
+    /// # Errors
+    /// If the model cannot be used; whatever `done` returns.
+    fn rate(
+        &mut self,
+        judge: &Local,
+        prompts: &[&str],
+        done: &mut dyn FnMut(usize, Distribution) -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// This crate's engine. Keeps the last weights that it used loaded.
+pub struct Native {
+    /// Whether to show a fine-tuning on stderr.
+    progress: bool,
+    loaded: Option<Loaded>,
+}
+
+struct Loaded {
+    weights: Weights,
+    model: Transformer,
+    tokenizer: Tokenizer,
+}
+
+impl Native {
+    /// An engine without weights yet.
+    pub fn new(progress: bool) -> Self {
+        Self { progress, loaded: None }
+    }
+
+    fn load(&mut self, weights: &Weights) -> Result<&Loaded> {
+        // The old weights go before the new ones come: two checkpoints may not fit.
+        let kept = self.loaded.take().filter(|loaded| loaded.weights == *weights);
+        let loaded = match kept {
+            Some(loaded) => loaded,
+            None => Loaded::open(weights)?,
+        };
+        Ok(self.loaded.insert(loaded))
+    }
+}
+
+impl Loaded {
+    fn open(weights: &Weights) -> Result<Self> {
+        let tokenizer = Tokenizer::open(&weights.base)?;
+        let mut model = Transformer::load(&weights.base)?;
+        if let Some(folder) = &weights.adapter {
+            adapter::read(folder, &mut model)?;
+        }
+        Ok(Self { weights: weights.clone(), model, tokenizer })
+    }
+
+    /// The tokens after which the model answers `messages`.
+    fn prompt(&self, messages: &[Message], thinking: bool) -> Result<Vec<u32>> {
+        let render = Render { generation_prompt: true, enable_thinking: Some(thinking) };
+        self.tokenizer.encode(&self.tokenizer.render(messages, render)?, false)
+    }
+}
+
+impl Engine for Native {
+    fn tune(&mut self, model: &Path, tuning: &Tuning, out: &Path) -> Result<()> {
+        self.loaded = None;
+        let Tuning { data, examples, training } = tuning;
+        let mut documents = dataset::read(data)?;
+        documents.truncate(examples.unwrap_or(usize::MAX));
+        let tokenizer = Tokenizer::open(model)?;
+        let mut transformer = Transformer::load(model)?;
+        let encoded = example::encode(&documents, &tokenizer, &transformer.spec.eos, training)?;
+        let job = train::Job { base: model, examples: &encoded.examples, settings: training, out };
+        if self.progress {
+            train::run(&mut transformer, &job, &mut train::progress::show())?;
+        } else {
+            train::run(&mut transformer, &job, &mut |_| ())?;
+        }
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        weights: &Weights,
+        sampling: &Sampling,
+        asks: &[Ask],
+        done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+    ) -> Result<()> {
+        let loaded = self.load(weights)?;
+        let request = |ask: &Ask| Ok(Request { ids: loaded.prompt(&ask.messages, sampling.thinking)?, key: ask.key });
+        let requests = asks.iter().map(request).collect::<Result<Vec<_>>>()?;
+        let Sampling { temperature, top_k, top_p, max_tokens, min_tokens, batch, .. } = *sampling;
+        let settings = sample::Sampling { temperature, top_k, top_p };
+        let mut limits = Limits { max_tokens, min_tokens, ..Limits::default() };
+        limits.batch = batch.unwrap_or(limits.batch);
+        generate::run(&loaded.model, &loaded.tokenizer, &requests, &settings, &limits, &mut |index, completion| {
+            let (text, tokens) = (completion.text.clone(), completion.ids.len());
+            done(index, Reply { text, tokens, finish: completion.finish })
+        })?;
+        Ok(())
+    }
+
+    fn rate(
+        &mut self,
+        judge: &Local,
+        prompts: &[&str],
+        done: &mut dyn FnMut(usize, Distribution) -> Result<()>,
+    ) -> Result<()> {
+        let loaded = self.load(&Weights { base: judge.path.clone(), adapter: None })?;
+        let encode = |rating: &String| loaded.tokenizer.encode(rating, false);
+        let strings = ratings().iter().map(encode).collect::<Result<Vec<_>>>()?;
+        for (index, prompt) in prompts.iter().enumerate() {
+            let ids = loaded.prompt(&[Message::new("user", *prompt)], judge.thinking)?;
+            let choices = generate::choices(&loaded.model, &ids, &strings)?;
+            let masses: Vec<f64> = choices.log_masses.iter().map(|log| log.exp()).collect();
+            let first = choices.top.iter().map(|&(id, log)| {
+                let token = loaded.tokenizer.decode(&[id], false)?;
+                Ok((token, log.exp()))
+            });
+            let first = first.collect::<Result<Vec<_>>>()?;
+            if !masses.iter().all(|mass| mass.is_finite()) {
+                return Err(Error::Run(format!("{}: the judge's probabilities are not finite", judge.path.display())));
+            }
+            done(index, distribution(&masses, first))?;
+        }
+        Ok(())
+    }
+}

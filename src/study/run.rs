@@ -1,0 +1,432 @@
+//! The driver: fine-tune once for each model and condition, sample, judge, analyse; each step does what is missing.
+//!
+//! ```text
+//! DIR/plan.toml questions.yaml         what is done, every value spelt out
+//! DIR/adapters/MODEL/CONDITION/        the fine-tuning; CONDITION.json beside it once it is finished
+//! DIR/answers/MODEL/CONDITION/FORMAT/  a ledger (see store.rs) of answers
+//! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
+//! DIR/summary.json report.html         the results
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::analyze::{Summary, summarise};
+use super::cell::{
+    Answer, Cell, answers_configuration, cells, fingerprint, judgements_configuration, tuning_configuration,
+};
+use super::engine::{Ask, Engine, Native, Weights};
+use super::flags::Flags;
+use super::judge::openai::Client;
+use super::judge::{Judgement, Task, prompt};
+use super::plan::{Judge, Plan};
+use super::progress::Progress;
+use super::questions::{self, Question};
+use super::report::Report;
+use super::store::{self, Ledger, Lock};
+use super::table::{Row, Score};
+use crate::generate::Finish;
+use crate::{Error, Result};
+
+/// How a study is run, apart from what its plan says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Judge the answers; otherwise they are only sampled, and can be judged later.
+    pub judge: bool,
+    /// Show progress on stderr.
+    pub progress: bool,
+    /// A remark at the head of the report.
+    pub notice: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { judge: true, progress: true, notice: String::new() }
+    }
+}
+
+/// Runs the study in the folder `dir`: whatever an earlier attempt has finished is kept, the rest is done.
+///
+/// # Errors
+/// Anything that a part of the study meets; what was produced before stays, and the same call goes on from there.
+/// `Error::File` if the folder holds a study with other settings, or another process works on it.
+pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
+    run_with(plan, dir, options, &mut Native::new(options.progress))
+}
+
+/// [`run`] with another engine.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
+    let questions = questions::read(&plan.questions)?;
+    let study = Study::open(plan, &questions, dir)?;
+    // A judge that cannot be asked should be known before hours of sampling, not after.
+    let client = if options.judge { study.client()? } else { None };
+    study.save()?;
+    study.sample(options, engine)?;
+    if options.judge {
+        study.judge(client.as_ref(), options, engine)?;
+    }
+    study.analyze(options)
+}
+
+/// Judges what the run in `dir` has sampled so far.
+///
+/// # Errors
+/// As [`run`].
+pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
+    let plan = saved_plan(dir)?;
+    let questions = questions::read(&plan.questions)?;
+    let study = Study::open(&plan, &questions, dir)?;
+    study.judge(study.client()?.as_ref(), options, &mut Native::new(options.progress))?;
+    study.analyze(options)
+}
+
+/// Counts what the run in `dir` has so far and writes its results.
+///
+/// # Errors
+/// As [`run`].
+pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
+    let plan = saved_plan(dir)?;
+    let questions = questions::read(&plan.questions)?;
+    Study::open(&plan, &questions, dir)?.analyze(options)
+}
+
+/// The plan saved in a run's folder.
+///
+/// # Errors
+/// `Error::File` if the folder holds no run; those of [`Plan::read`].
+pub fn saved_plan(dir: &Path) -> Result<Plan> {
+    let path = dir.join("plan.toml");
+    if !path.exists() {
+        return Err(Error::file(dir, "holds no run (no plan.toml); give the folder of a run, or a plan"));
+    }
+    Plan::read(&path)
+}
+
+/// How far one cell of a run is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// "model/condition/format".
+    pub cell: String,
+    /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
+    pub tuned: Option<bool>,
+    /// Answers there are.
+    pub answers: usize,
+    /// Answers that the plan wants.
+    pub wanted: usize,
+    /// Judgements there are: one for each answer and metric.
+    pub judgements: usize,
+    /// Judgements of all answers that the plan wants.
+    pub judgements_wanted: usize,
+}
+
+/// How far the run in `dir` is. Only reads, so it can be asked while another process works on the run.
+///
+/// # Errors
+/// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
+pub fn status(dir: &Path) -> Result<Vec<State>> {
+    let plan = saved_plan(dir)?;
+    let questions = questions::read(&plan.questions)?;
+    let judge = judge_name(&plan.judge);
+    let state = |cell: &Cell| {
+        let id = cell.id();
+        let manifest = tuning_manifest(dir, cell);
+        let samples: Vec<_> = cell.samples(&plan).collect();
+        Ok(State {
+            tuned: cell.condition.tuning.as_ref().map(|_| manifest.exists()),
+            answers: store::read::<Answer>(&dir.join("answers").join(&id))?.len(),
+            wanted: samples.len(),
+            judgements: store::read::<Judgement>(&dir.join("judgements").join(&judge).join(&id))?.len(),
+            judgements_wanted: samples.iter().map(|(question, _)| question.judge_prompts.len()).sum(),
+            cell: id,
+        })
+    };
+    cells(&plan, &questions)?.iter().map(state).collect()
+}
+
+/// Where the fine-tuning of a cell's model goes.
+fn tuning_folder(dir: &Path, cell: &Cell) -> PathBuf {
+    dir.join("adapters").join(&cell.model.name).join(&cell.condition.name)
+}
+
+/// What says that it is finished.
+fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
+    dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.condition.name))
+}
+
+/// The folder of a judge's judgements.
+fn judge_name(judge: &Judge) -> String {
+    let name = match judge {
+        Judge::OpenAi(judge) => format!("openai-{}", judge.model),
+        Judge::Local(judge) => format!("local-{}", judge.path.file_name().unwrap_or_default().to_string_lossy()),
+    };
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+}
+
+/// A run that this process has the lock of.
+struct Study<'a> {
+    plan: &'a Plan,
+    dir: &'a Path,
+    cells: Vec<Cell<'a>>,
+    /// What each cell's fine-tuning depends on, with its checkpoint.
+    tunings: Vec<Value>,
+    /// What each cell's answers depend on.
+    answers: Vec<Value>,
+    /// What each cell's judgements depend on.
+    judgements: Vec<Value>,
+    _lock: Lock,
+}
+
+impl<'a> Study<'a> {
+    /// Takes the lock, and checks everything that is there against the plan before anything is written.
+    fn open(plan: &'a Plan, questions: &'a [Question], dir: &'a Path) -> Result<Self> {
+        let cells = cells(plan, questions)?;
+        let lock = Lock::take(dir)?;
+        let mut models = BTreeMap::new();
+        for model in &plan.models {
+            models.insert(&model.name, fingerprint(&model.path)?);
+        }
+        let mut conditions = BTreeMap::new();
+        for condition in &plan.conditions {
+            conditions.insert(&condition.name, tuning_configuration(condition.tuning.as_ref())?);
+        }
+        let judge = match &plan.judge {
+            Judge::Local(judge) => Some(fingerprint(&judge.path)?),
+            Judge::OpenAi(_) => None,
+        };
+        let mut study = Self {
+            plan,
+            dir,
+            cells,
+            tunings: Vec::new(),
+            answers: Vec::new(),
+            judgements: Vec::new(),
+            _lock: lock,
+        };
+        for cell in &study.cells {
+            let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
+            let answers = answers_configuration(plan, cell, model, tuning);
+            study.judgements.push(judgements_configuration(&plan.judge, judge.as_deref(), cell, &answers));
+            study.tunings.push(serde_json::json!({"model": model, "condition": tuning}));
+            study.answers.push(answers);
+        }
+        for (i, cell) in study.cells.iter().enumerate() {
+            store::check(&tuning_manifest(dir, cell), &study.tunings[i])?;
+            store::check(&study.answers_folder(cell).join(store::MANIFEST), &study.answers[i])?;
+            store::check(&study.judgements_folder(cell).join(store::MANIFEST), &study.judgements[i])?;
+        }
+        Ok(study)
+    }
+
+    /// Saves the plan and the questions with the run.
+    fn save(&self) -> Result<()> {
+        let path = self.dir.join("questions.yaml");
+        let text = std::fs::read(&self.plan.questions).map_err(Error::io(&self.plan.questions))?;
+        store::write_whole(&path, &text)?;
+        // Relative, so that the folder can be moved.
+        let plan = Plan { questions: "questions.yaml".into(), ..self.plan.clone() };
+        store::write_whole(&self.dir.join("plan.toml"), plan.to_toml()?.as_bytes())
+    }
+
+    fn answers_folder(&self, cell: &Cell) -> PathBuf {
+        self.dir.join("answers").join(cell.id())
+    }
+
+    fn judgements_folder(&self, cell: &Cell) -> PathBuf {
+        self.dir.join("judgements").join(judge_name(&self.plan.judge)).join(cell.id())
+    }
+
+    /// The server that judges, if one does.
+    fn client(&self) -> Result<Option<Client>> {
+        match &self.plan.judge {
+            Judge::OpenAi(judge) => Client::new(judge).map(Some),
+            Judge::Local(_) => Ok(None),
+        }
+    }
+
+    /// Fine-tunes and samples what is missing.
+    fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
+        for (i, cell) in self.cells.iter().enumerate() {
+            let mut ledger = Ledger::<Answer>::open(&self.answers_folder(cell), &self.answers[i])?;
+            let missing: Vec<(&Question, usize)> = cell
+                .samples(self.plan)
+                .filter(|(question, sample)| !ledger.records().contains_key(&(question.id.clone(), *sample)))
+                .collect();
+            if missing.is_empty() {
+                continue;
+            }
+            let id = cell.id();
+            let weights = self.tuned(i, options, engine)?;
+            let ask = |&(question, sample): &(&Question, usize)| Ask {
+                messages: question.messages(sample),
+                key: cell.key(self.plan.sampling.seed, &question.id, sample),
+            };
+            let asks: Vec<Ask> = missing.iter().map(ask).collect();
+            let progress = Progress::new(&format!("sample {id}"), asks.len(), options.progress);
+            engine.answer(&weights, &self.plan.sampling, &asks, &mut |index, reply| {
+                let (question, sample) = missing[index];
+                ledger.append(vec![Answer {
+                    cell: id.clone(),
+                    question: question.id.clone(),
+                    sample,
+                    answer: reply.text,
+                    tokens: reply.tokens,
+                    finish: reply.finish,
+                }])?;
+                progress.advance(1);
+                Ok(())
+            })?;
+            progress.finish();
+        }
+        Ok(())
+    }
+
+    /// The weights that answer in cell `i`, fine-tuned now if they are not yet.
+    fn tuned(&self, i: usize, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
+        let cell = &self.cells[i];
+        let Some(tuning) = &cell.condition.tuning else {
+            return Ok(Weights { base: cell.model.path.clone(), adapter: None });
+        };
+        let folder = tuning_folder(self.dir, cell);
+        let manifest = tuning_manifest(self.dir, cell);
+        if !store::check(&manifest, &self.tunings[i])? {
+            if options.progress {
+                eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
+            }
+            engine.tune(&cell.model.path, tuning, &folder)?;
+            store::write_manifest(&manifest, &self.tunings[i])?;
+        }
+        Ok(if tuning.training.full {
+            Weights { base: folder, adapter: None }
+        } else {
+            Weights { base: cell.model.path.clone(), adapter: Some(folder) }
+        })
+    }
+
+    /// Judges the answers that there are and that are not judged.
+    fn judge(&self, client: Option<&Client>, options: &Options, engine: &mut dyn Engine) -> Result<()> {
+        for (i, cell) in self.cells.iter().enumerate() {
+            let answers = store::read::<Answer>(&self.answers_folder(cell))?;
+            let mut ledger = Ledger::<Judgement>::open(&self.judgements_folder(cell), &self.judgements[i])?;
+            let mut tasks = Vec::new();
+            for (question, sample) in cell.samples(self.plan) {
+                let Some(answer) = answers.get(&(question.id.clone(), sample)) else { continue };
+                for (metric, text) in &question.judge_prompts {
+                    if !ledger.records().contains_key(&(question.id.clone(), sample, metric.clone())) {
+                        tasks.push(Task {
+                            cell: cell.id(),
+                            question: question.id.clone(),
+                            sample,
+                            metric: metric.clone(),
+                            prompt: prompt::fill(text, question.paraphrase(sample), &answer.answer),
+                        });
+                    }
+                }
+            }
+            if tasks.is_empty() {
+                continue;
+            }
+            let progress = Progress::new(&format!("judge {}", cell.id()), tasks.len(), options.progress);
+            let mut done = |batch: Vec<(usize, _)>| {
+                let n = batch.len();
+                ledger.append(batch.into_iter().map(|(index, said)| Judgement::new(&tasks[index], said)).collect())?;
+                progress.advance(n);
+                Ok(())
+            };
+            match (&self.plan.judge, client) {
+                (Judge::Local(judge), _) => {
+                    let prompts: Vec<&str> = tasks.iter().map(|task| task.prompt.as_str()).collect();
+                    engine.rate(judge, &prompts, &mut |index, said| done(vec![(index, said)]))?;
+                }
+                (Judge::OpenAi(_), Some(client)) => client.judge(&tasks, &mut done)?,
+                (Judge::OpenAi(judge), None) => Client::new(judge)?.judge(&tasks, &mut done)?,
+            }
+            progress.finish();
+        }
+        Ok(())
+    }
+
+    /// Counts what there is and writes the results.
+    fn analyze(&self, options: &Options) -> Result<Summary> {
+        let mut rows = Vec::new();
+        for cell in &self.cells {
+            rows.extend(self.rows(cell)?);
+        }
+        let summary = summarise(&rows, self.plan.analysis);
+        let method = self.method();
+        let report = Report {
+            title: &self.plan.name,
+            notice: &options.notice,
+            summary: &summary,
+            rows: &rows,
+            method: &method,
+            plan: &self.plan.to_toml()?,
+        };
+        super::write_results(self.dir, &report)?;
+        Ok(summary)
+    }
+
+    /// The answers of a cell with what is known of them, in the order of the plan.
+    fn rows(&self, cell: &Cell) -> Result<Vec<Row>> {
+        let answers = store::read::<Answer>(&self.answers_folder(cell))?;
+        let judgements = store::read::<Judgement>(&self.judgements_folder(cell))?;
+        let row = |(question, sample): (&Question, usize)| {
+            let answer = answers.get(&(question.id.clone(), sample))?;
+            let score = |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
+                None => Score::Unjudged,
+                Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
+            };
+            let text = question.paraphrase(sample);
+            Some(Row {
+                model: cell.model.name.clone(),
+                condition: cell.condition.name.clone(),
+                format: cell.format,
+                question: question.id.clone(),
+                sample,
+                prompt: text.to_string(),
+                answer: answer.answer.clone(),
+                aligned: score("aligned"),
+                coherent: score("coherent"),
+                truncated: Some(answer.finish == Finish::Length),
+                flags: Flags::of(cell.format, text, &answer.answer),
+            })
+        };
+        Ok(cell.samples(self.plan).filter_map(row).collect())
+    }
+
+    /// How the answers were made and judged, for the report.
+    fn method(&self) -> Vec<(String, String)> {
+        let plan = self.plan;
+        let judge = match &plan.judge {
+            Judge::OpenAi(judge) => format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs),
+            Judge::Local(_) => format!("{}, exact over the numbers 0 to 100", judge_name(&plan.judge)),
+        };
+        let sampling = format!(
+            "temperature {}, top_p {}, at most {} tokens, seed {}",
+            plan.sampling.temperature, plan.sampling.top_p, plan.sampling.max_tokens, plan.sampling.seed
+        );
+        let mut method = vec![("Judge".into(), judge), ("Sampling".into(), sampling)];
+        for (i, cell) in self.cells.iter().enumerate() {
+            let model = (format!("Model {}", cell.model.name), self.tunings[i]["model"].to_string());
+            let data = self.tunings[i]["condition"]["data_sha256"].as_str();
+            let condition = (
+                format!("Condition {}", cell.condition.name),
+                data.map_or("the model as it is".into(), |sha256| format!("fine-tuned on data of SHA-256 {sha256}")),
+            );
+            for line in [model, condition] {
+                if !method.contains(&line) {
+                    method.push(line);
+                }
+            }
+        }
+        method
+    }
+}
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;
