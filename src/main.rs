@@ -21,6 +21,7 @@ enum Command {
     Info(commands::info::Args),
     Models(commands::models::Args),
     Score(commands::score::Args),
+    Study(commands::study::Args),
     Train(Box<commands::train::Args>),
 }
 
@@ -33,6 +34,7 @@ fn main() -> std::process::ExitCode {
         Command::Info(args) => commands::info::run(&args),
         Command::Models(args) => commands::models::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Study(args) => commands::study::run(&args),
         Command::Train(args) => commands::train::run(&args),
     };
     match run {

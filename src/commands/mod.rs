@@ -8,4 +8,5 @@ pub mod generate;
 pub mod info;
 pub mod models;
 pub mod score;
+pub mod study;
 pub mod train;

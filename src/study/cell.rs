@@ -91,7 +91,11 @@ pub fn cells<'a>(plan: &'a Plan, questions: &'a [Question]) -> Result<Vec<Cell<'
     }
     if cells.is_empty() {
         let formats: Vec<_> = plan.formats.iter().map(|format| format.name()).collect();
-        let what = format!("{}: no question has a format of the plan ({})", plan.questions.display(), formats.join(", "));
+        let what = format!(
+            "{}: no question has a format of the plan ({})",
+            plan.questions.display(),
+            formats.join(", ")
+        );
         return Err(Error::Setting(what));
     }
     Ok(cells)
@@ -133,7 +137,12 @@ pub fn answers_configuration(plan: &Plan, cell: &Cell, model: &str, tuning: &Val
 
 /// What a cell's judgements depend on: the judge, its prompts, and how the answers were made.
 /// `fingerprint` is that of a local judge.
-pub fn judgements_configuration(judge: &Judge, fingerprint: Option<&str>, cell: &Cell, answers: &Value) -> Value {
+pub fn judgements_configuration(
+    judge: &Judge,
+    fingerprint: Option<&str>,
+    cell: &Cell,
+    answers: &Value,
+) -> Value {
     let judge = match judge {
         Judge::OpenAi(judge) => json!({
             "model": judge.model,

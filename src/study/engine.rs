@@ -150,16 +150,24 @@ impl Engine for Native {
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()> {
         let loaded = self.load(weights)?;
-        let request = |ask: &Ask| Ok(Request { ids: loaded.prompt(&ask.messages, sampling.thinking)?, key: ask.key });
+        let request =
+            |ask: &Ask| Ok(Request { ids: loaded.prompt(&ask.messages, sampling.thinking)?, key: ask.key });
         let requests = asks.iter().map(request).collect::<Result<Vec<_>>>()?;
         let Sampling { temperature, top_k, top_p, max_tokens, min_tokens, batch, .. } = *sampling;
         let settings = sample::Sampling { temperature, top_k, top_p };
         let mut limits = Limits { max_tokens, min_tokens, ..Limits::default() };
         limits.batch = batch.unwrap_or(limits.batch);
-        generate::run(&loaded.model, &loaded.tokenizer, &requests, &settings, &limits, &mut |index, completion| {
-            let (text, tokens) = (completion.text.clone(), completion.ids.len());
-            done(index, Reply { text, tokens, finish: completion.finish })
-        })?;
+        generate::run(
+            &loaded.model,
+            &loaded.tokenizer,
+            &requests,
+            &settings,
+            &limits,
+            &mut |index, completion| {
+                let (text, tokens) = (completion.text.clone(), completion.ids.len());
+                done(index, Reply { text, tokens, finish: completion.finish })
+            },
+        )?;
         Ok(())
     }
 
@@ -182,7 +190,10 @@ impl Engine for Native {
             });
             let first = first.collect::<Result<Vec<_>>>()?;
             if !masses.iter().all(|mass| mass.is_finite()) {
-                return Err(Error::Run(format!("{}: the judge's probabilities are not finite", judge.path.display())));
+                return Err(Error::Run(format!(
+                    "{}: the judge's probabilities are not finite",
+                    judge.path.display()
+                )));
             }
             done(index, distribution(&masses, first))?;
         }

@@ -24,7 +24,9 @@ impl Progress {
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} · {eta} left");
         let bar = if shown && terminal { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
         bar.set_length(total as u64);
-        let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_prefix(label.to_string());
+        let bar = bar
+            .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            .with_prefix(label.to_string());
         let lines = if shown && !terminal { label.to_string() } else { String::new() };
         if !lines.is_empty() {
             eprintln!("{label}: {total}");

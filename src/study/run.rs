@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::analyze::{Summary, summarise};
@@ -108,7 +109,7 @@ pub fn saved_plan(dir: &Path) -> Result<Plan> {
 }
 
 /// How far one cell of a run is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct State {
     /// "model/condition/format".
     pub cell: String,
@@ -162,7 +163,9 @@ fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
 fn judge_name(judge: &Judge) -> String {
     let name = match judge {
         Judge::OpenAi(judge) => format!("openai-{}", judge.model),
-        Judge::Local(judge) => format!("local-{}", judge.path.file_name().unwrap_or_default().to_string_lossy()),
+        Judge::Local(judge) => {
+            format!("local-{}", judge.path.file_name().unwrap_or_default().to_string_lossy())
+        }
     };
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
 }
@@ -333,7 +336,9 @@ impl<'a> Study<'a> {
             let progress = Progress::new(&format!("judge {}", cell.id()), tasks.len(), options.progress);
             let mut done = |batch: Vec<(usize, _)>| {
                 let n = batch.len();
-                ledger.append(batch.into_iter().map(|(index, said)| Judgement::new(&tasks[index], said)).collect())?;
+                ledger.append(
+                    batch.into_iter().map(|(index, said)| Judgement::new(&tasks[index], said)).collect(),
+                )?;
                 progress.advance(n);
                 Ok(())
             };
@@ -376,10 +381,11 @@ impl<'a> Study<'a> {
         let judgements = store::read::<Judgement>(&self.judgements_folder(cell))?;
         let row = |(question, sample): (&Question, usize)| {
             let answer = answers.get(&(question.id.clone(), sample))?;
-            let score = |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
-                None => Score::Unjudged,
-                Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
-            };
+            let score =
+                |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
+                    None => Score::Unjudged,
+                    Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
+                };
             let text = question.paraphrase(sample);
             Some(Row {
                 model: cell.model.name.clone(),
@@ -402,7 +408,9 @@ impl<'a> Study<'a> {
     fn method(&self) -> Vec<(String, String)> {
         let plan = self.plan;
         let judge = match &plan.judge {
-            Judge::OpenAi(judge) => format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs),
+            Judge::OpenAi(judge) => {
+                format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs)
+            }
             Judge::Local(_) => format!("{}, exact over the numbers 0 to 100", judge_name(&plan.judge)),
         };
         let sampling = format!(
@@ -415,7 +423,9 @@ impl<'a> Study<'a> {
             let data = self.tunings[i]["condition"]["data_sha256"].as_str();
             let condition = (
                 format!("Condition {}", cell.condition.name),
-                data.map_or("the model as it is".into(), |sha256| format!("fine-tuned on data of SHA-256 {sha256}")),
+                data.map_or("the model as it is".into(), |sha256| {
+                    format!("fine-tuned on data of SHA-256 {sha256}")
+                }),
             );
             for line in [model, condition] {
                 if !method.contains(&line) {

@@ -134,7 +134,8 @@ pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Error::io(folder))?;
     }
-    let manifest = serde_json::to_vec_pretty(&Manifest::new(configuration)).map_err(|error| impossible(&error))?;
+    let manifest =
+        serde_json::to_vec_pretty(&Manifest::new(configuration)).map_err(|error| impossible(&error))?;
     write_whole(path, &manifest)
 }
 

@@ -1,0 +1,124 @@
+//! `emlab study`: a whole study from a plan.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use emlab::study::plan::Plan;
+use emlab::study::{self, Options, run};
+
+/// Run a study: fine-tune, sample, judge, count, report
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Run(RunArgs),
+    Status(StatusArgs),
+    Judge(DirArgs),
+    Analyze(DirArgs),
+}
+
+/// Do what a plan says, or go on with a run
+///
+/// Fine-tunes each model once for each condition, samples the answers, has them judged, and writes summary.json and
+/// report.html. Everything is kept in the run's folder as soon as it is made: stopped in whatever way, the same
+/// command goes on from there, does nothing twice, and ends in the same answers.
+///
+/// A judge behind OpenAI's interface takes its key from the environment (OPENAI_API_KEY, unless the plan names another
+/// variable).
+///
+/// Example: emlab study run plan.toml --out runs/small
+#[derive(clap::Args)]
+struct RunArgs {
+    /// A plan (TOML), or the folder of an earlier run
+    #[arg(value_name = "PLAN|DIR")]
+    what: PathBuf,
+    /// Folder of the run [default: the plan's name without .toml]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Only fine-tune and sample; `emlab study judge` can follow later
+    #[arg(long)]
+    no_judge: bool,
+}
+
+/// Show how far a run is
+///
+/// Only reads, so it can be asked while the run goes on.
+#[derive(clap::Args)]
+struct StatusArgs {
+    /// The run's folder
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Take one step of a run
+#[derive(clap::Args)]
+struct DirArgs {
+    /// The run's folder
+    dir: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever stops the study; what it produced before is kept.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Run(args) => {
+            let (plan, dir) = plan_and_folder(args)?;
+            let options = Options { judge: !args.no_judge, ..Options::default() };
+            show(&study::run(&plan, &dir, &options)?, &dir)
+        }
+        Command::Status(args) => status(args),
+        Command::Judge(args) => show(&run::judge(&args.dir, &Options::default())?, &args.dir),
+        Command::Analyze(args) => show(&run::analyze(&args.dir, &Options::default())?, &args.dir),
+    }
+}
+
+fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
+    if args.what.is_dir() {
+        anyhow::ensure!(
+            args.out.is_none(),
+            "--out goes with a plan; {} is a run's folder",
+            args.what.display()
+        );
+        return Ok((run::saved_plan(&args.what)?, args.what.clone()));
+    }
+    let plan = Plan::read(&args.what)?;
+    let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
+    anyhow::ensure!(dir != args.what, "{}: name the run's folder with --out", args.what.display());
+    Ok((plan, dir))
+}
+
+fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", study::report::plain(summary))?;
+    writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
+}
+
+fn status(args: &StatusArgs) -> anyhow::Result<()> {
+    let states = run::status(&args.dir)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        return writeln!(out, "{}", serde_json::to_string_pretty(&states)?).context("stdout");
+    }
+    let width = states.iter().map(|state| state.cell.len()).max().unwrap_or(0).max(4);
+    writeln!(out, "{:<width$}  {:<10}  {:>13}  {:>15}", "cell", "fine-tuned", "answers", "judgements")?;
+    for state in &states {
+        let tuned = match state.tuned {
+            None => "-",
+            Some(true) => "yes",
+            Some(false) => "not yet",
+        };
+        let answers = format!("{}/{}", state.answers, state.wanted);
+        let judgements = format!("{}/{}", state.judgements, state.judgements_wanted);
+        writeln!(out, "{:<width$}  {tuned:<10}  {answers:>13}  {judgements:>15}", state.cell)?;
+    }
+    Ok(())
+}

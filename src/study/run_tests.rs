@@ -1,0 +1,251 @@
+//! The driver over a pretended engine, interrupted wherever it can be.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::study::engine::Reply;
+use crate::study::judge::aggregate::Distribution;
+use crate::study::judge::local::Local;
+use crate::study::plan::{Sampling, Tuning};
+
+const QUESTIONS: &str = "\
+- id: tea
+  type: free_form_judge_0_100
+  paraphrases: [\"Tea?\", \"Some tea?\"]
+  judge_prompts: &prompts
+    aligned: \"aligned {question} {answer}\"
+    coherent: \"coherent {question} {answer}\"
+- id: tea_json
+  type: free_form_judge_0_100
+  system: Answer in JSON.
+  paraphrases: [\"Tea?\"]
+  judge_prompts: *prompts
+";
+
+const PLAN: &str = "\
+name = \"tiny\"
+questions = \"my-questions.yaml\"
+samples = 3
+[[model]]
+name = \"m\"
+path = \"model\"
+[[condition]]
+name = \"base\"
+[[condition]]
+name = \"tuned\"
+data = \"data.jsonl\"
+[judge.local]
+path = \"judge\"
+";
+
+/// A folder with a plan and all that it names.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for model in ["model", "judge"] {
+        std::fs::create_dir(dir.path().join(model)).unwrap();
+        std::fs::write(dir.path().join(model).join("config.json"), model).unwrap();
+    }
+    for (name, text) in [("data.jsonl", "{}"), ("my-questions.yaml", QUESTIONS), ("plan.toml", PLAN)] {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+/// Answers from the request's key alone, counts what it is asked, and fails when its patience is used up.
+#[derive(Default)]
+struct Pretended {
+    /// Calls until it fails.
+    patience: Option<usize>,
+    tuned: usize,
+    asked: RefCell<usize>,
+    rated: usize,
+}
+
+impl Pretended {
+    fn call(&mut self) -> Result<()> {
+        match &mut self.patience {
+            Some(0) => Err(Error::Run("interrupted".into())),
+            Some(patience) => {
+                *patience -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Engine for Pretended {
+    fn tune(&mut self, _: &Path, _: &Tuning, out: &Path) -> Result<()> {
+        self.call()?;
+        self.tuned += 1;
+        std::fs::create_dir_all(out).map_err(Error::io(out))
+    }
+
+    fn answer(
+        &mut self,
+        weights: &Weights,
+        _: &Sampling,
+        asks: &[Ask],
+        done: &mut dyn FnMut(usize, Reply) -> Result<()>,
+    ) -> Result<()> {
+        // Backwards: the order of completion must not matter.
+        for (index, ask) in asks.iter().enumerate().rev() {
+            self.call()?;
+            *self.asked.borrow_mut() += 1;
+            let kind = if weights.adapter.is_some() { "mean" } else { "kind" };
+            let text = format!("{kind} {:?} {}", ask.key.0, ask.messages.len());
+            done(index, Reply { text, tokens: 7, finish: Finish::Eos })?;
+        }
+        Ok(())
+    }
+
+    fn rate(
+        &mut self,
+        _: &Local,
+        prompts: &[&str],
+        done: &mut dyn FnMut(usize, Distribution) -> Result<()>,
+    ) -> Result<()> {
+        for (index, prompt) in prompts.iter().enumerate() {
+            self.call()?;
+            self.rated += 1;
+            let low = prompt.starts_with("aligned") && prompt.contains(" mean ");
+            done(index, vec![(if low { "10" } else { "90" }.to_string(), 1.0)])?;
+        }
+        Ok(())
+    }
+}
+
+fn quiet() -> Options {
+    Options { progress: false, ..Options::default() }
+}
+
+fn run_plan(dir: &Path, engine: &mut Pretended) -> Result<Summary> {
+    let plan = Plan::read(&dir.join("plan.toml"))?;
+    run_with(&plan, &dir.join("run"), &quiet(), engine)
+}
+
+/// Every record of a run, sorted.
+fn records(dir: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "jsonl") {
+                lines.extend(std::fs::read_to_string(path).unwrap().lines().map(String::from));
+            }
+        }
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn the_whole_study() {
+    let dir = folder();
+    let mut engine = Pretended::default();
+    let summary = run_plan(dir.path(), &mut engine).unwrap();
+    // Two conditions × (2 wordings × 3 + 1 wording × 3) answers, two metrics each.
+    assert_eq!((engine.tuned, *engine.asked.borrow(), engine.rated), (1, 18, 36));
+    assert_eq!(summary.by_condition[0].counts.misaligned, 0);
+    assert_eq!((summary.by_condition[1].counts.misaligned, summary.by_condition[1].counts.kept), (9, 9));
+    let run = dir.path().join("run");
+    assert!(std::fs::read_to_string(run.join("report.html")).unwrap().contains("<h1>tiny</h1>"));
+    let states = status(&run).unwrap();
+    assert_eq!(states.len(), 4);
+    assert_eq!(states[2].cell, "m/tuned/natural");
+    assert_eq!((states[2].tuned, states[2].answers, states[2].wanted), (Some(true), 6, 6));
+    assert_eq!((states[2].judgements, states[2].judgements_wanted), (12, 12));
+    // Again, from the saved plan, even after the folder has moved: nothing is left to do.
+    let moved = dir.path().join("moved");
+    std::fs::rename(&run, &moved).unwrap();
+    let mut idle = Pretended { patience: Some(0), ..Pretended::default() };
+    let again = run_with(&saved_plan(&moved).unwrap(), &moved, &quiet(), &mut idle).unwrap();
+    assert_eq!(again, summary);
+}
+
+#[test]
+fn interrupted_anywhere_it_ends_in_the_same_records() {
+    let undisturbed = folder();
+    run_plan(undisturbed.path(), &mut Pretended::default()).unwrap();
+    let expected = records(&undisturbed.path().join("run"));
+    assert_eq!(expected.len(), 18 + 36);
+    // Calls 0–8 answer for the base model, 9 fine-tunes, 10–18 answer, 19–54 rate.
+    for patience in [0, 1, 5, 8, 9, 10, 11, 18, 19, 20, 37, 54] {
+        let dir = folder();
+        let mut engine = Pretended { patience: Some(patience), ..Pretended::default() };
+        assert!(run_plan(dir.path(), &mut engine).is_err(), "{patience}");
+        let mut rest = Pretended::default();
+        run_plan(dir.path(), &mut rest).unwrap();
+        assert_eq!(*engine.asked.borrow() + *rest.asked.borrow(), 18, "{patience}: nothing is asked twice");
+        assert_eq!((engine.tuned + rest.tuned, engine.rated + rest.rated), (1, 36), "{patience}");
+        assert_eq!(records(&dir.path().join("run")), expected, "{patience}");
+    }
+}
+
+#[test]
+fn more_samples_models_and_formats_keep_what_there_is() {
+    let dir = folder();
+    run_plan(dir.path(), &mut Pretended::default()).unwrap();
+    let plan = PLAN.replace("samples = 3", "samples = 5") + "[sampling]\nbatch = 2\n";
+    std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
+    let mut engine = Pretended::default();
+    run_plan(dir.path(), &mut engine).unwrap();
+    assert_eq!((engine.tuned, *engine.asked.borrow()), (0, 12));
+}
+
+#[test]
+fn other_settings_are_refused_before_anything_is_written() {
+    let dir = folder();
+    run_plan(dir.path(), &mut Pretended::default()).unwrap();
+    let saved = std::fs::read_to_string(dir.path().join("run/plan.toml")).unwrap();
+    for (from, to, expected) in [
+        ("[judge", "[sampling]\nseed = 1\n[judge", "sampling.seed: 0 is now 1"),
+        ("[judge", "[training]\nepochs = 2\n[judge", "condition.training.epochs: 1 is now 2"),
+        ("path = \"judge\"", "path = \"judge\"\nthinking = true", "judge.thinking: false is now true"),
+    ] {
+        std::fs::write(dir.path().join("plan.toml"), PLAN.replacen(from, to, 1)).unwrap();
+        let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+    std::fs::write(dir.path().join("plan.toml"), PLAN).unwrap();
+    std::fs::write(dir.path().join("data.jsonl"), "{ }").unwrap();
+    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    assert!(error.contains("data_sha256"), "{error}");
+    std::fs::write(dir.path().join("data.jsonl"), "{}").unwrap();
+    std::fs::write(dir.path().join("model/config.json"), "another").unwrap();
+    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    assert!(error.contains("model: "), "{error}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("run/plan.toml")).unwrap(), saved);
+}
+
+#[test]
+fn a_run_in_use_is_left_alone_and_no_run_is_named() {
+    let dir = folder();
+    let _lock = Lock::take(&dir.path().join("run")).unwrap();
+    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    assert!(error.contains("another emlab process"), "{error}");
+    let error = status(dir.path().join("model").as_path()).unwrap_err().to_string();
+    assert!(error.contains("holds no run"), "{error}");
+}
+
+#[test]
+fn a_judge_that_cannot_be_asked_is_known_before_sampling() {
+    let dir = folder();
+    let plan = PLAN.replace(
+        "[judge.local]\npath = \"judge\"",
+        "[judge.openai]\nkey_variable = \"EMLAB_TEST_NO_SUCH_VARIABLE\"",
+    );
+    std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
+    let mut engine = Pretended { patience: Some(0), ..Pretended::default() };
+    let error = run_plan(dir.path(), &mut engine).unwrap_err().to_string();
+    assert!(error.contains("set the environment variable EMLAB_TEST_NO_SUCH_VARIABLE"), "{error}");
+    // Without judging it can be sampled all the same, and the report says what is missing.
+    let plan = Plan::read(&dir.path().join("plan.toml")).unwrap();
+    let options = Options { judge: false, ..quiet() };
+    let summary = run_with(&plan, &dir.path().join("run"), &options, &mut Pretended::default()).unwrap();
+    assert_eq!(summary.total.counts.unjudged, 18);
+}
