@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use emlab::study::plan::Plan;
-use emlab::study::{self, Options, run};
+use emlab::study::{self, Options};
 
 /// Run a study: fine-tune, sample, judge, count, report
 #[derive(clap::Args)]
@@ -76,8 +76,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             show(&study::run(&plan, &dir, &options)?, &dir)
         }
         Command::Status(args) => status(args),
-        Command::Judge(args) => show(&run::judge(&args.dir, &Options::default())?, &args.dir),
-        Command::Analyze(args) => show(&run::analyze(&args.dir, &Options::default())?, &args.dir),
+        Command::Judge(args) => show(&study::run::judge(&args.dir, &Options::default())?, &args.dir),
+        Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }
 
@@ -88,7 +88,7 @@ fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
             "--out goes with a plan; {} is a run's folder",
             args.what.display()
         );
-        return Ok((run::saved_plan(&args.what)?, args.what.clone()));
+        return Ok((study::run::saved_plan(&args.what)?, args.what.clone()));
     }
     let plan = Plan::read(&args.what)?;
     let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
@@ -103,7 +103,7 @@ fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let states = run::status(&args.dir)?;
+    let states = study::run::status(&args.dir)?;
     let mut out = std::io::stdout().lock();
     if args.json {
         return writeln!(out, "{}", serde_json::to_string_pretty(&states)?).context("stdout");
