@@ -162,3 +162,81 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
     let text = std::fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not a JSON object: {e}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// Words, with BOS before a plain text; saved by a training script that cut at three tokens.
+    fn folder(config: &Value) -> TempDir {
+        let tokenizer = json!({
+            "version": "1.0",
+            "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+            "padding": null, "normalizer": null, "pre_tokenizer": {"type": "WhitespaceSplit"}, "decoder": null,
+            "added_tokens": [{"id": 0, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+                              "normalized": false, "special": true}],
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+            "model": {"type": "WordLevel", "unk_token": "?", "vocab": {"<s>": 0, "?": 1, "naïve": 2, "b": 3}},
+        });
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        dir
+    }
+
+    fn render(dir: &TempDir) -> Result<String> {
+        Tokenizer::open(dir.path())?.render(&[Message::new("user", "hi")], Render::default())
+    }
+
+    #[test]
+    fn texts_are_neither_cut_nor_marked_unless_asked() {
+        let dir = folder(&json!({}));
+        let tokenizer = Tokenizer::open(dir.path()).unwrap();
+        assert_eq!(tokenizer.encode("naïve b b b b", false).unwrap(), [2, 3, 3, 3, 3]);
+        assert_eq!(tokenizer.encode("b", true).unwrap(), [0, 3]);
+        assert_eq!(
+            (tokenizer.bos(), tokenizer.id("b"), tokenizer.token(3)),
+            (Some(0), Some(3), Some("b".into()))
+        );
+        assert_eq!(tokenizer.encode_ranges("naïve b").unwrap(), [(2, 0..6), (3, 7..8)]);
+        assert_eq!(tokenizer.decode(&[0, 3, 3], true).unwrap(), "b b");
+        assert_eq!(tokenizer.len(), 4);
+    }
+
+    #[test]
+    fn the_template_is_found_in_each_of_its_places() {
+        let bos = json!({"content": "<s>", "special": true});
+        let dir = folder(&json!({"bos_token": bos, "chat_template": "{{ bos_token }}string"}));
+        assert_eq!(render(&dir).unwrap(), "<s>string");
+        fs::write(dir.path().join("chat_template.jinja"), "{{ bos_token }}file\n").unwrap();
+        assert_eq!(render(&dir).unwrap(), "<s>file");
+
+        let named = json!([{"name": "tools", "template": "no"}, {"name": "default", "template": "list"}]);
+        assert_eq!(render(&folder(&json!({"chat_template": named}))).unwrap(), "list");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let refusal = |dir: &TempDir, part: &str| {
+            let message = render(dir).unwrap_err().to_string();
+            assert!(message.contains(part) && !message.contains('\n'), "{message}");
+        };
+        refusal(&folder(&json!({})), "no chat template");
+        refusal(&folder(&json!({"chat_template": [{"name": "tools", "template": ""}]})), "default");
+        refusal(&folder(&json!({"chat_template": "{% for %}"})), "tokenizer_config.json");
+        refusal(&folder(&json!({"chat_template": "{{ raise_exception('no users') }}"})), "no users");
+        let dir = folder(&json!([]));
+        refusal(&dir, "tokenizer_config.json");
+        fs::write(dir.path().join("tokenizer.json"), "{\"version\":").unwrap();
+        refusal(&dir, "tokenizer.json");
+        fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+        refusal(&dir, "tokenizer.json");
+    }
+}
