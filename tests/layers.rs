@@ -13,7 +13,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("train", &["device", "ops", "model"]),
     ("generate", &["device", "ops", "model"]),
     ("fetch", &["device", "model"]),
-    ("study", &["device", "model", "train", "generate", "fetch"]),
+    ("study", &["device", "ops", "model", "train", "generate", "fetch"]),
 ];
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
