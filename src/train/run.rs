@@ -159,7 +159,9 @@ impl<'a> Trainer<'a> {
         let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
         for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
             let Parameter { value, gradient: Some(gradient) } = &mut **parameter else { continue };
-            adamw::step([value, mean, square], gradient, scale, adamw)?;
+            // As the reference trainer: matrices decay, the gains of norms do not.
+            let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
+            adamw::step([value, mean, square], gradient, scale, AdamW { decay, ..adamw })?;
             gradient.clear();
         }
         Ok(norm)

@@ -64,7 +64,7 @@ pub struct Settings {
     pub schedule: Schedule,
     /// Optimiser steps over which the learning rate rises from zero.
     pub warmup_steps: usize,
-    /// Decoupled weight decay, multiplied by the learning rate.
+    /// Decoupled decay of matrices, multiplied by the learning rate; the gains of norms do not decay.
     pub weight_decay: f64,
     /// `AdamW`: decay of the mean gradient.
     pub beta1: f64,
