@@ -53,6 +53,9 @@ struct Flags {
     /// Train every weight
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     full: Option<bool>,
+    /// Write a fully trained model in bf16 instead of f32 [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    bf16: Option<bool>,
     /// Passes over the data [default: 1]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,

@@ -209,6 +209,17 @@ impl Tensor {
         };
         Self::from_f32(&self.shape, data)
     }
+
+    /// A copy as bf16, rounded to nearest, ties to even. Panics on u32.
+    #[must_use]
+    pub fn to_bf16(&self) -> Self {
+        let data = match &self.storage {
+            Storage::F32(v) => v.iter().map(|&x| bf16::from_f32(x)).collect(),
+            Storage::Bf16(v) => v.clone(),
+            Storage::U32(_) => panic!("u32 tensors hold indices, not numbers"),
+        };
+        Self::from_bf16(&self.shape, data)
+    }
 }
 
 /// Checks names, tensors and shapes of one op's f32 arguments at once.

@@ -32,7 +32,12 @@ pub fn write(model: &Transformer, job: &Job) -> Result<()> {
     if !job.settings.full {
         return adapter::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
     }
-    let weights = model.weights();
+    let mut weights = model.weights();
+    if job.settings.bf16 {
+        for (_, tensor) in &mut weights {
+            *tensor = tensor.to_bf16();
+        }
+    }
     let tensors: Vec<(String, &Tensor)> =
         weights.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     write_safetensors(&job.out.join("model.safetensors"), &tensors, &[("format", "pt")])?;
@@ -42,11 +47,11 @@ pub fn write(model: &Transformer, job: &Job) -> Result<()> {
             fs::copy(&from, &to).map_err(Error::io(&to))?;
         }
     }
-    write_config(job.base, job.out)
+    write_config(job.base, job.out, if job.settings.bf16 { "bfloat16" } else { "float32" })
 }
 
-/// Copies `config.json`, as that of a text model in f32.
-fn write_config(base: &Path, out: &Path) -> Result<()> {
+/// Copies `config.json`, as that of a text model whose weights are of `dtype`.
+fn write_config(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     let path = base.join("config.json");
     let text = fs::read(&path).map_err(Error::io(&path))?;
     let parse = |error: serde_json::Error| Error::file(&path, error.to_string());
@@ -58,8 +63,8 @@ fn write_config(base: &Path, out: &Path) -> Result<()> {
         config["architectures"] = json!(["Gemma3ForCausalLM"]);
     }
     for key in ["dtype", "torch_dtype"] {
-        if let Some(dtype) = config.get_mut(key) {
-            *dtype = json!("float32");
+        if let Some(found) = config.get_mut(key) {
+            *found = json!(dtype);
         }
     }
     let text = serde_json::to_string_pretty(&config).map_err(parse)?;
@@ -79,7 +84,7 @@ mod tests {
         let config =
             json!({"model_type": "gemma3", "text_config": {"hidden_size": 8, "torch_dtype": "bfloat16"}});
         fs::write(base.join("config.json"), config.to_string()).unwrap();
-        write_config(&base, &out).unwrap();
+        write_config(&base, &out, "float32").unwrap();
         let written: Value = serde_json::from_slice(&fs::read(out.join("config.json")).unwrap()).unwrap();
         assert_eq!(written["model_type"], "gemma3_text");
         assert_eq!((&written["hidden_size"], &written["torch_dtype"]), (&json!(8), &json!("float32")));

@@ -50,6 +50,8 @@ pub struct Settings {
     pub seed: u64,
     /// Train every weight of the model instead of an adapter.
     pub full: bool,
+    /// Write a fully trained model in bf16 instead of f32: half the size, 8 bits of precision.
+    pub bf16: bool,
     /// Passes over the training examples.
     pub epochs: usize,
     /// Optimiser steps; overrides `epochs` if given.
@@ -103,6 +105,7 @@ impl Default for Settings {
         Self {
             seed: 0,
             full: false,
+            bf16: false,
             epochs: 1,
             max_steps: None,
             batch_size: 2,
