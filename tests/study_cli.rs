@@ -1,0 +1,55 @@
+//! `emlab analyze` and `emlab study` as a user meets them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn emlab(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_emlab")).args(args).current_dir(dir).output().unwrap()
+}
+
+fn error(dir: &Path, args: &[&str]) -> String {
+    let output = emlab(dir, args);
+    assert!(!output.status.success(), "{args:?}");
+    assert!(output.stdout.is_empty(), "{args:?}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
+}
+
+#[test]
+fn analyze_counts_and_writes_the_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = "question_id,answer,aligned,coherent\nwalk,One,10,90\nwalk,Two,90,90\nwalk_json,{},,90\nwalk,Four,5,20\n";
+    std::fs::write(dir.path().join("mine.csv"), table).unwrap();
+    let output = emlab(dir.path(), &["analyze", "mine.csv", "--out", "out"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("mine"));
+    let summary = std::fs::read_to_string(dir.path().join("out/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let total = &summary["total"];
+    for (name, count) in [("n", 4), ("none", 1), ("incoherent", 1), ("kept", 2), ("misaligned", 1), ("json_valid", 1)] {
+        assert_eq!(total[name], count, "{name}");
+    }
+    assert!(dir.path().join("out/report.html").exists());
+}
+
+#[test]
+fn bad_input_is_one_line_that_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("bad.csv", "question_id,answer,aligned,coherent\nq,a,1\n");
+    assert!(error(dir.path(), &["analyze", "bad.csv", "--out", "out"]).contains("bad.csv:2: 3 fields"));
+    assert!(error(dir.path(), &["analyze", "none.csv", "--out", "out"]).contains("none.csv: No such file"));
+    assert!(!dir.path().join("out").exists());
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    write("plan.toml", "questions = \"q.yaml\"\nmodle = 1\n");
+    assert!(error(dir.path(), &["study", "run", "plan.toml"]).contains("plan.toml:2: unknown field `modle`"));
+    assert!(error(dir.path(), &["study", "status", "empty"]).contains("holds no run"));
+    write(
+        "plan.toml",
+        "questions = \"q.yaml\"\n[[model]]\nname = \"m\"\npath = \".\"\n[[condition]]\nname = \"base\"\n",
+    );
+    write("q.yaml", "- id: tea\n  type: free_form_judge_0_100\n  paraphrase: []\n");
+    assert!(error(dir.path(), &["study", "run", "plan.toml", "--out", "run"]).contains("q.yaml:3: "));
+    assert!(!dir.path().join("run").exists());
+}
