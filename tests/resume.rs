@@ -129,9 +129,13 @@ fn another_run_in_the_same_folder_is_refused() {
     let short = Settings { max_steps: Some(1), ..settings() };
     train(dir.path(), &out, &short, &mut |_| ()).unwrap();
     let before = bytes(&out);
-    let error = train(dir.path(), &out, &Settings { seed: 1, ..short }, &mut |_| ()).unwrap_err();
+    let error = train(dir.path(), &out, &Settings { seed: 1, ..short.clone() }, &mut |_| ()).unwrap_err();
     assert!(error.to_string().contains("other settings"), "{error}");
     assert_eq!(before, bytes(&out));
+    // Checkpoints that nothing names might be of any run.
+    fs::remove_file(out.join("run.json")).unwrap();
+    let error = train(dir.path(), &out, &short, &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("other settings"), "{error}");
 }
 
 #[test]

@@ -171,6 +171,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         if args.from_scratch { Transformer::random(spec, settings.seed) } else { Transformer::load(&base)? };
     let job = Job { base: &base, examples: &data.examples, settings: &settings, out: &args.out };
     let report = train::run(&mut model, &job, &mut progress::show())?;
+    if report.resumed > 0 {
+        eprintln!("went on from step {}", report.resumed);
+    }
     let mut out = std::io::stdout().lock();
     write!(out, "{}: {} steps, loss {:.4}", args.out.display(), report.steps, report.loss)?;
     if let Some(held_out) = report.held_out {

@@ -59,16 +59,13 @@ pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Setting
 pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let path = dir.join("run.json");
-    if path.exists() {
-        let found = fs::read(&path).map_err(Error::io(&path))?;
-        let run: Option<Run> = serde_json::from_slice(&found).ok();
-        return match run {
-            Some(run) if run.fingerprint == fingerprint => Ok(()),
-            _ => Err(Error::file(
-                dir,
-                "holds a run of other settings, data or model: choose another folder, or remove this one",
-            )),
-        };
+    if path.exists() || !checkpoints(dir)?.is_empty() {
+        let run: Option<Run> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
+        if run.is_some_and(|run| run.fingerprint == fingerprint) {
+            return Ok(());
+        }
+        let what = "holds a run of other settings, data or model: choose another folder, or remove this one";
+        return Err(Error::file(dir, what));
     }
     let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
     let text = serde_json::to_vec_pretty(&run).map_err(|error| Error::file(&path, error.to_string()))?;
