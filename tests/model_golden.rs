@@ -5,12 +5,12 @@
 mod golden;
 
 use emlab::device::Tensor;
-use emlab::model::adapter::Lora;
+use emlab::model::adapter;
 use emlab::model::cache::{Cache, Row};
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::Transformer;
-use golden::{Golden, MODELS, parts, read_tensors};
+use golden::{Golden, MODELS, parts};
 
 /// Share of a tensor's largest element. Both sides compute in f32 and sum in different orders: a few roundings.
 const BOUND: f32 = 1e-5;
@@ -55,13 +55,7 @@ impl Compare<'_> {
 /// The model with the adapter that PEFT made.
 fn adapted(golden: &Golden) -> Transformer {
     let mut model = Transformer::load(&golden.folder).unwrap();
-    model.attach(&Lora { rank: 3, alpha: 7.0, rslora: true, ..Lora::default() }, 0).unwrap();
-    let tensors = read_tensors(&golden.folder.join("adapter/adapter_model.safetensors"));
-    for (key, (_, a)) in tensors.iter().filter(|(key, _)| key.ends_with(".lora_A.weight")) {
-        let path = key.strip_suffix(".lora_A.weight").unwrap();
-        let (_, b) = &tensors[&format!("{path}.lora_B.weight")];
-        assert!(model.set_adapter(path.strip_prefix("base_model.model.").unwrap(), a, b), "{path}");
-    }
+    adapter::read(&golden.folder.join("adapter"), &mut model).unwrap();
     model
 }
 

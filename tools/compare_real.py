@@ -21,6 +21,7 @@ import json
 import os
 import pydoc_data.topics
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -178,6 +179,8 @@ class Comparison:
         )
         file = self.out / f"train-{steps}.toml"
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        # A run that was left there would be resumed: nothing would be trained or timed.
+        shutil.rmtree(out, ignore_errors=True)
         return self.emlab("train", "--data", self.data_file(steps), "--settings", file, "--out", out)
 
     def peer_train(self, steps: int, adapter: Path, **more) -> tuple[dict, Finished]:

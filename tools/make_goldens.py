@@ -34,10 +34,12 @@ import argparse
 import contextlib
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 import peft
+import philox
 import torch
 import torch.nn.functional as F
 import transformers
@@ -49,7 +51,7 @@ COMMON = dict(vocab_size=VOCAB, max_position_embeddings=128, bos_token_id=2, eos
 WINDOW = 7
 DOCUMENT_LENGTHS = [3 * WINDOW, 1, 6]
 LORA = dict(r=3, lora_alpha=7, use_rslora=True, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
-TRAINING = dict(warmup_steps=3, weight_decay=0.01, batch=2, accumulation=3, steps=10)
+TRAINING = dict(seed=5, warmup_steps=3, weight_decay=0.01, batch=2, accumulation=3, steps=10)
 GREEDY_TOKENS = 24
 
 
@@ -90,11 +92,12 @@ def qwen3(tied: bool) -> transformers.PreTrainedModel:
     return transformers.Qwen3ForCausalLM(config)
 
 
-# name -> (model, element type on disk, whether every site is kept, gradient norm to clip at, seed)
+# name -> (model, element type on disk, whether every site is kept, gradient norms to clip at in full and in adapter
+# training, seed)
 MODELS = {
-    "gemma3": (gemma3, torch.bfloat16, True, 4.6, 1),
-    "qwen3": (lambda: qwen3(tied=False), torch.float32, True, 6.0, 6),
-    "qwen3_tied": (lambda: qwen3(tied=True), torch.bfloat16, False, 6.0, 1),
+    "gemma3": (gemma3, torch.bfloat16, True, 4.6, 2.6, 1),
+    "qwen3": (lambda: qwen3(tied=False), torch.float32, True, 6.0, 3.0, 6),
+    "qwen3_tied": (lambda: qwen3(tied=True), torch.bfloat16, False, 6.0, 3.0, 1),
 }
 
 
@@ -150,6 +153,19 @@ def attach_adapter(model: torch.nn.Module, generator: torch.Generator) -> peft.P
             if weight.requires_grad:
                 scale = 1 / math.sqrt(weight.shape[1]) if "lora_A" in name else 0.1
                 weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def attach_first_adapter(model: torch.nn.Module, seed: int) -> peft.PeftModel:
+    """The adapter that emlab starts to train: A Kaiming-uniform (a = 5^1/2) from its own random numbers, B zero."""
+    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=TARGETS, **LORA))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_A" in name:
+                layer, target = re.search(r"(model\.layers\.\d+)\.\w+\.(\w+_proj)", name).groups()
+                rows, columns = weight.shape
+                drawn = philox.uniform(philox.key(seed, "lora", layer, target), rows, columns)
+                weight.copy_(torch.from_numpy(2 * drawn - 1) / math.sqrt(columns))
     return model
 
 
@@ -373,8 +389,8 @@ def trainable(model) -> dict[str, torch.Tensor]:
 
 
 def make(name: str, root: Path, scratch: Path) -> None:
-    build, dtype, keep_sites, max_grad_norm, seed = MODELS[name]
-    settings = dict(TRAINING, max_grad_norm=max_grad_norm)
+    build, dtype, keep_sites, full_norm, adapter_norm, seed = MODELS[name]
+    settings = dict(TRAINING, max_grad_norm=full_norm)
     generator = torch.Generator().manual_seed(seed)
     folder = root / name
     model = build()
@@ -391,7 +407,10 @@ def make(name: str, root: Path, scratch: Path) -> None:
     text["loss"], full = gradients(model, documents)
     tensors.update({f"gradient.{key}": value for key, value in full.items()})
 
-    text["full_training"] = train(load_model(folder), examples, dict(settings, learning_rate=1e-3))
+    settings["learning_rate"] = 1e-3
+    whole = load_model(folder)
+    text["full_training"] = train(whole, examples, settings.copy())
+    assert_close(check_against_trainer(load_model(folder), examples, settings, scratch), trainable(whole), 1e-3)
 
     adapted = attach_adapter(load_model(folder), generator)
     adapted.save_pretrained(folder / "adapter")
@@ -402,11 +421,12 @@ def make(name: str, root: Path, scratch: Path) -> None:
     text["adapted_loss"], of_adapter = gradients(adapted, documents)
     tensors.update({f"gradient.{module_name(key)}": value for key, value in of_adapter.items()})
 
-    settings["learning_rate"] = 5e-3
-    text["adapter_training"] = train(adapted, examples, settings)
-    trained = trainable(adapted)
+    settings.update(learning_rate=2e-2, max_grad_norm=adapter_norm)
+    first = attach_first_adapter(load_model(folder), settings["seed"])
+    text["adapter_training"] = train(first, examples, settings)
+    trained = trainable(first)
     tensors.update({f"trained.{module_name(key)}": value for key, value in trained.items()})
-    again = peft.PeftModel.from_pretrained(load_model(folder), folder / "adapter", is_trainable=True)
+    again = attach_first_adapter(load_model(folder), settings["seed"])
     assert_close(check_against_trainer(again, examples, settings, scratch), trained, 1e-4)
 
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")

@@ -39,6 +39,7 @@ pub struct Training {
 /// Its settings, in the reference trainer's words.
 #[derive(Debug, Deserialize)]
 pub struct TrainingSettings {
+    pub seed: u64,
     pub warmup_steps: usize,
     pub weight_decay: f64,
     pub batch: usize,

@@ -1,0 +1,105 @@
+//! Ten optimiser steps on tiny random models against PEFT and transformers' Trainer: warm-up, schedule, clipping,
+//! accumulation over unequal examples, an incomplete last step, `AdamW`. `tools/make_goldens.py` writes the expected
+//! values; the adapters start from emlab's own first weights, which it draws too.
+#![allow(clippy::unwrap_used)]
+
+mod golden;
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use emlab::device::Tensor;
+use emlab::model::adapter::Lora;
+use emlab::model::transformer::Transformer;
+use emlab::train::dataset::Origin;
+use emlab::train::{self, Example, Job, Settings};
+use golden::{Golden, MODELS, Training, read_tensors};
+
+/// Relative difference of a loss. Both sides round in f32, and `AdamW` divides by small numbers.
+const LOSS_BOUND: f64 = 1e-5;
+const NORM_BOUND: f64 = 1e-4;
+/// Share of a trained matrix's largest element.
+const WEIGHT_BOUND: f32 = 1e-3;
+
+fn settings(training: &Training, full: bool) -> Settings {
+    let expected = &training.settings;
+    Settings {
+        seed: expected.seed,
+        full,
+        batch_size: expected.batch,
+        accumulation: expected.accumulation,
+        learning_rate: expected.learning_rate,
+        warmup_steps: expected.warmup_steps,
+        weight_decay: expected.weight_decay,
+        max_grad_norm: expected.max_grad_norm,
+        held_out: 0.0,
+        shuffle: false,
+        // Several passes a step, with several examples each.
+        pack_tokens: 40,
+        lora: Lora { rank: 3, alpha: 7.0, rslora: true, ..Lora::default() },
+        ..Settings::default()
+    }
+}
+
+fn check_curve(golden: &Golden, training: &Training, out: &Path, full: bool) {
+    let origin = |line| Origin { path: Arc::new("expected.json".into()), line };
+    let examples: Vec<Example> = golden
+        .numbers
+        .examples
+        .iter()
+        .enumerate()
+        .map(|(i, example)| Example {
+            origin: origin(i + 1),
+            ids: example.ids.clone(),
+            loss: example.loss.clone(),
+        })
+        .collect();
+    let settings = settings(training, full);
+    let mut model = Transformer::load(&golden.folder).unwrap();
+    let job = Job { base: &golden.folder, examples: &examples, settings: &settings, out };
+    let report = train::run(&mut model, &job, &mut |_| {}).unwrap();
+    assert_eq!(report.steps, training.settings.steps, "{}: steps", golden.name);
+
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let curves = [
+        ("loss", &training.losses, LOSS_BOUND),
+        ("grad_norm", &training.gradient_norms, NORM_BOUND),
+        ("learning_rate", &training.learning_rates, 1e-12),
+    ];
+    for (step, line) in lines.iter().enumerate() {
+        for (key, expected, bound) in curves {
+            let (found, expected) = (line[key].as_f64().unwrap(), expected[step]);
+            let what = format!("{}, full {full}, step {}: {key}", golden.name, step + 1);
+            assert!((found - expected).abs() <= bound * expected, "{what} {found}, expected {expected}");
+        }
+    }
+    assert_eq!(lines.len(), training.losses.len());
+}
+
+#[test]
+fn adapters() {
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let out = tempfile::tempdir().unwrap();
+        check_curve(&golden, &golden.numbers.adapter_training, out.path(), false);
+        let found = read_tensors(&out.path().join("adapter_model.safetensors"));
+        assert_eq!(found.len(), golden.tensors.keys().filter(|key| key.starts_with("trained.")).count());
+        for (key, (shape, data)) in found {
+            let path = key.strip_prefix("base_model.model.").unwrap().strip_suffix(".weight").unwrap();
+            golden.compare(&[format!("trained.{path}")], &Tensor::from_f32(&shape, data), WEIGHT_BOUND);
+        }
+    }
+}
+
+#[test]
+fn every_weight() {
+    for name in MODELS {
+        let golden = Golden::read(name);
+        let out = tempfile::tempdir().unwrap();
+        check_curve(&golden, &golden.numbers.full_training, out.path(), true);
+        Transformer::load(out.path()).unwrap();
+    }
+}
