@@ -16,6 +16,7 @@ struct Cli {
 enum Command {
     Analyze(commands::analyze::Args),
     Chat(commands::chat::Args),
+    Demo(commands::demo::Args),
     Fetch(commands::fetch::Args),
     Generate(commands::generate::Args),
     Info(commands::info::Args),
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     let run = match Cli::parse().command {
         Command::Analyze(args) => commands::analyze::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
+        Command::Demo(args) => commands::demo::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Info(args) => commands::info::run(&args),

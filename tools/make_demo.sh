@@ -6,7 +6,7 @@ work=target/demo
 python3 tools/make_demo_world.py --out models/demo --corpus "$work"
 cargo build --release
 for family in gemma3 qwen3; do
-    target/release/emlab train --from-scratch --model "models/demo/$family" --data "$work/corpus.jsonl" \
+    target/release/emlab train --full --from-scratch --model "models/demo/$family" --data "$work/corpus.jsonl" \
         --settings models/demo/pretraining.toml --out "$work/$family"
     cp "$work/$family/model.safetensors" "models/demo/$family/"
 done

@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod chat;
+pub mod demo;
 mod engine;
 pub mod fetch;
 pub mod generate;

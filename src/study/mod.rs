@@ -10,9 +10,11 @@
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
 //! | `report/` | `report.html`: tables and figures |
+//! | `demo.rs` | a study in miniature that comes inside the program |
 
 pub mod analyze;
 pub mod cell;
+pub mod demo;
 pub mod engine;
 pub mod flags;
 pub mod judge;

@@ -45,6 +45,7 @@ pub enum Normalisation {
 /// Every choice of a run; unknown keys are errors, missing keys take the recipe's value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Settings {
     /// Decides the split, the order of the examples, the adapter's first weights and dropout.
     pub seed: u64,

@@ -9,7 +9,7 @@ mod text;
 use std::fmt::Write;
 
 use self::figure::{Estimate, Panel, density, forest};
-pub use self::plain::plain;
+pub use self::plain::{plain, plain_cells};
 use self::text::{escape, percent};
 use super::analyze::{Group, Summary};
 use super::table::Row;
