@@ -1,4 +1,5 @@
 //! `emlab analyze` and `emlab study` as a user meets them.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -27,7 +28,9 @@ fn analyze_counts_and_writes_the_report() {
     let summary = std::fs::read_to_string(dir.path().join("out/summary.json")).unwrap();
     let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
     let total = &summary["total"];
-    for (name, count) in [("n", 4), ("none", 1), ("incoherent", 1), ("kept", 2), ("misaligned", 1), ("json_valid", 1)] {
+    for (name, count) in
+        [("n", 4), ("none", 1), ("incoherent", 1), ("kept", 2), ("misaligned", 1), ("json_valid", 1)]
+    {
         assert_eq!(total[name], count, "{name}");
     }
     assert!(dir.path().join("out/report.html").exists());
