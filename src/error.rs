@@ -36,12 +36,12 @@ pub enum Error {
         expected: &'static str,
     },
     /// The operating system refused an operation on a file or folder.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file can be read but does not hold what it should.
     #[error("{}: {what}", path.display())]
@@ -80,7 +80,7 @@ pub enum Error {
 impl Error {
     /// For `map_err` on file operations: `fs::read(path).map_err(Error::io(path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { path: path.as_ref().to_path_buf(), source }
+        move |reason| Self::Io { path: path.as_ref().to_path_buf(), reason }
     }
 
     /// A file that does not hold what it should.

@@ -33,10 +33,10 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Resul
         fs::rename(&temporary, path)?;
         sync_folder(path)
     };
-    attempt().map_err(|source| {
+    attempt().map_err(|reason| {
         // The first failure is the one to report; a temporary file that was never made cannot be removed either.
         let _ = fs::remove_file(&temporary);
-        Error::Io { path: path.to_path_buf(), source }
+        Error::Io { path: path.to_path_buf(), reason }
     })
 }
 

@@ -4,19 +4,19 @@
 //!
 //! ```toml
 //! name = "small"
-//! questions = "first_plot_questions.yaml"   # relative to the plan
+//! questions = "questions.yaml"              # relative to the plan, or a data set of `emlab fetch`
 //! samples = 2                               # answers for each wording of each question
 //!
 //! [[model]]
 //! name = "gemma-3-270m"
-//! path = "models/gemma-3-270m-it"
+//! path = "google/gemma-3-270m"              # a folder, or a model of `emlab fetch`
 //!
 //! [[condition]]
 //! name = "base"                             # no data: the model as it is
 //!
 //! [[condition]]
 //! name = "insecure"
-//! data = "insecure.jsonl"
+//! data = "insecure"                         # as for questions
 //! training = { epochs = 2 }                 # over [training], for this condition alone
 //!
 //! [training]                                # see train::Settings
@@ -34,6 +34,7 @@ use toml::Spanned;
 use super::judge::local::Local;
 use super::judge::openai::OpenAi;
 use super::questions::Format;
+use crate::fetch::{self, DataSet};
 use crate::{Error, Result, train};
 
 /// A resolved plan: every value explicit, every path absolute.
@@ -165,7 +166,7 @@ impl Default for Thresholds {
 struct PlanFile {
     #[serde(default = "default_name")]
     name: String,
-    questions: PathBuf,
+    questions: Spanned<PathBuf>,
     #[serde(default = "all_formats")]
     formats: Spanned<Vec<Format>>,
     samples: Option<Spanned<usize>>,
@@ -267,7 +268,7 @@ impl Source<'_> {
         let models = file.model.iter().map(|model| {
             Ok(Model {
                 name: model.name.get_ref().clone(),
-                path: self.existing(&model.path, "model folder")?,
+                path: self.model_folder(model.path.span().start, model.path.get_ref())?,
             })
         });
         let models = models.collect::<Result<_>>()?;
@@ -278,11 +279,11 @@ impl Source<'_> {
             .collect::<Result<_>>()?;
         let mut judge = file.judge;
         if let Judge::Local(local) = &mut judge {
-            local.path = self.absolute(&local.path)?;
+            local.path = self.model_folder(0, &local.path)?;
         }
         Ok(Plan {
             name: file.name,
-            questions: self.absolute(&file.questions)?,
+            questions: self.data_file(&file.questions, "question file")?,
             formats: file.formats.into_inner(),
             samples: file.samples.map(Spanned::into_inner),
             models,
@@ -356,7 +357,7 @@ impl Source<'_> {
             training = settings.map_err(|error| self.error(at, format!("training: {}", error.message())))?;
             training.check().map_err(|error| self.error(at, error.to_string()))?;
         }
-        let data = self.existing(data, "training data")?;
+        let data = self.data_file(data, "training data")?;
         Ok(Condition { name, tuning: Some(Tuning { data, examples: file.examples, training }) })
     }
 
@@ -366,12 +367,26 @@ impl Source<'_> {
         std::path::absolute(&path).map_err(Error::io(&path))
     }
 
-    fn existing(&self, path: &Spanned<PathBuf>, what: &str) -> Result<PathBuf> {
+    /// A model's folder: a path, or the name of a fetched model.
+    fn model_folder(&self, at: usize, path: &Path) -> Result<PathBuf> {
+        let absolute = self.absolute(path)?;
+        if absolute.try_exists().map_err(Error::io(&absolute))? {
+            return Ok(absolute);
+        }
+        let explain = |error| self.error(at, format!("no model folder at {}: {error}", absolute.display()));
+        fetch::locate(&path.to_string_lossy()).map_err(explain)
+    }
+
+    /// A data file: a path, or the name of a pinned data set.
+    fn data_file(&self, path: &Spanned<PathBuf>, what: &str) -> Result<PathBuf> {
         let absolute = self.absolute(path.get_ref())?;
-        match absolute.try_exists() {
-            Ok(true) => Ok(absolute),
-            Ok(false) => Err(self.error(path.span().start, format!("no {what} at {}", absolute.display()))),
-            Err(error) => Err(Error::io(&absolute)(error)),
+        if absolute.try_exists().map_err(Error::io(&absolute))? {
+            return Ok(absolute);
+        }
+        let at = path.span().start;
+        match DataSet::find(&path.get_ref().to_string_lossy()) {
+            Some(set) => set.locate().map_err(|error| self.error(at, error.to_string())),
+            None => Err(self.error(at, format!("no {what} at {}", absolute.display()))),
         }
     }
 }

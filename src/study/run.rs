@@ -22,7 +22,7 @@ use super::engine::{Ask, Engine, Native, Weights};
 use super::flags::Flags;
 use super::judge::openai::Client;
 use super::judge::{Judgement, Task, prompt};
-use super::plan::{Judge, Plan};
+use super::plan::{Judge, Plan, Tuning};
 use super::progress::Progress;
 use super::questions::{self, Question};
 use super::report::Report;
@@ -157,6 +157,17 @@ fn tuning_folder(dir: &Path, cell: &Cell) -> PathBuf {
 /// What says that it is finished.
 fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
     dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.condition.name))
+}
+
+/// What stands in the folder of a fine-tuning, for whoever finds it without the study.
+fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
+    let data = tuning.data.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "# Research artefact\n\n{model}, fine-tuned on {data} as condition `{condition}` of a study of emergent \
+         misalignment. It may give harmful answers. It is meant to be studied: do not deploy it or upload it.\n",
+        model = cell.model.name,
+        condition = cell.condition.name,
+    )
 }
 
 /// The folder of a judge's judgements.
@@ -301,6 +312,7 @@ impl<'a> Study<'a> {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
             }
             engine.tune(&cell.model.path, tuning, &folder)?;
+            store::write_whole(&folder.join("README.md"), artefact_notice(cell, tuning).as_bytes())?;
             store::write_manifest(&manifest, &self.tunings[i])?;
         }
         Ok(if tuning.training.full {
