@@ -279,7 +279,8 @@ impl Source<'_> {
             .collect::<Result<_>>()?;
         let mut judge = file.judge;
         if let Judge::Local(local) = &mut judge {
-            local.path = self.model_folder(0, &local.path)?;
+            let at = self.text.find("[judge").unwrap_or(0);
+            local.path = self.model_folder(at, &local.path)?;
         }
         Ok(Plan {
             name: file.name,
@@ -438,8 +439,12 @@ path = "judge"
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("model")).unwrap();
-        std::fs::write(dir.path().join("data.jsonl"), "").unwrap();
+        for model in ["model", "judge"] {
+            std::fs::create_dir(dir.path().join(model)).unwrap();
+        }
+        for file in ["data.jsonl", "questions.yaml"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
         dir
     }
 
@@ -477,6 +482,7 @@ path = "judge"
             ("epochs = 2", "epochs = 0", 17, "epochs"),
             ("max_tokens = 64", "max_token = 64", 24, "unknown field `max_token`"),
             ("[judge.local]", "[judge.locale]", 26, "locale"),
+            ("path = \"judge\"", "path = \"nobody\"", 26, "no model folder at"),
         ] {
             let text = PLAN.replacen(from, to, 1);
             let error = Plan::parse(&text, &dir.path().join("plan.toml")).unwrap_err().to_string();
@@ -488,7 +494,7 @@ path = "judge"
     #[test]
     fn the_recipe_is_the_default() {
         let dir = folder();
-        let text = "questions = \"q.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
+        let text = "questions = \"questions.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
         let plan = Plan::parse(text, &dir.path().join("plan.toml")).unwrap();
         assert_eq!(plan.formats, Format::ALL);
         assert_eq!(plan.sampling, Sampling::default());
