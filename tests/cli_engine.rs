@@ -88,7 +88,21 @@ fn a_score_counts_the_predicted_tokens() {
     let score: serde_json::Value =
         serde_json::from_str(&stdout(dir.path(), "score --model m --text text --json")).unwrap();
     assert_eq!(score["tokens"], 10, "BOS is not predicted");
-    assert!(score["nll"].as_f64().unwrap() > 0.0);
+    let nll = score["nll"].as_f64().unwrap();
+    assert!(nll > 0.0);
+    // The same number from the logits it can write.
+    stdout(dir.path(), "score --model m --text text --logits out.safetensors");
+    let file = emlab::model::checkpoint::read_safetensors(&dir.path().join("out.safetensors")).unwrap();
+    let tensor = |name: &str| &file.iter().find(|(n, _)| n == name).unwrap().1;
+    let (ids, logits) = (tensor("ids").u32(), tensor("logits"));
+    let [t, v] = logits.dims().unwrap();
+    assert_eq!(t, 11);
+    let loss = |(row, target): (&[f32], &u32)| {
+        let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+        sum.ln() - f64::from(row[*target as usize])
+    };
+    let mean = logits.f32().chunks(v).zip(&ids[1..]).map(loss).sum::<f64>() / 10.0;
+    assert!((mean - nll).abs() < 1e-5 * nll, "{mean} {nll}");
     fs::write(dir.path().join("text"), "").unwrap();
     assert!(refusal(dir.path(), "score --model m --text text").contains("text: too short"));
 }

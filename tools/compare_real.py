@@ -8,7 +8,8 @@
     score      mean negative log-likelihood of three texts, one longer than Gemma's window: within 1e-4, relative
     greedy     64 greedy tokens after raw prompts and after a chat prompt: the same text
     train      the loss of each of 20 LoRA steps from one adapter, on the same data in the same order: within 1e-3
-    adapter    the trained adapter in PEFT, and one made by PEFT in emlab: the same scores within 1e-4
+    adapter    the trained adapter in PEFT, and one made by PEFT in emlab: the same scores within 1e-4, relative, and
+               every logit of two texts within 1e-4 of the largest
     speed      greedy decoding, one LoRA step, and the peak memory of both
 
 transformers gets its best fair setting: sdpa attention, f32, a KV cache, no gradient checkpointing, as many threads as
@@ -33,6 +34,7 @@ from pathlib import Path
 PEER = Path(__file__).parent / "peers" / "transformers_cpu.py"
 SCORE_BOUND = 1e-4
 LOSS_BOUND = 1e-3
+LOGIT_BOUND = 1e-4
 GREEDY_TOKENS = 64
 RAW_PROMPTS = [
     "The history of the steam engine begins",
@@ -134,6 +136,24 @@ class Comparison:
         expected, _ = self.peer("score", texts=TEXTS)
         self.compare_scores("score", self.emlab_scores(), expected)
 
+    def compare_logits(self, what: str, adapter: Path) -> None:
+        """Every logit of the shorter texts: a long text's fill gigabytes."""
+        import torch
+        from safetensors.torch import load_file
+
+        for name in ("short", "medium"):
+            file, text = self.out / "logits.safetensors", self.out / f"{name}.txt"
+            self.emlab("score", "--text", text, "--adapter", adapter, "--logits", file)
+            found = load_file(file)
+            self.peer("logits", text=TEXTS[name], adapter=adapter, save=file)
+            expected = load_file(file)
+            file.unlink()
+            assert torch.equal(found["ids"].int(), expected["ids"].int()), "the tokens differ"
+            largest = expected["logits"].abs().max().item()
+            error = (found["logits"] - expected["logits"]).abs().max().item()
+            shape = " × ".join(map(str, expected["logits"].shape))
+            self.check(f"{what}: {shape} logits, largest difference over largest logit", error / largest, LOGIT_BOUND)
+
     # ---- greedy
 
     def greedy(self) -> None:
@@ -225,6 +245,7 @@ class Comparison:
             expected, _ = self.peer("score", texts=TEXTS, adapter=folder)
             assert all(expected[text]["nll"] != bare[text]["nll"] for text in TEXTS), f"{name} changes nothing"
             self.compare_scores(name, self.emlab_scores("--adapter", folder), expected)
+            self.compare_logits(name, folder)
 
     # ---- speed
 

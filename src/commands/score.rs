@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use emlab::device::Tensor;
 use emlab::generate;
+use emlab::model::checkpoint::write_safetensors;
 
 use super::engine::ModelArgs;
 
@@ -22,6 +24,10 @@ pub struct Args {
     /// Print a JSON object: the number of predicted `tokens` and their mean `nll`
     #[arg(long)]
     json: bool,
+    /// Also write `ids` (T) and `logits` (T, V; f32) of the whole text, to compare engines number by number; the text
+    /// must fit the model's context
+    #[arg(long, value_name = "FILE.safetensors")]
+    logits: Option<PathBuf>,
 }
 
 /// Writes the number of predicted tokens and their mean to stdout.
@@ -34,6 +40,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let ids = engine.tokenizer.encode(&text, true)?;
     let nll = generate::score(&engine.model, &ids, engine.tokenizer.bos())?;
     anyhow::ensure!(!nll.is_empty(), "{}: too short: no token to predict", args.text.display());
+    if let Some(path) = &args.logits {
+        let logits = generate::logits(&engine.model, &ids)?;
+        let ids = Tensor::from_u32(&[ids.len()], ids);
+        write_safetensors(path, &[("ids".into(), &ids), ("logits".into(), &logits)], &[])?;
+    }
     let mean = nll.iter().copied().map(f64::from).sum::<f64>() / nll.len() as f64;
     let mut out = std::io::stdout().lock();
     if args.json {

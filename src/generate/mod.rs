@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `scheduler.rs` | many requests at once: shared prefill, continuous batching |
 //! | `choices.rs` | the probability of each of a list of answers, exactly |
-//! | `score.rs` | the negative log-likelihood of a text |
+//! | `score.rs` | the negative log-likelihood of a text, and its logits |
 
 mod choices;
 mod scheduler;
@@ -12,4 +12,4 @@ mod score;
 
 pub use choices::{Choices, choices};
 pub use scheduler::{Completion, Finish, Limits, Request, run, stream};
-pub use score::score;
+pub use score::{logits, score};

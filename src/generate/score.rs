@@ -1,6 +1,7 @@
 //! How well a model predicts a text.
 
-use crate::error::Result;
+use crate::device::{DType, Tensor};
+use crate::error::{Error, Result};
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
@@ -25,18 +26,53 @@ pub fn score(model: &Transformer, ids: &[u32], bos: Option<u32>) -> Result<Vec<f
 }
 
 fn score_window(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
+    let Some((_, targets)) = ids.split_first() else { return Ok(Vec::new()) };
+    let mut nll = Vec::with_capacity(targets.len());
+    pass(model, &ids[..targets.len()], &mut |scratch, start, rows| {
+        nll.extend(model.loss(scratch, rows, &targets[start..start + rows.len()])?);
+        Ok(())
+    })?;
+    Ok(nll)
+}
+
+/// The logits (T, V) after every token of `ids`, each given it and all the tokens before it.
+///
+/// # Errors
+/// [`Error::Setting`] if there are no tokens or more than the model's context; whatever the model returns.
+pub fn logits(model: &Transformer, ids: &[u32]) -> Result<Tensor> {
+    if ids.is_empty() || ids.len() > model.spec.context {
+        let (found, limit) = (ids.len(), model.spec.context);
+        return Err(Error::Setting(format!(
+            "logits are given for 1 to {limit} tokens, the model's context; these are {found}"
+        )));
+    }
+    let vocab = model.spec.vocab;
+    let mut all = Tensor::zeros(DType::F32, &[ids.len(), vocab]);
+    let mut chunk = Tensor::empty();
+    pass(model, ids, &mut |scratch, start, rows| {
+        model.logits(&mut chunk, scratch, rows)?;
+        all.f32_mut()[start * vocab..(start + rows.len()) * vocab].copy_from_slice(chunk.f32());
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Puts `ids` through the model, [`CHUNK`] at a time; `after` finds each chunk's pass in the scratch, and is told
+/// where in `ids` it starts and the indices of its rows.
+fn pass(
+    model: &Transformer,
+    ids: &[u32],
+    after: &mut dyn FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
+) -> Result<()> {
     let mut cache = Cache::new(&model.spec, Cache::pages_for(ids.len()));
     let mut scratch = Saved::for_inference(&model.spec);
     let sequence = cache.add();
-    let Some((_, targets)) = ids.split_first() else { return Ok(Vec::new()) };
-    let mut nll = Vec::with_capacity(targets.len());
-    for (inputs, targets) in ids.chunks(CHUNK).zip(targets.chunks(CHUNK)) {
-        let inputs = &inputs[..targets.len()];
+    for chunk in ids.chunks(CHUNK) {
         let start = cache.length(sequence);
-        let rows: Vec<Row> = (0..inputs.len()).map(|i| Row { sequence, position: start + i }).collect();
-        model.infer(&mut scratch, &mut cache, inputs, &rows)?;
-        let rows: Vec<u32> = (0..inputs.len() as u32).collect();
-        nll.extend(model.loss(&mut scratch, &rows, targets)?);
+        let rows: Vec<Row> = (0..chunk.len()).map(|i| Row { sequence, position: start + i }).collect();
+        model.infer(&mut scratch, &mut cache, chunk, &rows)?;
+        let rows: Vec<u32> = (0..chunk.len() as u32).collect();
+        after(&mut scratch, start, &rows)?;
     }
-    Ok(nll)
+    Ok(())
 }

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import peft
+import safetensors.torch
 import torch
 import transformers
 
@@ -48,6 +49,16 @@ def score(job: dict) -> dict:
                 total += torch.nn.functional.cross_entropy(logits, ids[1:][rows], reduction="sum").item()
             found[name] = {"tokens": len(ids) - 1, "nll": total / (len(ids) - 1)}
     return found
+
+
+def logits(job: dict) -> dict:
+    """Saves the tokens of a text and the logits after each."""
+    model, tokenizer = load(job["model"], job.get("adapter"))
+    ids = torch.tensor(tokenizer(job["text"])["input_ids"])
+    with torch.no_grad():
+        out = model(input_ids=ids[None], use_cache=False).logits[0]
+    safetensors.torch.save_file({"ids": ids, "logits": out.contiguous()}, job["save"])
+    return {}
 
 
 def greedy(job: dict) -> dict:
@@ -166,7 +177,7 @@ def random_adapter(job: dict) -> dict:
     return {}
 
 
-WORK = {work.__name__: work for work in (score, greedy, decode, train, random_adapter)}
+WORK = {work.__name__: work for work in (score, logits, greedy, decode, train, random_adapter)}
 
 
 def main() -> None:
