@@ -48,11 +48,10 @@ pub fn logits(model: &Transformer, ids: &[u32]) -> Result<Tensor> {
     }
     let vocab = model.spec.vocab;
     let mut all = Tensor::zeros(DType::F32, &[ids.len(), vocab]);
-    let mut chunk = Tensor::empty();
+    let mut chunk = model.logits_tensor();
     pass(model, ids, |scratch, start, rows| {
         model.logits(&mut chunk, scratch, rows)?;
-        all.f32_mut()[start * vocab..(start + rows.len()) * vocab].copy_from_slice(chunk.f32());
-        Ok(())
+        all.write(start * vocab, &chunk.read::<f32>()?)
     })?;
     Ok(all)
 }
@@ -64,8 +63,8 @@ fn pass(
     ids: &[u32],
     mut after: impl FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let mut cache = Cache::new(&model.spec, Cache::pages_for(ids.len()));
-    let mut scratch = Saved::for_inference(&model.spec);
+    let mut cache = Cache::new(model, Cache::pages_for(ids.len()))?;
+    let mut scratch = Saved::for_inference(model);
     let sequence = cache.add();
     for chunk in ids.chunks(CHUNK) {
         let start = cache.length(sequence);
