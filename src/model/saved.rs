@@ -1,41 +1,13 @@
 //! [`Saved`]: what a forward pass leaves for its backward, and the scratch that both reuse.
 
-use crate::device::{DType, Device, Tensor};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::attention::{Contexts, Documents};
 use crate::ops::embedding;
 use crate::ops::rope::{self, Rope};
-
-/// Where a model computes, and in which element type its activations lie: f32 on the CPU, bf16 or f32 on a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Memory and arithmetic.
-    pub device: Device,
-    /// Activations, their gradients, frozen matrices, the cache.
-    pub real: DType,
-}
-
-impl Place {
-    /// The reference.
-    pub const CPU: Self = Self { device: Device::Cpu, real: DType::F32 };
-
-    /// An empty tensor for numbers that may be rounded.
-    pub(super) fn real(self) -> Tensor {
-        Tensor::empty_on(self.device, self.real)
-    }
-
-    /// An empty tensor for numbers that are always f32.
-    pub(super) fn float(self) -> Tensor {
-        Tensor::empty_on(self.device, DType::F32)
-    }
-
-    /// An empty tensor for indices.
-    pub(super) fn index(self) -> Tensor {
-        Tensor::empty_on(self.device, DType::U32)
-    }
-}
 
 /// Activations of one block, in the order of the forward pass. Names follow [`Site`](crate::model::probe::Site).
 #[derive(Debug)]

@@ -4,13 +4,13 @@
 use half::bf16;
 
 use crate::device::philox::Key;
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Device, Tensor, gpu};
 use crate::error::Result;
 use crate::model::adapter::Target;
 use crate::model::block::{Block, BlockWeights};
 use crate::model::linear::Linear;
 use crate::model::parameter::Parameter;
-use crate::model::saved::Place;
+use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::norm::Gain;
@@ -18,24 +18,30 @@ use crate::ops::norm::Gain;
 /// Gives a tensor by its canonical Hugging Face name and shape.
 type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
 
-/// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; matrices stay as they are.
-pub(super) fn assemble(spec: Spec, source: &mut Source) -> Result<Transformer> {
-    let (v, c) = (spec.vocab, spec.channels);
-    let embedding = Parameter::frozen(source("model.embed_tokens.weight", &[v, c])?);
-    let blocks = (0..spec.layers)
-        .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, source)?)))
-        .collect::<Result<_>>()?;
-    let norm = Parameter::frozen(source("model.norm.weight", &[c])?.to_f32());
-    let head = if spec.tied { None } else { Some(Parameter::frozen(source("lm_head.weight", &[v, c])?)) };
-    Ok(Transformer { spec, place: Place::CPU, embedding, blocks, norm, head })
+/// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
+pub(super) fn assemble(spec: Spec, place: Place, source: &mut Source) -> Result<Transformer> {
+    gpu::purpose("weights", || {
+        let (v, c) = (spec.vocab, spec.channels);
+        let embedding = Parameter::frozen(place.put(source("model.embed_tokens.weight", &[v, c])?)?);
+        let blocks = (0..spec.layers)
+            .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, place, source)?)))
+            .collect::<Result<_>>()?;
+        let norm = Parameter::frozen(source("model.norm.weight", &[c])?.to_f32().to(place.device)?);
+        let head = if spec.tied {
+            None
+        } else {
+            Some(Parameter::frozen(place.put(source("lm_head.weight", &[v, c])?)?))
+        };
+        Ok(Transformer { spec, place, embedding, blocks, norm, head })
+    })
 }
 
-fn block(spec: &Spec, layer: usize, source: &mut Source) -> Result<BlockWeights> {
+fn block(spec: &Spec, layer: usize, place: Place, source: &mut Source) -> Result<BlockWeights> {
     let (c, d, f) = (spec.channels, spec.head_dim, spec.mlp_width);
     let mut get = |name: &str, shape: &[usize]| source(&format!("model.layers.{layer}.{name}.weight"), shape);
     let linear = |targets: &[(Target, usize)], inputs: usize, get: &mut Source| {
         let parts = targets.iter().map(|(target, rows)| get(target.path(), &[*rows, inputs]));
-        Ok(Linear::new(stack(&parts.collect::<Result<Vec<_>>>()?), targets))
+        Ok(Linear::new(place.put(stack(&parts.collect::<Result<Vec<_>>>()?))?, targets))
     };
     let (q, kv) = (spec.heads * d, spec.kv_heads * d);
     let linears = [
@@ -44,7 +50,7 @@ fn block(spec: &Spec, layer: usize, source: &mut Source) -> Result<BlockWeights>
         linear(&[(Target::Gate, f), (Target::Up, f)], c, &mut get)?,
         linear(&[(Target::Down, c)], f, &mut get)?,
     ];
-    let mut gain = |name: &str, width: usize| Ok(get(name, &[width])?.to_f32());
+    let mut gain = |name: &str, width: usize| get(name, &[width])?.to_f32().to(place.device);
     let [after_attention, before_mlp, after_mlp] =
         ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
     let mlp_norm = gain(if spec.post_norms { before_mlp } else { after_attention }, c)?;
@@ -84,23 +90,31 @@ pub(super) fn random(spec: &Spec, seed: u64, name: &str, shape: &[usize]) -> Ten
 
 impl Transformer {
     /// Every weight of the base under its canonical Hugging Face name, fused projections taken apart: what a
-    /// checkpoint holds. Copies.
-    pub fn weights(&self) -> Vec<(String, Tensor)> {
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), self.embedding.value.clone())];
+    /// checkpoint holds. Copies, on the host.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+    pub fn weights(&self) -> Result<Vec<(String, Tensor)>> {
+        let host = |parameter: &Parameter| parameter.full().to(Device::Cpu);
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), host(&self.embedding)?)];
         for block in &self.blocks {
-            let linears = block.linears();
             let norms = block.parameters().into_iter().filter(|(_, p)| p.value.shape().len() == 1);
-            all.extend(norms.map(|(name, p)| (name, p.value.clone())));
-            for linear in linears {
+            for (name, parameter) in norms {
+                all.push((name, host(parameter)?));
+            }
+            for linear in block.linears() {
+                let weight = host(&linear.weight)?;
                 for segment in &linear.segments {
                     let name = format!("model.layers.{}.{}.weight", block.layer, segment.target.path());
-                    all.push((name, rows(&linear.weight.value, segment.rows.clone())));
+                    all.push((name, rows(&weight, segment.rows.clone())));
                 }
             }
         }
-        all.push(("model.norm.weight".to_owned(), self.norm.value.clone()));
-        all.extend(self.head.iter().map(|head| ("lm_head.weight".to_owned(), head.value.clone())));
-        all
+        all.push(("model.norm.weight".to_owned(), host(&self.norm)?));
+        if let Some(head) = &self.head {
+            all.push(("lm_head.weight".to_owned(), host(head)?));
+        }
+        Ok(all)
     }
 }
 

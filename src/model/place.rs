@@ -1,0 +1,52 @@
+//! [`Place`]: where a model computes, and in which element type.
+
+use crate::device::{DType, Device, Gpu, Tensor};
+use crate::error::Result;
+
+/// Where a model computes, and in which element type its activations, their gradients, its frozen matrices and its
+/// cache lie: f32 on the CPU (where frozen matrices may stay bf16), bf16 or f32 on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Memory and arithmetic.
+    pub device: Device,
+    /// The element type.
+    pub real: DType,
+}
+
+impl Place {
+    /// The reference.
+    pub const CPU: Self = Self { device: Device::Cpu, real: DType::F32 };
+
+    /// The GPU, in bf16.
+    pub fn gpu(gpu: Gpu) -> Self {
+        Self { device: Device::Cuda(gpu), real: DType::Bf16 }
+    }
+
+    /// A matrix of the host in this place: rounded once if it must be.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
+    pub fn put(self, host: Tensor) -> Result<Tensor> {
+        match (self.device, self.real) {
+            (Device::Cpu, _) => Ok(host),
+            (device, DType::Bf16) if host.dtype() == DType::F32 => host.to_bf16().to(device),
+            (device, DType::F32) if host.dtype() == DType::Bf16 => host.to_f32().to(device),
+            (device, _) => host.to(device),
+        }
+    }
+
+    /// An empty tensor for numbers that may be rounded.
+    pub fn real(self) -> Tensor {
+        Tensor::empty_on(self.device, self.real)
+    }
+
+    /// An empty tensor for numbers that are always f32.
+    pub fn float(self) -> Tensor {
+        Tensor::empty_on(self.device, DType::F32)
+    }
+
+    /// An empty tensor for indices.
+    pub fn index(self) -> Tensor {
+        Tensor::empty_on(self.device, DType::U32)
+    }
+}
