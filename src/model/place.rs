@@ -1,7 +1,6 @@
 //! [`Place`]: where a model computes, and in which element type.
 
 use crate::device::{DType, Device, Gpu, Tensor};
-use crate::error::Result;
 
 /// Where a model computes, and in which element type its activations, their gradients, its frozen matrices and its
 /// cache lie: f32 on the CPU (where frozen matrices may stay bf16), bf16 or f32 on a GPU.
@@ -20,19 +19,6 @@ impl Place {
     /// The GPU, in bf16.
     pub fn gpu(gpu: Gpu) -> Self {
         Self { device: Device::Cuda(gpu), real: DType::Bf16 }
-    }
-
-    /// A matrix of the host in this place: rounded once if it must be.
-    ///
-    /// # Errors
-    /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
-    pub fn put(self, host: Tensor) -> Result<Tensor> {
-        match (self.device, self.real) {
-            (Device::Cpu, _) => Ok(host),
-            (device, DType::Bf16) if host.dtype() == DType::F32 => host.to_bf16().to(device),
-            (device, DType::F32) if host.dtype() == DType::Bf16 => host.to_f32().to(device),
-            (device, _) => host.to(device),
-        }
     }
 
     /// An empty tensor for numbers that may be rounded.

@@ -62,7 +62,7 @@ impl Transformer {
     /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
     pub fn load(dir: &Path, place: Place) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
-        weights::assemble(checkpoint.spec().clone(), place, &mut |name, shape| checkpoint.tensor(name, shape))
+        weights::assemble(checkpoint.spec().clone(), place, &checkpoint)
     }
 
     /// Fresh weights, the same for the same seed.
@@ -71,7 +71,7 @@ impl Transformer {
     /// [`Error::Memory`] if too little is free on a GPU.
     pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
         let sizes = spec.clone();
-        weights::assemble(spec, place, &mut |name, shape| Ok(weights::random(&sizes, seed, name, shape)))
+        weights::assemble(spec, place, &weights::Random { spec: &sizes, seed })
     }
 
     /// Full fine-tuning: every weight becomes f32 and is trained. Removes adapters.
