@@ -112,6 +112,17 @@ fn check_gradients(golden: &Golden, model: &mut Transformer, loss: f64) {
         let names: Vec<_> = parts(&name).iter().map(|part| format!("gradient.{part}")).collect();
         golden.compare(&names, parameter.gradient.as_ref().unwrap(), GRADIENT_BOUND);
     }
+    // Layers computed again in the backward pass give the same bits; gradients add up.
+    let once: Vec<Tensor> =
+        model.trainable().into_iter().map(|(_, parameter)| parameter.gradient.clone().unwrap()).collect();
+    let mut saved = Saved::for_recomputing(model);
+    model.forward(&mut saved, &batch, &mut ()).unwrap();
+    model.loss_gradient(&mut saved, &rows, &targets, weight).unwrap();
+    model.backward(&mut saved, &batch).unwrap();
+    for ((name, parameter), once) in model.trainable().into_iter().zip(once) {
+        let twice: Vec<f32> = once.f32().iter().map(|x| x + x).collect();
+        assert_eq!(parameter.gradient.as_ref().unwrap().f32(), twice, "{}: {name}", golden.name);
+    }
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl Transformer {
         probe: &mut dyn Probe,
     ) -> Result<()> {
         let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
-        let Saved { tokens, angles, blocks, .. } = saved;
+        let Saved { tokens, angles, blocks, inputs, .. } = saved;
         let x = &mut blocks[0].x;
         x.resize(&[n, c])?;
         embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
@@ -230,6 +230,10 @@ impl Transformer {
             let (before, current) = pair(blocks, layer, turns);
             let before = before.map(|b| [&b.residual_mid, b.delta(post_norms)]);
             block.forward(current, before, angles_of(angles, block), attend, dropout, probe)?;
+            if let Some(input) = inputs.get_mut(layer) {
+                input.resize(&[n, c])?;
+                input.copy_from(&current.x)?;
+            }
         }
         let last = &blocks[(self.blocks.len() - 1) % turns];
         saved.residual.resize(&[n, c])?;
@@ -295,13 +299,24 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, documents, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
+        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } = saved;
         let documents = documents.as_ref().expect("the documents of the forward pass");
         scratch.stream.resize(residual.shape())?;
         let Parameter { value, gradient, .. } = &mut self.norm;
         norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
-        for (block, saved) in self.blocks.iter_mut().zip(blocks).rev() {
+        for (layer, block) in self.blocks.iter_mut().enumerate().rev() {
             let angles = angles_of(angles, block);
+            let saved = match inputs.get(layer) {
+                None => &blocks[layer],
+                Some(input) => {
+                    let again = &mut blocks[0];
+                    again.x.resize(input.shape())?;
+                    again.x.copy_from(input)?;
+                    let mut attend = Attend::Documents(documents);
+                    block.forward(again, None, angles, &mut attend, batch.dropout, &mut ())?;
+                    again
+                }
+            };
             block.backward(scratch, saved, angles, documents, batch.dropout)?;
         }
         let scale = self.embedding_scale();
