@@ -1,0 +1,283 @@
+//! The figures as a table for people, as CSV and as JSON.
+
+use std::io::Write;
+use std::path::Path;
+
+use emlab::Result;
+use emlab::device::file;
+use emlab::error::Error;
+use serde_json::{Value, json};
+
+use super::Machine;
+use super::cases::Case;
+use super::measure::Times;
+use super::peer::Peer;
+
+/// How a case for which there is no kernel is marked.
+const MISSING: &str = "no kernel yet";
+
+/// The columns of the CSV file; benches/results/README.md says what they hold.
+const COLUMNS: [&str; 19] = [
+    "op",
+    "model",
+    "case",
+    "via",
+    "ms",
+    "ms_p10",
+    "ms_p90",
+    "runs",
+    "gflop",
+    "mbyte",
+    "tflops",
+    "tbs",
+    "limit_percent",
+    "note",
+    "precision",
+    "gpu",
+    "clock_mhz",
+    "celsius",
+    "date",
+];
+
+/// One case and its time.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub op: &'static str,
+    pub model: String,
+    pub sizes: String,
+    pub flops: f64,
+    pub bytes: f64,
+    pub times: Option<Times>,
+    /// Why there is no time.
+    pub note: String,
+}
+
+impl Row {
+    pub fn new(case: &Case) -> Self {
+        Self {
+            op: case.op,
+            model: case.model.clone(),
+            sizes: case.sizes.clone(),
+            flops: case.flops,
+            bytes: case.bytes,
+            times: None,
+            note: String::new(),
+        }
+    }
+
+    /// FLOP a second.
+    pub fn rate(&self) -> Option<f64> {
+        self.times.map(|times| self.flops / times.median)
+    }
+
+    /// Whether something else than a missing kernel is in the way.
+    pub fn failed(&self) -> bool {
+        !self.note.is_empty() && self.note != MISSING
+    }
+
+    fn is(&self, peer: &Peer) -> bool {
+        (self.op, &self.model, &self.sizes) == (&*peer.op, &peer.model, &peer.sizes)
+    }
+}
+
+/// An error as one field of a table.
+pub fn note(error: &Error) -> String {
+    let text = error.to_string();
+    if text.ends_with(MISSING) { MISSING.into() } else { text.replace(['\n', ','], ";") }
+}
+
+/// All that was measured.
+pub struct Report {
+    pub machine: Machine,
+    /// Bytes a second of a copy.
+    pub copy: Option<f64>,
+    /// FLOP a second of the best product.
+    pub product: Option<f64>,
+    pub rows: Vec<Row>,
+    peers: Vec<Peer>,
+}
+
+impl Report {
+    pub fn new(machine: Machine, peers: Vec<Peer>) -> Self {
+        Self { machine, copy: None, product: None, rows: Vec::new(), peers }
+    }
+
+    /// The limits, once all is measured: the best product, by whoever made it.
+    pub fn finish(&mut self) {
+        let products = self.rows.iter().filter(|row| row.op.starts_with("linear "));
+        let rates = products.flat_map(|row| {
+            let peers = self.peers.iter().filter(|peer| row.is(peer));
+            peers.map(|peer| row.flops / peer.milliseconds * 1e3).chain(row.rate())
+        });
+        self.product = rates.chain(self.product).reduce(f64::max);
+        if let Some(peer) = self.peers.iter().find(|peer| peer.gpu != self.machine.name) {
+            eprintln!("the peer's times are from another card ({}): the ratios say little", peer.gpu);
+        }
+    }
+
+    /// The fastest way in which the other engine does the case.
+    fn peer(&self, row: &Row) -> Option<&Peer> {
+        let peers = self.peers.iter().filter(|peer| row.is(peer));
+        peers.min_by(|a, b| a.milliseconds.total_cmp(&b.milliseconds))
+    }
+
+    /// Seconds that a perfect program would take on this machine, and whether arithmetic decides them.
+    fn limit(&self, row: &Row) -> Option<(f64, bool)> {
+        let bytes = row.bytes / self.copy?;
+        if row.flops == 0.0 {
+            return Some((bytes, false));
+        }
+        let flops = row.flops / self.product?;
+        Some((bytes.max(flops), flops > bytes))
+    }
+
+    fn percent(&self, row: &Row) -> Option<f64> {
+        Some(100.0 * self.limit(row)?.0 / row.times?.median)
+    }
+
+    /// Writes the table.
+    ///
+    /// # Errors
+    /// If the stream cannot be written.
+    pub fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Machine { name, precision, date, state } = &self.machine;
+        let mut facts = vec![name.clone(), (*precision).to_owned(), date.clone()];
+        facts.extend(state.clock.map(|mhz| format!("{mhz} MHz")));
+        facts.extend(state.temperature.map(|degrees| format!("{degrees} °C")));
+        writeln!(out, "{}", facts.join(", "))?;
+        if let Some(copy) = self.copy {
+            let product = self.product.map_or("none yet".into(), |rate| format!("{:.1} TFLOP/s", rate / 1e12));
+            writeln!(out, "limits: copy {:.3} TB/s, best product {product}", copy / 1e12)?;
+        }
+        let mut group = (String::new(), String::new());
+        for row in &self.rows {
+            let (file, rest) = row.op.split_once(' ').unwrap_or((row.op, ""));
+            if group != (file.to_owned(), row.model.clone()) {
+                group = (file.to_owned(), row.model.clone());
+                writeln!(out, "\n{:<62} {:>9} {:>13} {:>5}{}", format!("{file}, {}", row.model), "ms", "rate", "%",
+                    if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" })?;
+            }
+            let name = format!("  {rest:<14} {}", row.sizes);
+            writeln!(out, "{name:<62} {}", self.line(row))?;
+        }
+        self.print_ratios(out)
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let peer = self.peer(row);
+        let Some(times) = row.times else {
+            let peer = peer.map_or(String::new(), |peer| format!("; peer {:.4} ms, {}", peer.milliseconds, peer.via));
+            return row.note.clone() + &peer;
+        };
+        let arithmetic = self.limit(row).map_or(row.flops > 0.0, |(_, arithmetic)| arithmetic);
+        let (rate, unit) = if arithmetic { (row.flops, "TFLOP/s") } else { (row.bytes, "TB/s   ") };
+        let percent = self.percent(row).map_or(String::new(), |percent| format!("{percent:.0}"));
+        let milliseconds = times.median * 1e3;
+        let ours = format!("{milliseconds:>9.4} {:>5.*} {unit} {percent:>5}", digits(rate / times.median), rate / times.median / 1e12);
+        let Some(peer) = peer else { return ours };
+        format!("{ours} {:>9.4} {:>6.2}  {}", peer.milliseconds, peer.milliseconds / milliseconds, peer.via)
+    }
+
+    /// The geometric mean of the ratios of each op.
+    fn print_ratios(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut means: Vec<(&str, f64, u32)> = Vec::new();
+        for row in &self.rows {
+            let (Some(peer), Some(times)) = (self.peer(row), row.times) else { continue };
+            let log = (peer.milliseconds / (times.median * 1e3)).ln();
+            match means.iter_mut().find(|(op, ..)| *op == row.op) {
+                Some((_, sum, count)) => (*sum, *count) = (*sum + log, *count + 1),
+                None => means.push((row.op, log, 1)),
+            }
+        }
+        if !means.is_empty() {
+            writeln!(out, "\nratio to the peer, geometric mean (above 1: emlab is faster)")?;
+        }
+        for (op, sum, count) in means {
+            writeln!(out, "  {op:<32} {:.2}  over {count}", (sum / f64::from(count)).exp())?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        let mut text = COLUMNS.join(",") + "\n";
+        for row in &self.rows {
+            text += &(self.fields(row).join(",") + "\n");
+        }
+        file::replace(path, |out| out.write_all(text.as_bytes()))
+    }
+
+    fn fields(&self, row: &Row) -> [String; COLUMNS.len()] {
+        let time = |read: fn(&Times) -> f64| row.times.as_ref().map_or(String::new(), |t| format!("{:.5}", read(t) * 1e3));
+        let rate = |work: f64| row.times.map_or(String::new(), |t| format!("{:.3}", work / t.median / 1e12));
+        let number = |number: Option<u32>| number.map_or(String::new(), |n| n.to_string());
+        let Machine { name, precision, date, state } = &self.machine;
+        [
+            row.op.into(),
+            row.model.clone(),
+            row.sizes.clone(),
+            "emlab".into(),
+            time(|t| t.median),
+            time(|t| t.low),
+            time(|t| t.high),
+            row.times.map_or(String::new(), |t| t.runs.to_string()),
+            format!("{:.3}", row.flops / 1e9),
+            format!("{:.3}", row.bytes / 1e6),
+            rate(row.flops),
+            rate(row.bytes),
+            self.percent(row).map_or(String::new(), |percent| format!("{percent:.1}")),
+            row.note.clone(),
+            (*precision).into(),
+            name.replace(',', ";"),
+            number(state.clock),
+            number(state.temperature),
+            date.clone(),
+        ]
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let Machine { name, precision, date, state } = &self.machine;
+        let value = json!({
+            "gpu": name,
+            "precision": precision,
+            "date": date,
+            "clock_mhz": state.clock,
+            "celsius": state.temperature,
+            "copy_tbs": self.copy.map(|rate| rate / 1e12),
+            "product_tflops": self.product.map(|rate| rate / 1e12),
+            "rows": self.rows.iter().map(|row| self.row_json(row)).collect::<Vec<Value>>(),
+        });
+        file::replace(path, |out| writeln!(out, "{value:#}"))
+    }
+
+    fn row_json(&self, row: &Row) -> Value {
+        let peers = self.peers.iter().filter(|peer| row.is(peer));
+        json!({
+            "op": row.op,
+            "model": row.model,
+            "case": row.sizes,
+            "ms": row.times.map(|t| t.median * 1e3),
+            "ms_p10": row.times.map(|t| t.low * 1e3),
+            "ms_p90": row.times.map(|t| t.high * 1e3),
+            "runs": row.times.map(|t| t.runs),
+            "gflop": row.flops / 1e9,
+            "mbyte": row.bytes / 1e6,
+            "limit_percent": self.percent(row),
+            "note": row.note,
+            "peers": peers.map(|peer| json!({"via": peer.via, "ms": peer.milliseconds})).collect::<Vec<Value>>(),
+        })
+    }
+}
+
+/// Digits behind the point that show a rate to four places or better than a percent.
+fn digits(rate: f64) -> usize {
+    match rate / 1e12 {
+        rate if rate >= 100.0 => 0,
+        rate if rate >= 10.0 => 1,
+        rate if rate >= 1.0 => 2,
+        _ => 3,
+    }
+}
