@@ -299,7 +299,8 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } = saved;
+        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } =
+            saved;
         let documents = documents.as_ref().expect("the documents of the forward pass");
         scratch.stream.resize(residual.shape())?;
         let Parameter { value, gradient, .. } = &mut self.norm;

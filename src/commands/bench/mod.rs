@@ -78,17 +78,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             );
         }
     }
+    let limits = cases::limits(&models[0], tokens, &inputs);
     cases.retain(|case| args.only.is_empty() || args.only.iter().any(|name| case.is(name)));
+    cases.retain(|case| !limits.iter().any(|limit| limit.same(case)));
+    cases.splice(0..0, limits);
     let mut report = Report::new(machine(place), peers);
     if args.list {
-        report.rows = cases.iter().map(|case| Row::new(case)).collect();
+        report.rows = cases.iter().map(Row::new).collect();
     } else {
-        let mut clock = Clock::new(place)?;
-        report.copy = Some(measure::copy_bandwidth(&mut clock, place)?);
-        let product = cases::product(&models[0], tokens, &inputs);
-        report.product = time(product, &inputs, &mut clock).rate();
+        report.rows = time_all(cases, &inputs)?;
         report.machine.state = state(place);
-        report.rows = time_all(cases, &inputs, &mut clock);
     }
     report.finish();
     if let Some(path) = &args.csv {
@@ -111,26 +110,26 @@ fn card(name: &str) -> emlab::Result<Card> {
     })
 }
 
-fn time_all(cases: Vec<Case>, inputs: &Inputs, clock: &mut Clock) -> Vec<Row> {
+fn time_all(cases: Vec<Case>, inputs: &Inputs) -> emlab::Result<Vec<Row>> {
+    let mut clock = Clock::new(inputs.place)?;
     let style = ProgressStyle::with_template("{pos}/{len} {msg}").expect("a template without errors");
     let bar = ProgressBar::new(cases.len() as u64).with_style(style);
     let rows = cases.into_iter().map(|case| {
         bar.set_message(format!("{} {} {}", case.op, case.model, case.sizes));
-        let row = time(case, inputs, clock);
+        let row = time(case, inputs, &mut clock);
         bar.inc(1);
         row
     });
     let rows = rows.collect();
     bar.finish_and_clear();
-    rows
+    Ok(rows)
 }
 
 /// A case's row; what went wrong, if something did, is its note.
 fn time(case: Case, inputs: &Inputs, clock: &mut Clock) -> Row {
     let mut row = Row::new(&case);
-    let measured: emlab::Result<Times> = case.prepare(inputs).and_then(|mut work| {
-        measure::times(clock, inputs.place, &mut work)
-    });
+    let measured: emlab::Result<Times> =
+        case.prepare(inputs).and_then(|mut work| measure::times(clock, inputs.place, &mut work));
     match measured {
         Ok(times) => row.times = Some(times),
         Err(error) => row.note = report::note(&error),
@@ -149,7 +148,7 @@ pub struct Machine {
     pub state: State,
 }
 
-/// The card in the middle of the run, as far as nvidia-smi says.
+/// The card at the end of the run, as far as nvidia-smi says.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     /// Clock of the multiprocessors, in MHz.

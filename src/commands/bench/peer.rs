@@ -69,7 +69,8 @@ mod tests {
     #[test]
     fn columns_are_found_by_name_and_rows_without_a_time_left_out() {
         let path = Path::new("peer.csv");
-        let text = "ms,op,model,case,via,gpu\n0.5,glu forward,m,N=1 F=2,eager,H100\n,glu forward,m,N=1 F=2,x,H100\n";
+        let text =
+            "ms,op,model,case,via,gpu\n0.5,glu forward,m,N=1 F=2,eager,H100\n,glu forward,m,N=1 F=2,x,H100\n";
         let peers = parse(path, text).unwrap();
         assert_eq!(peers.len(), 1);
         assert_eq!((peers[0].sizes.as_str(), peers[0].milliseconds), ("N=1 F=2", 0.5));

@@ -9,7 +9,7 @@ use emlab::error::Error;
 use serde_json::{Value, json};
 
 use super::Machine;
-use super::cases::Case;
+use super::cases::{COPY, Case};
 use super::measure::Times;
 use super::peer::Peer;
 
@@ -65,11 +65,6 @@ impl Row {
         }
     }
 
-    /// FLOP a second.
-    pub fn rate(&self) -> Option<f64> {
-        self.times.map(|times| self.flops / times.median)
-    }
-
     /// Whether something else than a missing kernel is in the way.
     pub fn failed(&self) -> bool {
         !self.note.is_empty() && self.note != MISSING
@@ -90,9 +85,9 @@ pub fn note(error: &Error) -> String {
 pub struct Report {
     pub machine: Machine,
     /// Bytes a second of a copy.
-    pub copy: Option<f64>,
+    copy: Option<f64>,
     /// FLOP a second of the best product.
-    pub product: Option<f64>,
+    product: Option<f64>,
     pub rows: Vec<Row>,
     peers: Vec<Peer>,
 }
@@ -102,17 +97,23 @@ impl Report {
         Self { machine, copy: None, product: None, rows: Vec::new(), peers }
     }
 
-    /// The limits, once all is measured: the best product, by whoever made it.
+    /// Reads the limits off the rows and the peer's, whichever are higher.
     pub fn finish(&mut self) {
-        let products = self.rows.iter().filter(|row| row.op.starts_with("linear "));
-        let rates = products.flat_map(|row| {
-            let peers = self.peers.iter().filter(|peer| row.is(peer));
-            peers.map(|peer| row.flops / peer.milliseconds * 1e3).chain(row.rate())
-        });
-        self.product = rates.chain(self.product).reduce(f64::max);
+        self.copy = self.best(|row| row.op == COPY, |row| row.bytes);
+        self.product = self.best(|row| row.op.starts_with("linear "), |row| row.flops);
         if let Some(peer) = self.peers.iter().find(|peer| peer.gpu != self.machine.name) {
             eprintln!("the peer's times are from another card ({}): the ratios say little", peer.gpu);
         }
+    }
+
+    /// The highest rate of `work` a second among some rows.
+    fn best(&self, among: impl Fn(&Row) -> bool, work: impl Fn(&Row) -> f64) -> Option<f64> {
+        let rates = self.rows.iter().filter(|row| among(row)).flat_map(|row| {
+            let ours = row.times.map(|times| times.median);
+            let peer = self.peer(row).map(|peer| peer.milliseconds * 1e-3);
+            ours.into_iter().chain(peer).map(|seconds| work(row) / seconds)
+        });
+        rates.reduce(f64::max)
     }
 
     /// The fastest way in which the other engine does the case.
@@ -146,7 +147,8 @@ impl Report {
         facts.extend(state.temperature.map(|degrees| format!("{degrees} °C")));
         writeln!(out, "{}", facts.join(", "))?;
         if let Some(copy) = self.copy {
-            let product = self.product.map_or("none yet".into(), |rate| format!("{:.1} TFLOP/s", rate / 1e12));
+            let product =
+                self.product.map_or("none yet".into(), |rate| format!("{:.1} TFLOP/s", rate / 1e12));
             writeln!(out, "limits: copy {:.3} TB/s, best product {product}", copy / 1e12)?;
         }
         let mut group = (String::new(), String::new());
@@ -154,8 +156,15 @@ impl Report {
             let (file, rest) = row.op.split_once(' ').unwrap_or((row.op, ""));
             if group != (file.to_owned(), row.model.clone()) {
                 group = (file.to_owned(), row.model.clone());
-                writeln!(out, "\n{:<62} {:>9} {:>13} {:>5}{}", format!("{file}, {}", row.model), "ms", "rate", "%",
-                    if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" })?;
+                writeln!(
+                    out,
+                    "\n{:<62} {:>9} {:>13} {:>5}{}",
+                    format!("{file}, {}", row.model),
+                    "ms",
+                    "rate",
+                    "%",
+                    if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" }
+                )?;
             }
             let name = format!("  {rest:<14} {}", row.sizes);
             writeln!(out, "{name:<62} {}", self.line(row))?;
@@ -166,14 +175,19 @@ impl Report {
     fn line(&self, row: &Row) -> String {
         let peer = self.peer(row);
         let Some(times) = row.times else {
-            let peer = peer.map_or(String::new(), |peer| format!("; peer {:.4} ms, {}", peer.milliseconds, peer.via));
+            let peer = peer
+                .map_or(String::new(), |peer| format!("; peer {:.4} ms, {}", peer.milliseconds, peer.via));
             return row.note.clone() + &peer;
         };
         let arithmetic = self.limit(row).map_or(row.flops > 0.0, |(_, arithmetic)| arithmetic);
         let (rate, unit) = if arithmetic { (row.flops, "TFLOP/s") } else { (row.bytes, "TB/s   ") };
         let percent = self.percent(row).map_or(String::new(), |percent| format!("{percent:.0}"));
         let milliseconds = times.median * 1e3;
-        let ours = format!("{milliseconds:>9.4} {:>5.*} {unit} {percent:>5}", digits(rate / times.median), rate / times.median / 1e12);
+        let ours = format!(
+            "{milliseconds:>9.4} {:>5.*} {unit} {percent:>5}",
+            digits(rate / times.median),
+            rate / times.median / 1e12
+        );
         let Some(peer) = peer else { return ours };
         format!("{ours} {:>9.4} {:>6.2}  {}", peer.milliseconds, peer.milliseconds / milliseconds, peer.via)
     }
@@ -209,7 +223,9 @@ impl Report {
     }
 
     fn fields(&self, row: &Row) -> [String; COLUMNS.len()] {
-        let time = |read: fn(&Times) -> f64| row.times.as_ref().map_or(String::new(), |t| format!("{:.5}", read(t) * 1e3));
+        let time = |read: fn(&Times) -> f64| {
+            row.times.as_ref().map_or(String::new(), |t| format!("{:.5}", read(t) * 1e3))
+        };
         let rate = |work: f64| row.times.map_or(String::new(), |t| format!("{:.3}", work / t.median / 1e12));
         let number = |number: Option<u32>| number.map_or(String::new(), |n| n.to_string());
         let Machine { name, precision, date, state } = &self.machine;

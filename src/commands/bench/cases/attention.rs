@@ -57,12 +57,14 @@ impl Packing {
 }
 
 pub fn cases(model: &Model) -> Vec<Case> {
-    let mut shapes: Vec<(Packing, Option<usize>)> = packings(model.n).into_iter().map(|p| (p, None)).collect();
+    let mut shapes: Vec<(Packing, Option<usize>)> =
+        packings(model.n).into_iter().map(|p| (p, None)).collect();
     // Where documents are shorter than the window it changes nothing.
     if let Some(window) = model.sizes.window {
         shapes.extend(packings(model.n).into_iter().take(2).map(|packing| (packing, Some(window))));
     }
-    let mut cases: Vec<Case> = shapes.iter().map(|(packing, window)| forward(model, packing, *window)).collect();
+    let mut cases: Vec<Case> =
+        shapes.iter().map(|(packing, window)| forward(model, packing, *window)).collect();
     cases.extend(shapes.iter().map(|(packing, window)| backward(model, packing, *window)));
     cases.extend([1, 32, 100, 256].map(|b| cached(model, b)));
     cases.push(store(model, 100));

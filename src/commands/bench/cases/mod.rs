@@ -21,6 +21,9 @@ use rayon::prelude::*;
 /// Rows of a decoding pass: one answer, a few, the study's batch, the largest.
 const DECODE: [usize; 5] = [1, 16, 64, 100, 256];
 
+/// The name of the case that measures memory.
+pub const COPY: &str = "copy";
+
 /// One run of an op on inputs that it owns.
 pub type Work = Box<dyn FnMut() -> Result<()>>;
 
@@ -48,10 +51,20 @@ impl Case {
         (self.prepare)(inputs)
     }
 
+    /// Whether the two are one.
+    pub fn same(&self, other: &Self) -> bool {
+        (self.op, &self.model, &self.sizes) == (other.op, &other.model, &other.sizes)
+    }
+
     /// Whether `--only NAME` means this case: its op, or the first word of it.
     pub fn is(&self, name: &str) -> bool {
         self.op == name || self.op.split(' ').next() == Some(name)
     }
+}
+
+/// The cases whose rates are the limits of the machine are never left out: a copy, and a product as large as any.
+pub fn limits(model: &Card, n: usize, inputs: &Inputs) -> [Case; 2] {
+    [rows::copy(inputs), linear::product(&Model::new(model, n, inputs))]
 }
 
 /// Every case of these models for passes of `n` tokens, ordered by op.
@@ -65,11 +78,6 @@ pub fn all(models: &[Card], n: usize, inputs: &Inputs) -> Vec<Case> {
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert((case.op, case.model.clone(), case.sizes.clone())));
     cases
-}
-
-/// A product as large as the models have: what "the best product" is read from where no other is measured.
-pub fn product(model: &Card, n: usize, inputs: &Inputs) -> Case {
-    linear::product(&Model::new(model, n, inputs))
 }
 
 /// What cases are made from.

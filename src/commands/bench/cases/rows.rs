@@ -1,12 +1,33 @@
 //! The ops that are bound by memory, and the head with its loss.
 
+use emlab::Result;
 use emlab::device::philox::Key;
+use emlab::device::{DType, Device, Tensor};
 use emlab::ops::adamw::{self, AdamW};
 use emlab::ops::rope::Rope;
 use emlab::ops::sample::{self, Draw, Sampling};
-use emlab::ops::{embedding as look_up, glu as gated, linear_cross_entropy as head, norm as rms, rope as rotary};
+use emlab::ops::{
+    embedding as look_up, glu as gated, linear_cross_entropy as head, norm as rms, rope as rotary,
+};
 
-use super::{Case, DECODE, Model};
+use super::{COPY, Case, DECODE, Inputs, Model, Work};
+
+/// A copy within the device's memory: a GiB is read and one is written, an eighth of that on the CPU.
+pub fn copy(inputs: &Inputs) -> Case {
+    let bytes: usize = if inputs.place.device == Device::Cpu { 1 << 27 } else { 1 << 30 };
+    let sizes = [bytes / 4];
+    Case {
+        op: COPY,
+        model: "any".into(),
+        sizes: format!("bytes={bytes}"),
+        flops: 0.0,
+        bytes: 2.0 * bytes as f64,
+        prepare: Box::new(move |inputs| {
+            let (mut to, from) = (inputs.float_result(&sizes)?, inputs.float(&sizes)?);
+            Ok(Box::new(move || to.copy_from(&from)))
+        }),
+    }
+}
 
 /// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32.
 /// Few of random tokens occur twice. Scatter writes all of x and reads the values, for a half of the rows.
@@ -15,21 +36,31 @@ pub fn embedding(model: &Model) -> Vec<Case> {
     let (sizes, half) = (format!("N={n} V={v} C={c}"), n.div_ceil(2));
     let scale = (c as f32).sqrt();
     vec![
-        model.case("embedding forward", sizes.clone(), [0, n * c * (model.weight + real) + 4 * n], move |inputs| {
-            let (mut x, w) = (inputs.result(&[n, c])?, inputs.weight(&[v, c])?);
-            let tokens = inputs.given(&[n], inputs.indices(n, v))?;
-            Ok(Box::new(move || look_up::forward(&mut x, &tokens, &w, scale)))
-        }),
+        model.case(
+            "embedding forward",
+            sizes.clone(),
+            [0, n * c * (model.weight + real) + 4 * n],
+            move |inputs| {
+                let (mut x, w) = (inputs.result(&[n, c])?, inputs.weight(&[v, c])?);
+                let tokens = inputs.given(&[n], inputs.indices(n, v))?;
+                Ok(Box::new(move || look_up::forward(&mut x, &tokens, &w, scale)))
+            },
+        ),
         model.case("embedding backward", sizes, [0, n * c * (real + 8) + 4 * n], move |inputs| {
             let (mut dw, dx) = (inputs.float_result(&[v, c])?, inputs.real(&[n, c])?);
             let tokens = inputs.given(&[n], inputs.indices(n, v))?;
             Ok(Box::new(move || look_up::backward(&mut dw, &dx, &tokens, scale)))
         }),
-        model.case("embedding scatter", format!("N={n} C={c}"), [0, (n + half) * c * real + 4 * half], move |inputs| {
-            let (mut x, values) = (inputs.result(&[n, c])?, inputs.real(&[half, c])?);
-            let rows = inputs.given(&[half], (0..half as u32).map(|i| 2 * i).collect())?;
-            Ok(Box::new(move || look_up::scatter(&mut x, &values, &rows)))
-        }),
+        model.case(
+            "embedding scatter",
+            format!("N={n} C={c}"),
+            [0, (n + half) * c * real + 4 * half],
+            move |inputs| {
+                let (mut x, values) = (inputs.result(&[n, c])?, inputs.real(&[half, c])?);
+                let rows = inputs.given(&[half], (0..half as u32).map(|i| 2 * i).collect())?;
+                Ok(Box::new(move || look_up::scatter(&mut x, &values, &rows)))
+            },
+        ),
     ]
 }
 
@@ -41,7 +72,7 @@ pub fn norm(model: &Model) -> Vec<Case> {
     let few = 4 * (n + c);
     let decode = DECODE[3];
     let add = |n: usize| {
-        move |inputs: &super::Inputs| -> emlab::Result<super::Work> {
+        move |inputs: &Inputs| -> Result<Work> {
             let (x, delta, w) = (inputs.real(&[n, c])?, inputs.real(&[n, c])?, inputs.float(&[c])?);
             let (mut sum, mut y) = (inputs.result(&[n, c])?, inputs.result(&[n, c])?);
             let mut r = inputs.float_result(&[n])?;
@@ -50,7 +81,7 @@ pub fn norm(model: &Model) -> Vec<Case> {
     };
     let decode_work = [0, 4 * decode * c * model.real + 4 * (decode + c)];
     let backward = |gain: bool| {
-        move |inputs: &super::Inputs| -> emlab::Result<super::Work> {
+        move |inputs: &Inputs| -> Result<Work> {
             let (dy, x, w) = (inputs.real(&[n, c])?, inputs.real(&[n, c])?, inputs.float(&[c])?);
             let (mut dx, mut dw) = (inputs.result(&[n, c])?, inputs.float_result(&[c])?);
             let r = inputs.float(&[n])?;
@@ -86,9 +117,10 @@ pub fn rope(model: &Model) -> Vec<Case> {
     let rope = Rope { base: 1e6, factor: 1.0 };
     let (wide, narrow) = ([n, heads.q_width()], [n, heads.kv_width()]);
     let backward = |gain: bool| {
-        move |inputs: &super::Inputs| -> emlab::Result<super::Work> {
+        move |inputs: &Inputs| -> Result<Work> {
             let (dq, dk, dv) = (inputs.real(&wide)?, inputs.real(&narrow)?, inputs.real(&narrow)?);
-            let (qkv, r, mut dqkv) = (inputs.real(&[n, width])?, inputs.float(&[n, rotated])?, inputs.result(&[n, width])?);
+            let (qkv, r, mut dqkv) =
+                (inputs.real(&[n, width])?, inputs.float(&[n, rotated])?, inputs.result(&[n, width])?);
             let (angles, wq, wk) = (inputs.float(&[n, d])?, inputs.float(&[d])?, inputs.float(&[d])?);
             let [mut dwq, mut dwk] = [inputs.float_result(&[d])?, inputs.float_result(&[d])?];
             Ok(Box::new(move || {
@@ -105,8 +137,10 @@ pub fn rope(model: &Model) -> Vec<Case> {
         }),
         model.case("rope forward", sizes.clone(), [0, 2 * n * width * real + few], move |inputs| {
             let (qkv, angles) = (inputs.real(&[n, width])?, inputs.float(&[n, d])?);
-            let (wq, wk, mut r) = (inputs.float(&[d])?, inputs.float(&[d])?, inputs.float_result(&[n, rotated])?);
-            let (mut q, mut k, mut v) = (inputs.result(&wide)?, inputs.result(&narrow)?, inputs.result(&narrow)?);
+            let (wq, wk, mut r) =
+                (inputs.float(&[d])?, inputs.float(&[d])?, inputs.float_result(&[n, rotated])?);
+            let (mut q, mut k, mut v) =
+                (inputs.result(&wide)?, inputs.result(&narrow)?, inputs.result(&narrow)?);
             Ok(Box::new(move || {
                 rotary::forward([&mut q, &mut k, &mut v, &mut r], &qkv, &angles, [&wq, &wk], heads, norm)
             }))
@@ -191,7 +225,7 @@ pub fn adamw(n: usize) -> Vec<Case> {
             Box::new(move |inputs| {
                 let [mut p, mut m, g] = [inputs.float(&[e])?, inputs.float(&[e])?, inputs.float(&[e])?];
                 let mut v = inputs.float_result(&[e])?;
-                let mut copy = emlab::device::Tensor::zeros_on(inputs.place.device, emlab::device::DType::Bf16, &[e])?;
+                let mut copy = Tensor::zeros_on(inputs.place.device, DType::Bf16, &[e])?;
                 let adamw = AdamW { lr: 1e-5, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01, step: 10 };
                 Ok(Box::new(move || adamw::step([&mut p, &mut m, &mut v], Some(&mut copy), &g, 1.0, adamw)))
             }),
