@@ -8,10 +8,23 @@ Each model becomes a Hugging Face folder (config.json, model.safetensors), an ad
 
     expected.json          documents, loss masks, losses, greedy continuations, two training runs of ten steps
     expected.safetensors   activations at every named site, logits, negative log-likelihoods and gradients
+    bf16.json              how far plain bf16 arithmetic is from f32 at each of them; losses of rounded weights
+    bf16.safetensors       what replaces expected.safetensors for rounded weights, where that differs; in half precision
 
-All arithmetic is f32 with eager attention; seeds are fixed, so a second run changes nothing. Sizes are odd on purpose:
-H != KV, D != C/H, the first document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma
-is not D^-1/2.
+All arithmetic of the expected values is f32 with eager attention; seeds are fixed, so a second run changes nothing
+(bf16 errors may differ in a digit on another processor). Sizes are odd on purpose: H != KV, D != C/H, the first
+document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma is not D^-1/2.
+
+An error is the relative Frobenius error |found - exact| / |exact| of transformers (and PEFT) loaded in bf16, all weights
+rounded, against the same rounded weights in f32, so that arithmetic alone makes the difference. Two are not quite that:
+
+    loss, adapted_loss     a mean may come out right by luck: the root mean square error of the likelihoods it is the
+                           mean of, over the mean
+    *_training.*           ten losses or gradient norms taken as one vector. The optimiser holds the weights in f32, the
+                           model computes with their rounding
+
+What emlab is compared with is slightly different from `exact`: matrices and adapters are rounded, but norm gains are not,
+since emlab keeps them in f32. That makes a difference only for a model whose file is f32.
 
 Sites, in the order of the forward pass (rows N of all documents, each document computed alone):
 
@@ -139,15 +152,36 @@ def write_model(model: transformers.PreTrainedModel, folder: Path, dtype: torch.
     return load_model(folder)
 
 
-def load_model(folder: Path) -> transformers.PreTrainedModel:
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder, dtype=dtype, attn_implementation="eager"
     ).eval()
+
+
+def load_rounded(folder: Path, gains: bool) -> transformers.PreTrainedModel:
+    """In f32, but with matrices, and with `gains` the gains of norms too, rounded to bf16."""
+    model = load_model(folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if gains or weight.dim() > 1:
+                weight.copy_(weight.bfloat16())
+    return model
+
+
+def with_adapter(model: torch.nn.Module, values: dict[str, torch.Tensor] | None = None) -> peft.PeftModel:
+    """An adapter on all seven projections, in the element type of the model; its parameters by name if given."""
+    config = peft.LoraConfig(target_modules=TARGETS, **LORA)
+    model = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and values:
+                weight.copy_(values[name])
+    return model
 
 
 def attach_adapter(model: torch.nn.Module, generator: torch.Generator) -> peft.PeftModel:
     """An adapter on all seven projections, with B far from zero so that it matters."""
-    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=TARGETS, **LORA))
+    model = with_adapter(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.requires_grad:
@@ -158,7 +192,7 @@ def attach_adapter(model: torch.nn.Module, generator: torch.Generator) -> peft.P
 
 def attach_first_adapter(model: torch.nn.Module, seed: int) -> peft.PeftModel:
     """The adapter that emlab starts to train: A Kaiming-uniform (a = 5^1/2) from its own random numbers, B zero."""
-    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=TARGETS, **LORA))
+    model = with_adapter(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_A" in name:
@@ -241,7 +275,7 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def nll_of(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
     """Negative log-likelihood of the following token at each row; 0 at the last row, which predicts nothing."""
-    nll = F.cross_entropy(logits[:-1], torch.tensor(ids[1:], dtype=torch.long), reduction="none")
+    nll = F.cross_entropy(logits[:-1].float(), torch.tensor(ids[1:], dtype=torch.long), reduction="none")
     return torch.cat([nll, torch.zeros(1)])
 
 
@@ -266,6 +300,7 @@ def random_example(length: int, generator: torch.Generator) -> dict:
 
 
 def forward_goldens(model, documents: list[dict], keep_sites: bool) -> dict[str, torch.Tensor]:
+    """Activations, logits and likelihoods, the rows of all documents one after the other."""
     parts: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad(), recorded(model) as sites:
         for document in documents:
@@ -284,6 +319,21 @@ def gradients(model, examples: list[dict]) -> tuple[float, dict[str, torch.Tenso
     (total / count).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     return float(total.detach() / count), found
+
+
+def base_goldens(model, documents: list[dict], keep_sites: bool) -> tuple[float, dict[str, torch.Tensor]]:
+    """Everything that is compared of a model without an adapter: its loss, and tensors by name."""
+    tensors = forward_goldens(model, documents, keep_sites)
+    loss, found = gradients(model, documents)
+    return loss, tensors | {f"gradient.{name}": value for name, value in found.items()}
+
+
+def adapted_goldens(model, documents: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The same of a model with an adapter."""
+    with torch.no_grad():
+        logits = torch.cat([logits_of(model, document["ids"]) for document in documents])
+    loss, found = gradients(model, documents)
+    return loss, {"adapted.logits": logits} | {f"gradient.{module_name(n)}": v for n, v in found.items()}
 
 
 def greedy_goldens(model, generator: torch.Generator) -> list[dict]:
@@ -307,11 +357,14 @@ def greedy_goldens(model, generator: torch.Generator) -> list[dict]:
     return found
 
 
-def train(model, examples: list[dict], settings: dict) -> dict:
+def train(model, examples: list[dict], settings: dict, masters: dict | None = None) -> dict:
     """The reference trainer's arithmetic, written out: the losses of all accumulated examples are summed and
     divided by the number of their loss tokens (transformers >= 4.46); gradients are clipped to `max_grad_norm`;
-    AdamW with decoupled decay, on matrices only; linear schedule after a warm-up that starts at 0."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    AdamW with decoupled decay, on matrices only; linear schedule after a warm-up that starts at 0.
+
+    With `masters`, f32 weights by name, the optimiser steps those, and the model computes with their rounding."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = [masters[name] for name in own] if masters else list(own.values())
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings["weight_decay"]},
         {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
@@ -321,9 +374,16 @@ def train(model, examples: list[dict], settings: dict) -> dict:
     each = settings["batch"] * settings["accumulation"]
     losses, norms, rates = [], [], []
     for step in range(settings["steps"]):
-        optimizer.zero_grad()
+        model.zero_grad()
+        if masters:
+            with torch.no_grad():
+                for name, p in own.items():
+                    p.copy_(masters[name])
         total, count = masked_loss(model, examples[step * each : (step + 1) * each])
         (total / count).backward()
+        if masters:
+            for name, p in own.items():
+                masters[name].grad = p.grad.float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, settings["max_grad_norm"])))
         losses.append(float(total.detach() / count))
         rates.append(schedule.get_last_lr()[0])
@@ -402,10 +462,8 @@ def make(name: str, root: Path, scratch: Path) -> None:
     lengths = torch.randint(4, 24, (57,), generator=generator).tolist()
     examples = [random_example(length, generator) for length in lengths]
 
-    tensors = forward_goldens(model, documents, keep_sites)
     text = {"documents": documents, "greedy": greedy_goldens(model, generator), "examples": examples}
-    text["loss"], full = gradients(model, documents)
-    tensors.update({f"gradient.{key}": value for key, value in full.items()})
+    text["loss"], tensors = base_goldens(model, documents, keep_sites)
 
     settings["learning_rate"] = 1e-3
     whole = load_model(folder)
@@ -416,10 +474,9 @@ def make(name: str, root: Path, scratch: Path) -> None:
     adapted.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink()
     tidy_adapter_config(folder / "adapter" / "adapter_config.json")
-    with torch.no_grad():
-        tensors["adapted.logits"] = torch.cat([logits_of(adapted, d["ids"]) for d in documents])
-    text["adapted_loss"], of_adapter = gradients(adapted, documents)
-    tensors.update({f"gradient.{module_name(key)}": value for key, value in of_adapter.items()})
+    adapter = trainable(adapted)
+    text["adapted_loss"], of_adapter = adapted_goldens(adapted, documents)
+    tensors.update(of_adapter)
 
     settings.update(learning_rate=2e-2, max_grad_norm=adapter_norm)
     first = attach_first_adapter(load_model(folder), settings["seed"])
@@ -431,6 +488,78 @@ def make(name: str, root: Path, scratch: Path) -> None:
 
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")
     write_json(folder / "expected.json", text)
+    make_bf16(folder, keep_sites, adapter, text, tensors)
+
+
+def make_bf16(folder: Path, keep_sites: bool, adapter: dict, text: dict, expected: dict) -> None:
+    """bf16.json and bf16.safetensors of a model, by the rules at the head of this file."""
+    documents, examples = text["documents"], text["examples"]
+    adapter = {name: value.bfloat16() for name, value in adapter.items()}
+    # In bf16; what that is measured against; what emlab is compared with.
+    models = [
+        lambda: load_model(folder, torch.bfloat16),
+        lambda: load_rounded(folder, gains=True),
+        lambda: load_rounded(folder, gains=False),
+    ]
+    errors, numbers, references = {}, {}, {}
+
+    def measure(found: dict, exact: dict, reference: dict) -> None:
+        errors.update({name: relative_error(found[name], value) for name, value in exact.items()})
+        references.update({n: v.half() for n, v in reference.items() if not torch.equal(v, expected[n])})
+        for name in references.keys() & reference.keys():
+            assert relative_error(references[name], reference[name]) < 2**-11, f"{name} is too small for f16"
+
+    found, exact, reference = [base_goldens(model(), documents, keep_sites) for model in models]
+    measure(found[1], exact[1], reference[1])
+    errors["loss"] = loss_error(found[1]["logits"], exact[1]["logits"], documents)
+    numbers["loss"] = reference[0]
+
+    found, exact, reference = [adapted_goldens(with_adapter(model(), adapter), documents) for model in models]
+    measure(found[1], exact[1], reference[1])
+    errors["adapted_loss"] = loss_error(found[1]["adapted.logits"], exact[1]["adapted.logits"], documents)
+    numbers["adapted_loss"] = reference[0]
+
+    for run in ("full_training", "adapter_training"):
+        settings = text[run]["settings"]
+        first = {
+            "full_training": lambda model: model,
+            "adapter_training": lambda model: attach_first_adapter(model, settings["seed"]),
+        }[run]
+        coarse, exact, reference = [first(model()) for model in models]
+        masters = trainable(exact)
+        curves = [
+            train(coarse, examples, settings, masters),
+            train(exact, examples, settings),
+            train(reference, examples, settings),
+        ]
+        for key in ("losses", "gradient_norms"):
+            found, right, _ = [torch.tensor(curve[key], dtype=torch.float64) for curve in curves]
+            errors[f"{run}.{key}"] = relative_error(found, right)
+        numbers[run] = {key: curves[2][key] for key in ("losses", "gradient_norms")}
+        if run == "adapter_training":
+            trained = [masters, trainable(exact), trainable(reference)]
+            measure(*[{f"trained.{module_name(n)}": v for n, v in tensors.items()} for tensors in trained])
+
+    save_file({name: value.contiguous() for name, value in references.items()}, folder / "bf16.safetensors")
+    write_json(folder / "bf16.json", {"errors": errors} | numbers)
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Frobenius; four digits."""
+    error = (found.double() - exact.double()).norm() / exact.double().norm()
+    return float(f"{error:.3e}")
+
+
+def loss_error(found: torch.Tensor, exact: torch.Tensor, documents: list[dict]) -> float:
+    """Root mean square error of the likelihoods that a loss is the mean of, over the loss; from the logits."""
+    lengths = [len(document["ids"]) for document in documents]
+    marked = torch.tensor([following for d in documents for following in d["loss"][1:] + [False]])
+    both = []
+    for logits in (found, exact):
+        each = [nll_of(part, d["ids"]) for part, d in zip(logits.split(lengths), documents)]
+        both.append(torch.cat(each)[marked].double())
+    difference = both[0] - both[1]
+    return float(f"{difference.square().mean().sqrt() / both[1].mean():.3e}")
 
 
 def tidy_adapter_config(path: Path) -> None:
