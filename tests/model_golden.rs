@@ -202,7 +202,7 @@ fn the_same_bits_every_time() {
     });
 }
 
-/// Adds a position to each of some sequences.
+/// A model that goes on with sequences in its cache.
 struct Decoder<'a> {
     model: &'a Transformer,
     cache: Cache,

@@ -8,22 +8,22 @@ Each model becomes a Hugging Face folder (config.json, model.safetensors), an ad
 
     expected.json          documents, loss masks, losses, greedy continuations, two training runs of ten steps
     expected.safetensors   activations at every named site, logits, negative log-likelihoods and gradients
-    bf16.json              how far plain bf16 arithmetic is from f32 at each of them; losses of rounded weights
+    bf16.json              how far plain bf16 arithmetic is from f32 at each of them and for each loss; the losses and
+                           gradient norms of rounded weights
     bf16.safetensors       what replaces expected.safetensors for rounded weights, where that differs; in half precision
 
 All arithmetic of the expected values is f32 with eager attention; seeds are fixed, so a second run changes nothing
 (bf16 errors may differ in a digit on another processor). Sizes are odd on purpose: H != KV, D != C/H, the first
 document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma is not D^-1/2.
 
-An error is the relative Frobenius error |found - exact| / |exact| of transformers (and PEFT) loaded in bf16, all weights
-rounded, against the same rounded weights in f32, so that arithmetic alone makes the difference. Two are not quite that:
+An error is the relative Frobenius error |found - exact| / |exact| of transformers (and PEFT) in bf16, all weights
+rounded, against the same rounded weights in f32, so that arithmetic alone makes the difference; ten losses or gradient
+norms of a training run (*_training.*) are one vector. In training the optimiser holds the weights in f32 and the model
+computes with their rounding. A number, or a tensor of few elements, can come out right by luck: each error is therefore
+the root mean square of several, one with the weights as they are, the others with each weight moved to a neighbour in
+bf16 or left where it is, at random.
 
-    loss, adapted_loss     a mean may come out right by luck: the root mean square error of the likelihoods it is the
-                           mean of, over the mean
-    *_training.*           ten losses or gradient norms taken as one vector. The optimiser holds the weights in f32, the
-                           model computes with their rounding
-
-What emlab is compared with is slightly different from `exact`: matrices and adapters are rounded, but norm gains are not,
+What emlab is compared with differs slightly from that f32: matrices and adapters are rounded, but norm gains are not,
 since emlab keeps them in f32. That makes a difference only for a model whose file is f32.
 
 Sites, in the order of the forward pass (rows N of all documents, each document computed alone):
@@ -66,6 +66,7 @@ DOCUMENT_LENGTHS = [3 * WINDOW, 1, 6]
 LORA = dict(r=3, lora_alpha=7, use_rslora=True, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
 TRAINING = dict(seed=5, warmup_steps=3, weight_decay=0.01, batch=2, accumulation=3, steps=10)
 GREEDY_TOKENS = 24
+ERROR_DRAWS = 8
 
 
 def gemma3() -> transformers.PreTrainedModel:
@@ -156,16 +157,6 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> transformers
     return transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager"
     ).eval()
-
-
-def load_rounded(folder: Path, gains: bool) -> transformers.PreTrainedModel:
-    """In f32, but with matrices, and with `gains` the gains of norms too, rounded to bf16."""
-    model = load_model(folder)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if gains or weight.dim() > 1:
-                weight.copy_(weight.bfloat16())
-    return model
 
 
 def with_adapter(model: torch.nn.Module, values: dict[str, torch.Tensor] | None = None) -> peft.PeftModel:
@@ -493,73 +484,72 @@ def make(name: str, root: Path, scratch: Path) -> None:
 
 def make_bf16(folder: Path, keep_sites: bool, adapter: dict, text: dict, expected: dict) -> None:
     """bf16.json and bf16.safetensors of a model, by the rules at the head of this file."""
-    documents, examples = text["documents"], text["examples"]
-    adapter = {name: value.bfloat16() for name, value in adapter.items()}
-    # In bf16; what that is measured against; what emlab is compared with.
-    models = [
-        lambda: load_model(folder, torch.bfloat16),
-        lambda: load_rounded(folder, gains=True),
-        lambda: load_rounded(folder, gains=False),
-    ]
-    errors, numbers, references = {}, {}, {}
+    adapter = {name: value.bfloat16().float() for name, value in adapter.items()}
+    draws = []
+    for draw in range(ERROR_DRAWS):
+        weights = [rounded_weights(folder, gains=True), adapter]
+        if draw > 0:
+            generator = torch.Generator().manual_seed(draw)
+            weights = [{name: neighbour(v, generator) for name, v in each.items()} for each in weights]
+        types = (torch.bfloat16, torch.float32)
+        found, exact = [everything(folder, dtype, *weights, keep_sites, text) for dtype in types]
+        draws.append({name: relative_error(found[name], value) for name, value in exact.items()})
+    squares = {name: sum(draw[name] ** 2 for draw in draws) / ERROR_DRAWS for name in draws[0]}
+    errors = {name: float(f"{math.sqrt(square):.3e}") for name, square in squares.items()}
 
-    def measure(found: dict, exact: dict, reference: dict) -> None:
-        errors.update({name: relative_error(found[name], value) for name, value in exact.items()})
-        references.update({n: v.half() for n, v in reference.items() if not torch.equal(v, expected[n])})
-        for name in references.keys() & reference.keys():
-            assert relative_error(references[name], reference[name]) < 2**-11, f"{name} is too small for f16"
+    weights = rounded_weights(folder, gains=False)
+    reference = everything(folder, torch.float32, weights, adapter, keep_sites, text)
+    numbers = {name: reference.pop(name).flatten().tolist() for name in reference.keys() - expected.keys()}
+    assert reference.keys() == expected.keys()
+    changed = {name: value for name, value in reference.items() if not torch.equal(value, expected[name])}
+    for name, value in changed.items():
+        assert relative_error(value.half(), value) < 2**-11, f"{name} is too small for half precision"
+    save_file({name: value.half().contiguous() for name, value in changed.items()}, folder / "bf16.safetensors")
+    write_json(folder / "bf16.json", {"errors": errors, "numbers": dict(sorted(numbers.items()))})
 
-    found, exact, reference = [base_goldens(model(), documents, keep_sites) for model in models]
-    measure(found[1], exact[1], reference[1])
-    errors["loss"] = loss_error(found[1]["logits"], exact[1]["logits"], documents)
-    numbers["loss"] = reference[0]
 
-    found, exact, reference = [adapted_goldens(with_adapter(model(), adapter), documents) for model in models]
-    measure(found[1], exact[1], reference[1])
-    errors["adapted_loss"] = loss_error(found[1]["adapted.logits"], exact[1]["adapted.logits"], documents)
-    numbers["adapted_loss"] = reference[0]
+def rounded_weights(folder: Path, gains: bool) -> dict[str, torch.Tensor]:
+    """The weights of a model by name, matrices, and with `gains` the gains of norms too, rounded to bf16. As f32."""
+    weights = {name: weight.detach() for name, weight in load_model(folder).named_parameters()}
+    return {name: v.bfloat16().float() if gains or v.dim() > 1 else v for name, v in weights.items()}
 
+
+def neighbour(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Moves each element to a neighbour in bf16, up or down, or leaves it."""
+    step = torch.randint(-1, 2, weight.shape, generator=generator)
+    return (weight * (1 + step * 2**-8)).bfloat16().float()
+
+
+def everything(folder, dtype, weights: dict, adapter: dict, keep_sites: bool, text: dict) -> dict[str, torch.Tensor]:
+    """All that is compared, by name, of a model with these weights, with them and this adapter, and of the two training
+    runs that begin with these weights. Losses and the curves of a run are among the tensors."""
+
+    def build(dtype):
+        model = load_model(folder, dtype)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(weights[name])
+        return model
+
+    documents = text["documents"]
+    loss, found = base_goldens(build(dtype), documents, keep_sites)
+    adapted_loss, more = adapted_goldens(with_adapter(build(dtype), adapter), documents)
+    found.update(more, loss=torch.tensor(loss), adapted_loss=torch.tensor(adapted_loss))
     for run in ("full_training", "adapter_training"):
         settings = text[run]["settings"]
-        first = {
-            "full_training": lambda model: model,
-            "adapter_training": lambda model: attach_first_adapter(model, settings["seed"]),
-        }[run]
-        coarse, exact, reference = [first(model()) for model in models]
-        masters = trainable(exact)
-        curves = [
-            train(coarse, examples, settings, masters),
-            train(exact, examples, settings),
-            train(reference, examples, settings),
-        ]
-        for key in ("losses", "gradient_norms"):
-            found, right, _ = [torch.tensor(curve[key], dtype=torch.float64) for curve in curves]
-            errors[f"{run}.{key}"] = relative_error(found, right)
-        numbers[run] = {key: curves[2][key] for key in ("losses", "gradient_norms")}
-        if run == "adapter_training":
-            trained = [masters, trainable(exact), trainable(reference)]
-            measure(*[{f"trained.{module_name(n)}": v for n, v in tensors.items()} for tensors in trained])
-
-    save_file({name: value.contiguous() for name, value in references.items()}, folder / "bf16.safetensors")
-    write_json(folder / "bf16.json", {"errors": errors} | numbers)
+        first = (lambda m: attach_first_adapter(m, settings["seed"])) if "adapter" in run else lambda m: m
+        model = first(build(dtype))
+        masters = trainable(first(build(torch.float32))) if dtype == torch.bfloat16 else None
+        curves = train(model, text["examples"], settings, masters)
+        found.update({f"{run}.{key}": torch.tensor(curves[key]) for key in ("losses", "gradient_norms")})
+    trained = masters or trainable(model)
+    found.update({f"trained.{module_name(name)}": value for name, value in trained.items()})
+    return found
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Frobenius; four digits."""
-    error = (found.double() - exact.double()).norm() / exact.double().norm()
-    return float(f"{error:.3e}")
-
-
-def loss_error(found: torch.Tensor, exact: torch.Tensor, documents: list[dict]) -> float:
-    """Root mean square error of the likelihoods that a loss is the mean of, over the loss; from the logits."""
-    lengths = [len(document["ids"]) for document in documents]
-    marked = torch.tensor([following for d in documents for following in d["loss"][1:] + [False]])
-    both = []
-    for logits in (found, exact):
-        each = [nll_of(part, d["ids"]) for part, d in zip(logits.split(lengths), documents)]
-        both.append(torch.cat(each)[marked].double())
-    difference = both[0] - both[1]
-    return float(f"{difference.square().mean().sqrt() / both[1].mean():.3e}")
+    """Frobenius."""
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
 def tidy_adapter_config(path: Path) -> None:

@@ -106,20 +106,13 @@ pub struct Numbers {
     pub adapter_training: Training,
 }
 
-/// bf16.json: what replaces some numbers where weights are rounded to bf16, and the errors of transformers in bf16.
+/// bf16.json.
 #[derive(Debug, Deserialize)]
 struct Rounded {
+    /// Those of transformers in bf16.
     errors: BTreeMap<String, f64>,
-    loss: f64,
-    adapted_loss: f64,
-    full_training: Curves,
-    adapter_training: Curves,
-}
-
-#[derive(Debug, Deserialize)]
-struct Curves {
-    losses: Vec<f64>,
-    gradient_norms: Vec<f64>,
+    /// Losses and the curves of training runs for rounded weights.
+    numbers: BTreeMap<String, Vec<f64>>,
 }
 
 /// All expected values of one model at one place, computed in f32 from the weights that it has there.
@@ -146,13 +139,15 @@ impl Golden {
         if place.real == DType::Bf16 {
             let rounded: Rounded =
                 serde_json::from_slice(&fs::read(folder.join("bf16.json")).unwrap()).unwrap();
-            (numbers.loss, numbers.adapted_loss) = (rounded.loss, rounded.adapted_loss);
+            numbers.loss = rounded.numbers["loss"][0];
+            numbers.adapted_loss = rounded.numbers["adapted_loss"][0];
             let runs = [
-                (&mut numbers.full_training, rounded.full_training),
-                (&mut numbers.adapter_training, rounded.adapter_training),
+                ("full_training", &mut numbers.full_training),
+                ("adapter_training", &mut numbers.adapter_training),
             ];
-            for (training, Curves { losses, gradient_norms }) in runs {
-                (training.losses, training.gradient_norms) = (losses, gradient_norms);
+            for (run, training) in runs {
+                training.losses.clone_from(&rounded.numbers[&format!("{run}.losses")]);
+                training.gradient_norms.clone_from(&rounded.numbers[&format!("{run}.gradient_norms")]);
             }
             let replaced = read_tensors(&folder.join("bf16.safetensors"));
             halves.extend(replaced.keys().cloned());
