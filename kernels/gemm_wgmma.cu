@@ -153,6 +153,16 @@ __device__ __forceinline__ void fetch(u32 to, u32 bar, const TensorMap *a, const
     }
 }
 
+// A consumer has left a stage: told to every block that fetches into it. One thread for each block.
+__device__ __forceinline__ void leave(u32 bar) {
+    u32 t = threadIdx.x % 128;
+    if (CLUSTER == 1) {
+        if (t == 0) mbarrier_arrive(bar);
+    } else if (t < CLUSTER) {
+        mbarrier_arrive_at(bar, t);
+    }
+}
+
 // Two neighbours of one row of the product.
 __device__ __forceinline__ void put(out *c, u64 pitch, u32 i, u32 j, u32 m, u32 n, bool paired, float x, float y) {
     if (i >= m || j >= n) return;
@@ -218,6 +228,9 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, float (&d)[TILE_N
 }
 #endif
 
+// Writes before it are seen, by whoever sees a write after it, on the whole card.
+__device__ __forceinline__ void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+
 // Adds up a tile that was cut. True in the consumer that came last: it holds the sum.
 __device__ __forceinline__ bool gather(float (&d)[TILE_N / 2], const Walk &walk, const Piece &p, float *partials,
                                        u32 *arrived, u32 lane, u32 barrier, volatile u32 *flag) {
@@ -230,7 +243,7 @@ __device__ __forceinline__ bool gather(float (&d)[TILE_N / 2], const Walk &walk,
 #pragma unroll
     for (u32 k = 0; k < TILE_N / 8; k++)
         __stcg(mine + k * 128 + t, make_float4(d[4 * k], d[4 * k + 1], d[4 * k + 2], d[4 * k + 3]));
-    __threadfence();
+    fence_device();
     named_barrier_sync(barrier, 128);
     if (t == 0) {
         u32 *count = arrived + (p.tile - walk.work->whole) * LANES + lane;
@@ -240,7 +253,7 @@ __device__ __forceinline__ bool gather(float (&d)[TILE_N / 2], const Walk &walk,
     }
     named_barrier_sync(barrier, 128);
     if (!*flag) return false;
-    __threadfence();
+    fence_device();
 #pragma unroll
     for (u32 k = 0; k < TILE_N / 2; k++) d[k] = 0.0f;
     for (u32 unit = first; unit <= last; unit++) {
@@ -328,13 +341,13 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
                 // The products of the step before are done: its stage is free.
                 if (step > p.begin) {
                     wgmma_wait<1>();
-                    if (t < CLUSTER) mbarrier_arrive_at(empty + 8 * done, t);
+                    leave(empty + 8 * done);
                 }
                 done = ring.stage;
                 ring.next();
             }
             wgmma_wait<0>();
-            if (t < CLUSTER) mbarrier_arrive_at(empty + 8 * done, t);
+            leave(empty + 8 * done);
 
             const Group &g = *p.group;
             u32 row = p.row + rank * TILE_M + who * 64;

@@ -68,10 +68,11 @@ __device__ __forceinline__ void mbarrier_init_fence() {
 __device__ __forceinline__ void mbarrier_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// The same barrier in block `rank` of the cluster.
+// The same barrier in block `rank` of the cluster. It says that this thread has left off using something (what wgmma or
+// ldmatrix has read), not that what it wrote can be seen over there: that would cost a fence for the whole card.
 __device__ __forceinline__ void mbarrier_arrive_at(u32 bar, u32 rank) {
     asm volatile("{ .reg .b32 far; mapa.shared::cluster.u32 far, %0, %1;\n\t"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [far]; }" ::"r"(bar),
+                 "mbarrier.arrive.shared::cluster.b64 _, [far]; }" ::"r"(bar),
                  "r"(rank)
                  : "memory");
 }
