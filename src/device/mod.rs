@@ -7,11 +7,13 @@
 //! | `gpu.rs` | [`Gpu`]: context, stream, facts, memory, kernels |
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
+//! | `gemm.rs` | matrix products on the card |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
 pub mod compile;
 pub mod file;
+pub mod gemm;
 pub mod gpu;
 pub mod launch;
 pub mod philox;
