@@ -27,7 +27,7 @@ macro_rules! source {
 }
 
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("hopper.cuh"), source!("prelude.cuh")];
+const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh"), source!("philox.cuh")];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
 const SOURCES: &[Source] = &[
@@ -35,6 +35,7 @@ const SOURCES: &[Source] = &[
     source!("gemm_plain.cu"),
     source!("gemm_wgmma.cu"),
     source!("linear.cu"),
+    source!("random.cu"),
     source!("tensor.cu"),
 ];
 
