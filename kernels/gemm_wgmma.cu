@@ -6,14 +6,16 @@
 //   together with the first. Operands lie in memory along K ("K-major") or along M or N ("MN-major"); nothing is
 //   transposed beforehand.
 //
-//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64, with CLUSTER 2 of 16
+//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with CLUSTER 2 of 16
 //              A_MN, B_MN      1 if the operand is MN-major (A2 is as A, B2 as B)
 //              STAGES          depth of the ring of tiles in shared memory
 //              CLUSTER         1, or 2: two blocks, one tile of 256 rows, each fetching half of B for both
 //              C_IS_FLOAT      element type of C
 //              C_ADD           1: add to C
 //              C_TRANSPOSED    1: element (i, j) of the product is stored at (j, i) of C
-//              C_BULK          1: whole tiles of C leave through TMA (bf16, C_ADD 0, C_TRANSPOSED 0, 16-byte rows)
+//              C_BULK          1: whole tiles of C leave through TMA (C_TRANSPOSED 0; bf16 with C_ADD 0, or float; rows
+//                              of C at multiples of 16 bytes). With C_ADD the cache adds: each element once a launch,
+//                              so the bits are the same every time
 //   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each
 //              dynamic shared memory: 1024 + STAGES · stage + (C_BULK ? 32768 : 0) + 16 · STAGES + 16 bytes
 //   the cut    Tiles below `whole` go to the units in turn, whole. The reduction steps of the rest are laid in one row
@@ -57,7 +59,9 @@ struct Group {
 struct Work {
     u32 groups;
     u32 whole;     // tiles that are not cut, those with the lowest numbers
-    u32 cut_steps; // length of the row of steps
+    u32 cut_steps; // length of the row of steps, units · share + extra
+    u32 share;     // steps of a unit, and one more for each of the first `extra`
+    u32 extra;
     u32 band;      // a band of tiles this high is walked column by column: both operands stay in L2
     Group group[8];
 };
@@ -80,10 +84,11 @@ struct Walk {
     __device__ __forceinline__ Walk(const Work *work, u32 unit, u32 units)
         : work(work), unit(unit), units(units), tile(unit), step(first_step(unit)), end(first_step(unit + 1)) {}
 
-    __device__ __forceinline__ u32 first_step(u32 unit) const { return (u32)((u64)unit * work->cut_steps / units); }
+    __device__ __forceinline__ u32 first_step(u32 unit) const { return unit * work->share + min(unit, work->extra); }
     // The unit that has this step of the row.
     __device__ __forceinline__ u32 owner(u32 step) const {
-        return (u32)((((u64)step + 1) * units - 1) / work->cut_steps);
+        u32 longer = work->extra * (work->share + 1);
+        return step < longer ? step / (work->share + 1) : work->extra + (step - longer) / work->share;
     }
 
     // Back to the first tile that may be cut.
@@ -243,26 +248,42 @@ __device__ __forceinline__ void store(const Output &c, const float (&d)[TILE_N /
 }
 
 #if C_BULK
-// 64 × TILE_N of a consumer, all inside the matrix, through two swizzled buffers in turn.
-__device__ __forceinline__ void store_bulk(const TensorMap *c, float (&d)[TILE_N / 2], u32 row, u32 col, float alpha,
-                                           u32 buffers, u32 barrier) {
-    u32 t = threadIdx.x % 128, lane = t % 32, local = t / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
+constexpr u32 BULK_COLS = 128 / sizeof(out);
+
+// 64 × TILE_N of a consumer, all inside the matrix, through two buffers of 64 swizzled rows of 128 bytes in turn.
+__device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[TILE_N / 2], u32 row, u32 col,
+                                           float alpha, u32 buffers, u32 barrier) {
+    u32 t = threadIdx.x % 128, lane = t % 32;
 #pragma unroll
-    for (u32 part = 0; part < TILE_N / 64; part++) {
+    for (u32 part = 0; part < TILE_N / BULK_COLS; part++) {
         u32 buffer = buffers + part % 2 * BULK_BYTES;
+        const float *x = d + part * BULK_COLS / 2;
         if (t == 0) tma_store_wait<1>();
         named_barrier_sync(barrier, 128);
+#if C_IS_FLOAT
+        // Columns 8 k + 2 (lane % 4) and their right neighbours: half of the 16-byte chunk 2 k + lane % 4 / 2.
 #pragma unroll
-        for (u32 k = 0; k < 8; k += 2) {
-            const float *x = d + 4 * (8 * part + k);
-            stmatrix4(buffer + local * 128 + ((k + lane / 16) ^ (lane % 8)) * 16, pack(alpha * x[0], alpha * x[1]),
-                      pack(alpha * x[2], alpha * x[3]), pack(alpha * x[4], alpha * x[5]),
-                      pack(alpha * x[6], alpha * x[7]));
-        }
+        for (u32 k = 0; k < BULK_COLS / 8; k++)
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                u32 y = own_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
+                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + y * 128 + chunk * 16 + lane % 2 * 8),
+                             "f"(alpha * x[4 * k + 2 * half]), "f"(alpha * x[4 * k + 2 * half + 1])
+                             : "memory");
+            }
+#else
+        u32 y = t / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+        for (u32 k = 0; k < 8; k += 2)
+            stmatrix4(buffer + y * 128 + ((k + lane / 16) ^ (lane % 8)) * 16, pack(alpha * x[4 * k], alpha * x[4 * k + 1]),
+                      pack(alpha * x[4 * k + 2], alpha * x[4 * k + 3]), pack(alpha * x[4 * k + 4], alpha * x[4 * k + 5]),
+                      pack(alpha * x[4 * k + 6], alpha * x[4 * k + 7]));
+#endif
         fence_async_shared();
         named_barrier_sync(barrier, 128);
         if (t == 0) {
-            tma_store2(c, buffer, col + 64 * part, row);
+            if (C_ADD) tma_add2(c, buffer, col + BULK_COLS * part, row);
+            else tma_store2(c, buffer, col + BULK_COLS * part, row);
             tma_store_commit();
         }
     }
@@ -367,6 +388,10 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
             mbarrier_init(empty + 8 * i, 2 * CLUSTER); // every consumer of the cluster
         }
         mbarrier_init_fence();
+    }
+    if (threadIdx.x == 32) {
+        tma_prefetch_map(&a), tma_prefetch_map(&b);
+        if (C_BULK) tma_prefetch_map(&c_map);
     }
     if (CLUSTER == 1) __syncthreads();
     else cluster_sync();
