@@ -89,12 +89,12 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps) {
     forward<false>(nullptr, y, r, x, nullptr, w, n, eps);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     norm_add_forward(real *sum, real *y, float *r, const real *x, const real *delta, const float *w, u32 n, float eps) {
     forward<true>(sum, y, r, x, delta, w, n, eps);
 }
@@ -170,12 +170,12 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     norm_backward(real *dx, float *parts, const real *dy, const real *x, const float *r, const float *w, u32 n) {
     backward<false>(dx, parts, dy, x, r, w, n);
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     norm_add_backward(real *stream, float *parts, const real *dy, const real *x, const float *r, const float *w, u32 n) {
     backward<true>(stream, parts, dy, x, r, w, n);
 }
