@@ -9,8 +9,8 @@
 //   load-time  C, BLOCK (threads, a multiple of 32), ONE_PLUS (1: the gain is 1 + w, 0: w), TRAINED (1: parts are wanted)
 //   launch     any number of blocks of BLOCK threads: a block takes every gridDim.x-th row
 //   traffic    of N·C real: forward 2, add_forward 4, backward 3, add_backward 4; bandwidth-bound
-//   numerics   float; the sum of the stream and y, dx are rounded once each. A row lies in registers, and the next
-//              row is on its way while it is worked on; sums over C are ordered by thread, lane, warp
+//   numerics   float; the sum of the stream and y, dx are rounded once each. A row lies in registers; sums over C
+//              are ordered by thread, lane, warp
 //   measured   pending
 #include "prelude.cuh"
 
@@ -18,6 +18,8 @@ static const int WIDTH = width_of<real>(C);
 // Vectors of a row, and how many of them a thread holds.
 static const int VECTORS = C / WIDTH;
 static const int HOLDS = (VECTORS + BLOCK - 1) / BLOCK;
+// Whether the next row is loaded while one is worked on: where registers suffice.
+static const bool AHEAD = HOLDS <= 2;
 
 typedef Held<real, WIDTH> Vec;
 
@@ -51,8 +53,11 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
     Vec next[HOLDS], next_delta[ADD ? HOLDS : 1];
     u32 row = blockIdx.x;
     if (row >= n) return;
-    hold_row(next, x, row);
-    if constexpr (ADD) hold_row(next_delta, delta, row);
+    const auto load = [&] {
+        hold_row(next, x, row);
+        if constexpr (ADD) hold_row(next_delta, delta, row);
+    };
+    load();
     load_gain(g, w);
     for (u32 turn = 0; row < n; turn ^= 1) {
         float v[HOLDS][WIDTH], square = 0.0f;
@@ -73,10 +78,7 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
         }
         const u32 now = row;
         row += gridDim.x;
-        if (row < n) {
-            hold_row(next, x, row);
-            if constexpr (ADD) hold_row(next_delta, delta, row);
-        }
+        if (AHEAD && row < n) load();
         const float scale = 1.0f / sqrtf(row_sum<BLOCK>(square, shared, turn) / C + eps);
         if (threadIdx.x == 0) r[now] = scale;
 #pragma unroll
@@ -86,6 +88,7 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
             for (int j = 0; j < WIDTH; j++) v[i][j] *= scale * g[i][j];
             store(y + at + column(i) * WIDTH, v[i]);
         }
+        if (!AHEAD && row < n) load();
     }
 }
 
@@ -109,12 +112,13 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
     Vec next_dy[HOLDS], next_x[HOLDS], next_dx[ADD ? HOLDS : 1];
     u32 row = blockIdx.x;
     float next_r = 0.0f;
-    if (row < n) {
+    const auto load = [&] {
         hold_row(next_dy, dy, row);
         hold_row(next_x, x, row);
         if constexpr (ADD) hold_row(next_dx, dx, row);
         next_r = r[row];
-    }
+    };
+    if (row < n) load();
     load_gain(g, w);
 #pragma unroll
     for (int i = 0; i < (TRAINED ? HOLDS : 1); i++)
@@ -139,12 +143,7 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
         }
         const u64 at = (u64)row * C;
         row += gridDim.x;
-        if (row < n) {
-            hold_row(next_dy, dy, row);
-            hold_row(next_x, x, row);
-            if constexpr (ADD) hold_row(next_dx, dx, row);
-            next_r = r[row];
-        }
+        if (AHEAD && row < n) load();
         const float mean = row_sum<BLOCK>(dot, shared, turn) / C;
         const float along = scale * scale * mean;
 #pragma unroll
@@ -159,6 +158,7 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
             }
             store(dx + at + column(i) * WIDTH, d);
         }
+        if (!AHEAD && row < n) load();
     }
     if constexpr (TRAINED) {
         float *to = parts + (u64)blockIdx.x * C;
