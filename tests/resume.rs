@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use emlab::model::adapter::{self, Lora, Target};
+use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
@@ -46,7 +47,7 @@ fn train(
     settings: &Settings,
     watch: &mut dyn FnMut(&Status),
 ) -> emlab::Result<Report> {
-    let mut model = Transformer::load(base).unwrap();
+    let mut model = Transformer::load(base, Place::CPU).unwrap();
     train::run(&mut model, &Job { base, examples: &examples(), settings, out }, watch)
 }
 
@@ -163,7 +164,7 @@ fn hidden(model: &Transformer) -> Vec<f32> {
 fn an_adapter_survives_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     tiny::write(dir.path(), "gemma3");
-    let base = Transformer::load(dir.path()).unwrap();
+    let base = Transformer::load(dir.path(), Place::CPU).unwrap();
     let (out, targets) = (dir.path().join("out"), vec![Target::Q, Target::V, Target::Down]);
     let settings = Settings { lora: Lora { targets, ..settings().lora }, ..settings() };
     let mut trained = base.clone();
@@ -180,7 +181,7 @@ fn an_adapter_survives_the_disk() {
 fn an_adapter_of_another_model_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     tiny::write(dir.path(), "gemma3");
-    let mut model = Transformer::load(dir.path()).unwrap();
+    let mut model = Transformer::load(dir.path(), Place::CPU).unwrap();
     let lora = settings().lora;
     model.attach(&lora, 0).unwrap();
     adapter::write(dir.path(), &model, &lora, "base").unwrap();

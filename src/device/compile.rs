@@ -27,10 +27,10 @@ macro_rules! source {
 }
 
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("prelude.cuh")];
+const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("philox.cuh")];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
-const SOURCES: &[Source] = &[source!("tensor.cu")];
+const SOURCES: &[Source] = &[source!("random.cu"), source!("tensor.cu")];
 
 /// Names of all kernel files, without `.cu`.
 pub fn sources() -> impl Iterator<Item = &'static str> {

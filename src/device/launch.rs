@@ -107,6 +107,12 @@ impl From<usize> for Arg {
         Self::U32(u32::try_from(x).expect("a size that kernels count in 32 bits"))
     }
 }
+/// Addresses and large counts.
+impl From<u64> for Arg {
+    fn from(x: u64) -> Self {
+        Self::U64(x)
+    }
+}
 impl From<f32> for Arg {
     fn from(x: f32) -> Self {
         Self::F32(x)

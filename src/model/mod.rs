@@ -8,6 +8,7 @@
 //! | `weights.rs` | tensors of a checkpoint → the graph, and back |
 //! | [`parameter`], [`linear`], [`adapter`] | a weight and its gradient; fused projections; `LoRA` |
 //! | `block.rs`, [`transformer`] | the graph |
+//! | [`place`] | where the model computes, and in which element type |
 //! | [`saved`] | what a forward leaves for its backward |
 //! | [`cache`] | paged keys and values |
 //! | [`probe`] | named sites to look into |
@@ -22,6 +23,7 @@ pub mod checkpoint;
 mod gemma3;
 pub mod linear;
 pub mod parameter;
+pub mod place;
 pub mod probe;
 mod qwen3;
 pub mod saved;

@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::state::{self, Moments};
 use super::{Example, clip, output};
 use crate::device::philox::Key;
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Tensor, gpu};
 use crate::error::{Error, Result};
 use crate::model::parameter::Parameter;
 use crate::model::saved::Saved;
@@ -57,12 +57,12 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)
         return Err(Error::Setting("no training example".into()));
     }
     if settings.full {
-        model.train_everything();
+        model.train_everything()?;
     } else {
         model.attach(&settings.lora, settings.seed)?;
     }
     state::claim(job.out, &state::fingerprint(model, job.examples, settings)?, settings)?;
-    let mut trainer = Trainer::new(model, job);
+    let mut trainer = Trainer::new(model, job)?;
     let resumed = state::load(job.out, trainer.model, &mut trainer.moments)?;
     let mut metrics = Metrics::resume(job.out, resumed)?;
     let begun = Instant::now();
@@ -109,16 +109,16 @@ struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    fn new(model: &'a mut Transformer, job: &'a Job<'a>) -> Self {
-        let zeros = |parameter: &Parameter| Tensor::zeros(DType::F32, parameter.value.shape());
-        let moments = model
-            .trainable()
-            .into_iter()
-            .map(|(_, parameter)| Moments { mean: zeros(parameter), square: zeros(parameter) })
-            .collect();
+    fn new(model: &'a mut Transformer, job: &'a Job<'a>) -> Result<Self> {
+        let zeros =
+            |parameter: &Parameter| Tensor::zeros_on(model.place.device, DType::F32, parameter.value.shape());
+        let moments = gpu::purpose("optimiser", || {
+            let moments = |(_, parameter)| Ok(Moments { mean: zeros(parameter)?, square: zeros(parameter)? });
+            model.trainable().into_iter().map(moments).collect::<Result<_>>()
+        })?;
         let order = Order::new(job.examples.len(), job.settings);
         let saved = Saved::for_training(model);
-        Self { model, job, order, moments, saved, tokens: 0 }
+        Ok(Self { model, job, order, moments, saved, tokens: 0 })
     }
 
     /// Makes optimiser step `step` (from 0).
@@ -148,8 +148,9 @@ impl<'a> Trainer<'a> {
     fn update(&mut self, step: usize, learning_rate: f64) -> Result<f64> {
         let Settings { beta1, beta2, epsilon, weight_decay, max_grad_norm, .. } = *self.job.settings;
         let mut parameters = self.model.trainable_mut();
-        let gradients = parameters.iter().filter_map(|(_, parameter)| parameter.gradient.as_ref());
-        let norm = gradients.map(adamw::square_sum).sum::<Result<f64>>()?.sqrt();
+        let gradients: Vec<&Tensor> =
+            parameters.iter().filter_map(|(_, parameter)| parameter.gradient.as_ref()).collect();
+        let norm = adamw::square_sum(&gradients)?.sqrt();
         if !norm.is_finite() {
             return Err(self.diverged(step, "the gradient"));
         }
@@ -158,10 +159,14 @@ impl<'a> Trainer<'a> {
         let (eps, decay, step) = (epsilon as f32, weight_decay as f32, step as u32 + 1);
         let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
         for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
-            let Parameter { value, gradient: Some(gradient) } = &mut **parameter else { continue };
+            let Parameter { value, master, gradient: Some(gradient) } = &mut **parameter else { continue };
             // As the reference trainer: matrices decay, the gains of norms do not.
             let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
-            adamw::step([value, mean, square], gradient, scale, AdamW { decay, ..adamw })?;
+            let (full, copy) = match master {
+                Some(master) => (master, Some(value)),
+                None => (value, None),
+            };
+            adamw::step([full, mean, square], copy, gradient, scale, AdamW { decay, ..adamw })?;
             gradient.clear()?;
         }
         Ok(norm)
