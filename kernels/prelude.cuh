@@ -148,16 +148,3 @@ template <int THREADS> __device__ __forceinline__ float row_sum(float x, float (
     __syncthreads();
     return warp_sum(threadIdx.x % 32 < THREADS / 32 ? shared[turn][threadIdx.x % 32] : 0.0f);
 }
-
-// Philox4x32-10, as src/device/philox.rs: the four words of the stream `key` at `counter`.
-__device__ __forceinline__ uint4 philox(uint2 key, uint4 counter) {
-#pragma unroll
-    for (int round = 0; round < 10; round++) {
-        const u64 p0 = (u64)counter.x * 0xD2511F53u, p1 = (u64)counter.z * 0xCD9E8D57u;
-        counter = make_uint4((u32)(p1 >> 32) ^ counter.y ^ key.x, (u32)p1, (u32)(p0 >> 32) ^ counter.w ^ key.y, (u32)p0);
-        key.x += 0x9E3779B9u, key.y += 0xBB67AE85u;
-    }
-    return counter;
-}
-// 32 random bits → (0, 1), on a grid of 2⁻²³ offset by half a step; exact in float.
-__device__ __forceinline__ float open_unit(u32 word) { return ((float)(word >> 9) + 0.5f) * (1.0f / 8388608.0f); }

@@ -16,7 +16,7 @@
 //              (some 20 sums over the row), then, among equals, its id
 //   numerics   float; masses by the same exponential as the CPU's to the bit, added in double
 //   measured   pending
-#include "prelude.cuh"
+#include "philox.cuh"
 #include "hopper.cuh"
 
 static const int WIDTH = width_of<float>(V);
@@ -315,7 +315,7 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
     // 3. the largest of z + noise. The largest noise is 16.636; and z + noise > bound only if −ln u < e^(z − bound),
     //    while −ln u ≥ 1 − u: an exponential rules almost all out before a logarithm is needed
     const uint2 key = keys[row];
-    const auto noise = [&](u32 quad) { return philox(key, make_uint4(quad, position, 0, 0)); };
+    const auto noise = [&](u32 quad) { return philox(key.x, key.y, make_uint4(quad, position, 0, 0)); };
     const auto word = [](uint4 w, u32 i) { return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w; };
     float bound = max + gumbel(open_unit(word(noise(start / 4), start % 4)));
     u64 winner = contender(bound, start);
