@@ -68,10 +68,11 @@ __device__ __forceinline__ void mbarrier_init_fence() {
 __device__ __forceinline__ void mbarrier_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// The same barrier in block `rank` of the cluster.
+// The same barrier in block `rank` of the cluster. It says that this thread has left off using something (what wgmma or
+// ldmatrix has read), not that what it wrote can be seen over there: that would cost a fence for the whole card.
 __device__ __forceinline__ void mbarrier_arrive_at(u32 bar, u32 rank) {
     asm volatile("{ .reg .b32 far; mapa.shared::cluster.u32 far, %0, %1;\n\t"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [far]; }" ::"r"(bar),
+                 "mbarrier.arrive.shared::cluster.b64 _, [far]; }" ::"r"(bar),
                  "r"(rank)
                  : "memory");
 }
@@ -257,8 +258,8 @@ __device__ __forceinline__ u64 wgmma_mn_major(u32 tile, u32 panel) {
 // The descriptor `bytes` further on.
 __device__ __forceinline__ u64 wgmma_advance(u64 descriptor, u32 bytes) { return descriptor + (bytes >> 4); }
 
-// Wgmma<N>::mma<A_MN, B_MN>(d, a, b, add): d = a · b, or d += a · b. A_MN, B_MN: 1 if that operand is MN-major.
-// Wgmma<N>::mma<B_MN>(d, a registers, b, add): A from registers, K-major.
+// Wgmma<N>::mma<MN_A, MN_B>(d, a, b, add): d = a · b, or d += a · b. MN_A, MN_B: 1 if that operand is MN-major.
+// Wgmma<N>::mma<MN_B>(d, a registers, b, add): A from registers, K-major.
 template <int N> struct Wgmma;
 
 // Operand numbers in tens, so that a list of up to 128 registers is short to write: TEN(3) is %30 … %39.
@@ -273,21 +274,21 @@ template <int N> struct Wgmma;
 // i0 … i6: the numbers of the operands after the accumulators.
 #define WGMMA(N, REGISTERS, i0, i1, i2, i3, i4, i5, i6, ...)                                                           \
     template <> struct Wgmma<N> {                                                                                      \
-        template <int A_MN, int B_MN>                                                                                  \
+        template <int MN_A, int MN_B>                                                                                  \
         static __device__ __forceinline__ void mma(float (&d)[N / 2], u64 a, u64 b, u32 add) {                         \
             asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #i2 ", 0;\n\t"                                             \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, %" #i0 ", %" #i1   \
                          ", p, 1, 1, %" #i3 ", %" #i4 "; }"                                                            \
                          : __VA_ARGS__                                                                                 \
-                         : "l"(a), "l"(b), "r"(add), "n"(A_MN), "n"(B_MN));                                            \
+                         : "l"(a), "l"(b), "r"(add), "n"(MN_A), "n"(MN_B));                                            \
         }                                                                                                              \
-        template <int B_MN>                                                                                            \
+        template <int MN_B>                                                                                            \
         static __device__ __forceinline__ void mma(float (&d)[N / 2], const u32 (&a)[4], u64 b, u32 add) {             \
             asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #i5 ", 0;\n\t"                                             \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" REGISTERS "}, {%" #i0 ", %" #i1  \
                          ", %" #i2 ", %" #i3 "}, %" #i4 ", p, 1, 1, %" #i6 "; }"                                       \
                          : __VA_ARGS__                                                                                 \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(B_MN));                   \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(MN_B));                   \
         }                                                                                                              \
     };
 #define TENS4 TEN() "," TEN(1) "," TEN(2) "," TEN(3)
