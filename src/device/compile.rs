@@ -27,10 +27,17 @@ macro_rules! source {
 }
 
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("philox.cuh")];
+const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh"), source!("philox.cuh")];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
-const SOURCES: &[Source] = &[source!("random.cu"), source!("tensor.cu")];
+const SOURCES: &[Source] = &[
+    source!("gemm_mma.cu"),
+    source!("gemm_plain.cu"),
+    source!("gemm_wgmma.cu"),
+    source!("linear.cu"),
+    source!("random.cu"),
+    source!("tensor.cu"),
+];
 
 /// Names of all kernel files, without `.cu`.
 pub fn sources() -> impl Iterator<Item = &'static str> {
