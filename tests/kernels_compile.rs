@@ -27,17 +27,25 @@ fn every_kernel_compiles_for_every_architecture() {
         return;
     };
     for source in compile::sources() {
-        assert!(variants().iter().any(|(name, _)| *name == source), "no variant of kernels/{source}.cu is compiled");
+        assert!(
+            variants().iter().any(|(name, _)| *name == source),
+            "no variant of kernels/{source}.cu is compiled"
+        );
     }
     let mut jobs = Vec::new();
     for (source, defines) in variants() {
         for real_is_float in [0, 1] {
             for capability in CAPABILITIES {
-                jobs.push((source, [defines.clone(), vec![("REAL_IS_FLOAT", real_is_float)]].concat(), capability));
+                jobs.push((
+                    source,
+                    [defines.clone(), vec![("REAL_IS_FLOAT", real_is_float)]].concat(),
+                    capability,
+                ));
             }
         }
     }
-    let failures: Vec<String> = jobs.par_iter().filter_map(|job| fault(job).map(|f| format!("{job:?}: {f}"))).collect();
+    let failures: Vec<String> =
+        jobs.par_iter().filter_map(|job| fault(job).map(|f| format!("{job:?}: {f}"))).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     println!("{} compilations with NVRTC {major}.{minor}", jobs.len());
 }
