@@ -1,18 +1,13 @@
 // AdamW, and the sum of squares that the global norm is made of.  Maths, CPU reference: src/ops/adamw.rs
-//   adamw_step          m += (g − m)(1 − β₁),  v = v β₂ + g² (1 − β₂),  p = p · keep − rate · m / (√v / root + ε)
-//                       with g ← factor · clip · g; keep = 1 − lr · decay, rate = lr / (1 − β₁ᵗ), root = √(1 − β₂ᵗ)
-//   adamw_steps         the same for every chunk of a table: all trained tensors in one launch
-//   adamw_square_sum    sums[i] ← Σ g² over the i-th run of CHUNK elements
-//   adamw_square_sums   the same, a sum for every chunk of a table
-//   adamw_total         total[0] ← Σ sums in order; clip ← min(1, most / (√total + 1e-6)), 1 if most is 0, NaN if
-//                       the total is not finite
-//   p, m, v, g (n) float    copy (n) real: p rounded, where it is not null
-//   clip (1) float, from adamw_total; null counts as 1. If it is NaN nothing is changed: a step that diverged leaves
-//   the parameters as they were, and the host reads total when it likes.
-//   clear: 1 sets g to zero once it is read
+//   adamw_steps         m += (g − m)(1 − β₁),  v = v β₂ + g² (1 − β₂),  p = p · keep − rate · m / (√v / root + ε)
+//                       with g ← scale · g; keep = 1 − lr · decay, rate = lr / (1 − β₁ᵗ), root = √(1 − β₂ᵗ)
+//   adamw_square_sums   sums[i] ← Σ g² of the i-th chunk
+//   adamw_total         total[0] ← Σ sums, in a fixed order
+//   A table of chunks names the memory, so that all trained tensors are one launch: p, m, v, g (n) float; copy (n) real,
+//   p rounded, where it is not null.
 //
-//   launch     steps: 256 threads, a block a chunk of at most CHUNK = 4096 elements. total: one block of 256
-//   traffic    28 bytes an element (2 or 4 more for the copy, 4 more to clear); 4 for square_sum; bandwidth-bound
+//   launch     steps, square_sums: 256 threads, a block a chunk of at most CHUNK = 4096 elements. total: one block of 256
+//   traffic    28 bytes an element, 2 or 4 more for the copy, 4 more to clear g; 4 for square_sums; bandwidth-bound
 //   numerics   float; squares are added in double, in a fixed order
 //   measured   pending
 #include "prelude.cuh"
@@ -61,22 +56,10 @@ __device__ __forceinline__ void step(const Chunk &t, const Rates &c, float scale
     if (clear) t.g[i] = 0.0f;
 }
 
+// clear: 1 sets g to zero once it is read.
 extern "C" __global__ void __launch_bounds__(256)
-    adamw_step(float *p, float *m, float *v, real *copy, float *g, u64 n, const float *clip, float factor, float b1,
-               float b2, float eps, float rate, float root, float lr_decay, u32 clear) {
-    const float scale = clip ? *clip * factor : factor;
-    if (isnan(scale)) return;
-    const u64 first = (u64)blockIdx.x * CHUNK;
-    const Chunk chunk{p + first, m + first, v + first, g + first, copy ? copy + first : nullptr,
-                      (u32)(n - first < CHUNK ? n - first : CHUNK), 1.0f};
-    step(chunk, Rates{1.0f - b1, b2, 1.0f - b2, eps, rate, root, lr_decay}, scale, clear);
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_steps(const Chunk *chunks, const float *clip, float factor, float b1, float b2, float eps, float rate,
-                float root, float lr_decay, u32 clear) {
-    const float scale = clip ? *clip * factor : factor;
-    if (isnan(scale)) return;
+    adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root, float lr_decay,
+                u32 clear) {
     step(chunks[blockIdx.x], Rates{1.0f - b1, b2, 1.0f - b2, eps, rate, root, lr_decay}, scale, clear);
 }
 
@@ -117,23 +100,13 @@ __device__ __forceinline__ void square_sum(double *sum, const float *g, u32 n) {
     if (threadIdx.x == 0) *sum = total;
 }
 
-extern "C" __global__ void __launch_bounds__(256) adamw_square_sum(double *sums, const float *g, u64 n) {
-    const u64 first = (u64)blockIdx.x * CHUNK;
-    square_sum(sums + blockIdx.x, g + first, (u32)(n - first < CHUNK ? n - first : CHUNK));
-}
-
 extern "C" __global__ void __launch_bounds__(256) adamw_square_sums(double *sums, const Chunk *chunks) {
     square_sum(sums + blockIdx.x, chunks[blockIdx.x].g, chunks[blockIdx.x].n);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
-    adamw_total(double *total, float *clip, const double *sums, u32 count, double most) {
+extern "C" __global__ void __launch_bounds__(256) adamw_total(double *total, const double *sums, u32 count) {
     double sum = 0.0;
     for (u32 i = threadIdx.x; i < count; i += 256) sum += sums[i];
     sum = block_sum_double(sum);
-    if (threadIdx.x > 0) return;
-    *total = sum;
-    if (!clip) return;
-    const double norm = sqrt(sum);
-    *clip = !isfinite(norm) ? __int_as_float(0x7fc00000) : most == 0.0 ? 1.0f : (float)fmin(most / (norm + 1e-6), 1.0);
+    if (threadIdx.x == 0) *total = sum;
 }

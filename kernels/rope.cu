@@ -4,7 +4,7 @@
 //   rope_backward  dqkv ← dq, dk, dv: rotated back, then through the norm
 //   qkv, dqkv (N, (H + 2 KV) D)   q, dq (N, H D)   k, v, dk, dv (N, KV D)  real
 //   r (N, H + KV)   angles (N, D)   frequencies (D / 2)   wq, wk (D)  float   positions (N) u32
-//   parts (blocks, 2 D) float: each block's share of dwq | dwk, if TRAINED; tensor_add_columns adds them
+//   q_parts, k_parts (blocks, D) float: each block's share of dwq and dwk, if TRAINED; tensor_add_columns adds them
 //
 //   load-time  H, KV, D; BLOCK (threads, a multiple of 32); HEADS_EACH (heads that a thread works on at once);
 //              ONE_PLUS (1: gains are 1 + w), TRAINED (1: parts are wanted)
@@ -124,10 +124,10 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    rope_backward(real *__restrict__ dqkv, float *__restrict__ parts, const real *__restrict__ dq,
-                  const real *__restrict__ dk, const real *__restrict__ dv, const real *__restrict__ qkv,
-                  const float *__restrict__ r, const float *__restrict__ angles, const float *__restrict__ wq,
-                  const float *__restrict__ wk, u32 n) {
+    rope_backward(real *__restrict__ dqkv, float *__restrict__ q_parts, float *__restrict__ k_parts,
+                  const real *__restrict__ dq, const real *__restrict__ dk, const real *__restrict__ dv,
+                  const real *__restrict__ qkv, const float *__restrict__ r, const float *__restrict__ angles,
+                  const float *__restrict__ wq, const float *__restrict__ wk, u32 n) {
     // dwq and dwk, lower and upper half, of this thread's columns.
     float dw[2][2][TRAINED ? HOLDS : 1][WIDTH];
 #pragma unroll
@@ -224,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
             for (int c = threadIdx.x; c < D; c += BLOCK) {
                 float sum = 0.0f;
                 for (int g = 0; g < GROUPS; g++) sum += shared[g][c];
-                parts[(u64)blockIdx.x * 2 * D + side * D + c] = sum;
+                (side == 0 ? q_parts : k_parts)[(u64)blockIdx.x * D + c] = sum;
             }
         }
     }

@@ -31,6 +31,13 @@ const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh"), sour
 
 /// The kernel files, `.cu` left out of their names elsewhere.
 const SOURCES: &[Source] = &[
+    source!("sample.cu"),
+    source!("rope.cu"),
+    source!("norm.cu"),
+    source!("glu.cu"),
+    source!("embedding.cu"),
+    source!("cross_entropy.cu"),
+    source!("adamw.cu"),
     source!("gemm_mma.cu"),
     source!("gemm_plain.cu"),
     source!("gemm_wgmma.cu"),

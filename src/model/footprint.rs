@@ -26,7 +26,7 @@ impl Transformer {
         let layers = self.spec.layers;
         let (c, f) = (self.spec.channels, self.spec.mlp_width);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        let logits = n.min(linear_cross_entropy::CHUNK) * self.spec.vocab;
+        let logits = n.min(linear_cross_entropy::chunk(self.place.device)) * self.spec.vocab;
         // hidden, dhidden, residual, stream, dx, dy, rows, drows; final_r, tokens, positions, indices, angles
         let whole = Width { real: 8 * c, float: 4 + self.angle_width() };
         let backward = Width { real: self.backward_width(f), float: 0 };

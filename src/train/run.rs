@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::parameter::Parameter;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
-use crate::ops::adamw::{self, AdamW};
+use crate::ops::adamw::{self, AdamW, Trained};
 
 /// What is to be trained, on what, and where to.
 pub struct Job<'a> {
@@ -165,19 +165,20 @@ impl<'a> Trainer<'a> {
         }
         let scale = clip::factor(norm, max_grad_norm) as f32;
         let betas = [beta1 as f32, beta2 as f32];
-        let (eps, decay, step) = (epsilon as f32, weight_decay as f32, step as u32 + 1);
-        let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
-        for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
-            let Parameter { value, master, gradient: Some(gradient) } = &mut **parameter else { continue };
+        let (lr, decay) = (learning_rate as f32, weight_decay as f32);
+        let adamw = AdamW { lr, betas, eps: epsilon as f32, decay, step: step as u32 + 1 };
+        let moments = self.moments.iter_mut();
+        let trained = parameters.iter_mut().zip(moments).filter_map(|((_, parameter), Moments { mean, square })| {
+            let Parameter { value, master, gradient: Some(g) } = &mut **parameter else { return None };
             // As the reference trainer: matrices decay, the gains of norms do not.
-            let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
-            let (full, copy) = match master {
+            let decays = value.shape().len() > 1;
+            let (p, copy) = match master {
                 Some(master) => (master, Some(value)),
                 None => (value, None),
             };
-            adamw::step([full, mean, square], copy, gradient, scale, AdamW { decay, ..adamw })?;
-            gradient.clear()?;
-        }
+            Some(Trained { p, m: mean, v: square, copy, g, decays })
+        });
+        adamw::step(&mut trained.collect::<Vec<_>>(), scale, adamw)?;
         Ok(norm)
     }
 
