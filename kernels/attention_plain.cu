@@ -6,8 +6,8 @@
 //   q, out, dout, dq (N, H·D) real   k, v, dk, dv (N, KV·D) real   lse (N, H) float   rows (2, H, N) float: lse · log₂e
 //   and δ   blocks (M) of four u32: first row, end row, first and end row of the document; none longer than BLOCK
 //   load-time  REAL_IS_FLOAT, D, BLOCK (a multiple of ROWS = 16)
-//   launch     block 512; attention_delta: grid (⌈N·H / 16⌉); attention_forward, attention_backward_queries: grid
-//              (M · BLOCK/16, H); attention_backward_keys: grid (M · BLOCK/16, KV)
+//   launch     attention_plain_forward, attention_plain_queries: grid (M · BLOCK/16, H), block 512;
+//              attention_plain_keys: grid (M · BLOCK/16, KV), block 512; attention_plain_delta: grid (H, ⌈N / 64⌉), block 256
 //              dynamic shared (4 (D | 1) (ROWS + 64) bytes forward, 4 (D | 1) (2·ROWS + 64) backward)
 //   window     2³¹ for none
 //   numerics   float, one rounding at the store; a row's terms are added in the order of the keys (dk, dv: query head by
@@ -65,7 +65,7 @@ __device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_forward(real *out, float *lse, const real *q, const real *k, const real *v, const uint4 *blocks, u32 heads,
+    attention_plain_forward(real *out, float *lse, const real *q, const real *k, const real *v, const uint4 *blocks, u32 heads,
                       u32 kv_heads, float scale, u32 window) {
     float *own = shared, *keys = own + ROWS * PITCH, *values = keys + TILE * PITCH;
     uint4 block = blocks[blockIdx.x / (BLOCK / ROWS)];
@@ -102,23 +102,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 }
 
 // Once before the two backward kernels, here and on the fast path: lse · log₂e and δ, a head's values together.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_delta(float *rows, const real *dout, const real *out, const float *lse, u32 n, u32 heads) {
-    u64 pair = blockIdx.x * (u64)ROWS + threadIdx.x / 32; // row · H + head
-    if (pair >= (u64)n * heads) return;
-    float sum = 0.0f;
-    for (u32 d = threadIdx.x % 32; d < D; d += 32)
-        sum = fmaf(widen(dout[pair * D + d]), widen(out[pair * D + d]), sum);
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) {
-        u64 at = pair % heads * n + pair / heads;
-        rows[at] = lse[pair] * 1.4426950408889634f;
-        rows[(u64)n * heads + at] = sum;
+const u32 DELTA_THREADS = 256;
+const u32 DELTA_ROWS = 64;
+const u32 WIDE = D % Vector<real>::N == 0 ? Vector<real>::N : 1; // elements a lane reads at once
+const u32 PIECES = D / WIDE;
+const u32 LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : PIECES > 2 ? 4 : 2; // a row
+extern "C" __global__ void __launch_bounds__(DELTA_THREADS)
+    attention_plain_delta(float *rows, const real *dout, const real *out, const float *lse, u32 n, u32 heads) {
+    u32 h = blockIdx.x, lane = threadIdx.x % LANES;
+#pragma unroll
+    for (u32 i = threadIdx.x / LANES; i < DELTA_ROWS; i += DELTA_THREADS / LANES) {
+        u32 row = blockIdx.y * DELTA_ROWS + i;
+        size_t pair = (size_t)row * heads + h;
+        float sum = 0.0f;
+        for (u32 piece = lane; piece < PIECES && row < n; piece += LANES) {
+            size_t at = pair * D + piece * WIDE;
+            if (WIDE > 1) {
+                float a[Vector<real>::N], b[Vector<real>::N];
+                load16(a, dout + at);
+                load16(b, out + at);
+#pragma unroll
+                for (int k = 0; k < Vector<real>::N; k++) sum = fmaf(a[k], b[k], sum);
+            } else {
+                sum = fmaf(widen(dout[at]), widen(out[at]), sum);
+            }
+        }
+#pragma unroll
+        for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+        if (lane == 0 && row < n) {
+            rows[(size_t)h * n + row] = lse[pair] * 1.4426950408889634f;
+            rows[(size_t)(heads + h) * n + row] = sum;
+        }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_backward_queries(real *dq, const real *dout, const real *q, const real *k, const real *v, const float *rows,
+    attention_plain_queries(real *dq, const real *dout, const real *q, const real *k, const real *v, const float *rows,
                                const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale, u32 window) {
     float *queries = shared, *gradients = queries + ROWS * PITCH;
     float *keys = gradients + ROWS * PITCH, *values = keys + TILE * PITCH;
@@ -153,7 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attention_backward_keys(real *dk, real *dv, const real *dout, const real *q, const real *k, const real *v,
+    attention_plain_keys(real *dk, real *dv, const real *dout, const real *q, const real *k, const real *v,
                             const float *rows, const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale,
                             u32 window) {
     float *keys = shared, *values = keys + ROWS * PITCH;
