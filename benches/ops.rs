@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use emlab::device::philox::Key;
-use emlab::device::{DType, Tensor};
-use emlab::ops::attention::{self, Attention};
+use emlab::device::{DType, Device, Tensor};
+use emlab::ops::attention::{self, Attention, Documents};
 use emlab::ops::glu::{self, Activation};
 use emlab::ops::linear_cross_entropy::{self, Gradients};
 use emlab::ops::rope::Heads;
@@ -59,15 +59,15 @@ fn attentions(criterion: &mut Criterion) {
     let mut lse = Tensor::zeros(DType::F32, &[n, HEADS.query]);
     for window in [None, Some(512)] {
         let attention = Attention { heads: HEADS, scale: 1.0 / 16.0, window };
-        let starts = [0, n as u32];
+        let documents = Documents::new(&[0, n as u32], Device::Cpu).expect("documents on the host");
         group.bench_function(format!("forward window {window:?}"), |b| {
-            b.iter(|| attention::forward(&mut out, &mut lse, [&q, &k, &v], &starts, attention));
+            b.iter(|| attention::forward(&mut out, &mut lse, [&q, &k, &v], &documents, attention));
         });
         group.bench_function(format!("backward window {window:?}"), |b| {
             let dout = random(&wide);
             b.iter(|| {
                 let into = [&mut dq, &mut dk, &mut dv];
-                attention::backward(into, &dout, [&out, &lse], [&q, &k, &v], &starts, attention)
+                attention::backward(into, &dout, [&out, &lse], [&q, &k, &v], &documents, attention)
             });
         });
     }

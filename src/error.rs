@@ -35,6 +35,44 @@ pub enum Error {
         /// The element type it must have.
         expected: &'static str,
     },
+    /// A tensor handed to an op lies on another device than the others.
+    #[error("{op}: tensor {name} lies on another device than the other arguments")]
+    Place {
+        /// The op that refused it.
+        op: &'static str,
+        /// The tensor's name in that op.
+        name: &'static str,
+    },
+    /// The GPU, its driver or NVRTC refused something, or is not there.
+    #[error("{0}")]
+    Cuda(String),
+    /// A kernel's source was refused.
+    #[error("kernels/{kernel}.cu does not compile ({what}):\n{log}")]
+    Compile {
+        /// The kernel file, without `.cu`.
+        kernel: String,
+        /// NVRTC's code.
+        what: String,
+        /// What NVRTC and ptxas said.
+        log: String,
+    },
+    /// The GPU has too little memory.
+    #[error(
+        "out of GPU memory: {} more are needed for {what}, {} are free, {} are in use by this run",
+        gib(needed),
+        gib(free),
+        gib(used)
+    )]
+    Memory {
+        /// What the memory was for.
+        what: &'static str,
+        /// Bytes asked for.
+        needed: usize,
+        /// Bytes that nobody uses.
+        free: usize,
+        /// Bytes that this process uses.
+        used: usize,
+    },
     /// The operating system refused an operation on a file or folder.
     #[error("{}: {reason}", path.display())]
     Io {
@@ -92,4 +130,9 @@ impl Error {
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
         Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
     }
+}
+
+/// Bytes as people read them.
+fn gib(bytes: &usize) -> String {
+    format!("{:.2} GiB", *bytes as f64 / f64::from(1 << 30))
 }

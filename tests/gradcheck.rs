@@ -8,8 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 use emlab::device::philox::Key;
-use emlab::device::{DType, Tensor};
-use emlab::ops::attention::{self, Attention};
+use emlab::device::{DType, Device, Tensor};
+use emlab::ops::attention::{self, Attention, Contexts, Documents};
 use emlab::ops::glu::{self, Activation};
 use emlab::ops::linear::{self, Adapter, Dropout};
 use emlab::ops::linear_cross_entropy as lce;
@@ -340,12 +340,13 @@ fn attention_over_documents() {
         let (wide, narrow) = ([n, heads.q_width()], [n, heads.kv_width()]);
         let (q, k, v) = (tensor("q", &wide), tensor("k", &narrow), tensor("v", &narrow));
         let (mut out, mut lse) = (nan(&wide), nan(&[n, heads.query]));
-        attention::forward(&mut out, &mut lse, [&q, &k, &v], &starts, attention).unwrap();
+        let documents = Documents::new(&starts, Device::Cpu).unwrap();
+        attention::forward(&mut out, &mut lse, [&q, &k, &v], &documents, attention).unwrap();
         close("out", &out, &out64);
         let (mut dq, mut dk, mut dv) = (nan(&wide), nan(&narrow), nan(&narrow));
         let saved = [&out, &lse];
         let into = [&mut dq, &mut dk, &mut dv];
-        attention::backward(into, &seed(&wide), saved, [&q, &k, &v], &starts, attention).unwrap();
+        attention::backward(into, &seed(&wide), saved, [&q, &k, &v], &documents, attention).unwrap();
         for (found, expected) in [dq, dk, dv].iter().zip(&grads) {
             close("dq, dk, dv", found, expected);
         }
@@ -410,18 +411,20 @@ fn cached(q: &Tensor, k: &Tensor, v: &Tensor, starts: &[u32], attention: Attenti
             if position % attention::PAGE == 0 {
                 tables[d].push(free.next().unwrap());
             }
-            let slot =
-                tables[d][position / attention::PAGE] as usize * attention::PAGE + position % attention::PAGE;
-            for (cache, x) in cache.iter_mut().zip([k, v]) {
-                cache.f32_mut()[slot * width..][..width].copy_from_slice(&x.f32()[row * width..][..width]);
-            }
+            assert_eq!(row, rows.len());
             rows.push((d, position));
         }
     }
-    let contexts: Vec<_> = rows
-        .iter()
-        .map(|(d, position)| attention::Context { pages: &tables[*d], position: *position })
-        .collect();
+    let most = tables.iter().map(Vec::len).max().unwrap();
+    let table = |d: usize| tables[d].iter().copied().chain([u32::MAX; 8]).take(most);
+    let contexts = Contexts {
+        positions: Tensor::from_u32(
+            &[rows.len()],
+            rows.iter().map(|(_, position)| *position as u32).collect(),
+        ),
+        pages: Tensor::from_u32(&[rows.len(), most], rows.iter().flat_map(|(d, _)| table(*d)).collect()),
+    };
+    attention::store(cache.each_mut(), [k, v], &contexts).unwrap();
     let mut out = nan(q.shape());
     attention::cached(&mut out, q, cache.each_ref(), &contexts, attention).unwrap();
     close("cached out", &out, expected);

@@ -66,7 +66,7 @@ fn activations_at_every_site() {
         let model = Transformer::load(&golden.folder).unwrap();
         let (batch, ..) = golden.packed();
         let mut probe = Compare { golden: &golden, seen: 0 };
-        model.forward(&mut Saved::for_training(&model.spec), &batch, &mut probe).unwrap();
+        model.forward(&mut Saved::for_training(&model), &batch, &mut probe).unwrap();
         assert_eq!(probe.seen, 12 * model.spec.layers + 2, "{name}: sites");
     }
 }
@@ -77,7 +77,7 @@ fn logits_and_likelihoods() {
         let golden = Golden::read(name);
         let model = Transformer::load(&golden.folder).unwrap();
         let (batch, ..) = golden.packed();
-        let mut saved = Saved::for_training(&model.spec);
+        let mut saved = Saved::for_training(&model);
         model.forward(&mut saved, &batch, &mut ()).unwrap();
         golden.compare(&["final_norm".into()], &saved.hidden, BOUND);
 
@@ -100,7 +100,7 @@ fn logits_and_likelihoods() {
 /// Forward, loss and backward of all documents in one pass; every gradient is compared.
 fn check_gradients(golden: &Golden, model: &mut Transformer, loss: f64) {
     let (batch, rows, targets, weight) = golden.packed();
-    let mut saved = Saved::for_training(&model.spec);
+    let mut saved = Saved::for_training(&model);
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     let nll = model.loss_gradient(&mut saved, &rows, &targets, weight).unwrap();
     model.backward(&mut saved, &batch).unwrap();
@@ -145,7 +145,7 @@ fn logits_with_an_adapter_of_peft() {
         let golden = Golden::read(name);
         let model = adapted(&golden);
         let (batch, ..) = golden.packed();
-        let mut saved = Saved::for_inference(&model.spec);
+        let mut saved = Saved::for_inference(&model);
         model.forward(&mut saved, &batch, &mut ()).unwrap();
         let rows: Vec<u32> = (0..batch.tokens.len() as u32).collect();
         let mut logits = Tensor::empty();
@@ -170,8 +170,8 @@ fn greedy_continuations() {
         let model = Transformer::load(&golden.folder).unwrap();
         let prompts = &golden.numbers.greedy;
         let longest = |g: &golden::Greedy| Cache::pages_for(g.prompt.len() + g.completion.len());
-        let mut cache = Cache::new(&model.spec, prompts.iter().map(longest).sum());
-        let mut saved = Saved::for_inference(&model.spec);
+        let mut cache = Cache::new(&model, prompts.iter().map(longest).sum()).unwrap();
+        let mut saved = Saved::for_inference(&model);
         let (mut rows, mut next) = (Vec::new(), Vec::new());
         for greedy in prompts {
             let sequence = cache.add();

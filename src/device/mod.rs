@@ -1,18 +1,30 @@
-//! L0: memory and products; knows no transformer.
+//! L0: memory, launches and products; knows no transformer.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `file.rs` | files: mapped for reading, replaced as a whole when written |
 //! | `tensor.rs` | [`Tensor`]: element type, shape, storage |
+//! | `gpu.rs` | [`Gpu`]: context, stream, facts, memory, kernels |
+//! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
+//! | `launch.rs` | launches, checked against what the kernel declares |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
+pub mod compile;
 pub mod file;
+pub mod gpu;
+pub mod launch;
 pub mod philox;
 pub mod product;
 pub mod tensor;
 
+pub use gpu::Gpu;
 pub use tensor::{DType, Device, Tensor};
+
+/// While kernels are being written.
+pub(crate) fn unported() -> crate::Error {
+    crate::Error::Cuda("this op has no kernel yet".into())
+}
 
 /// Runs `f` on a worker of the thread pool. Called from outside, every parallel loop hands its work over and waits to
 /// be woken, some 50 µs a loop; from a worker it just begins. A pass over a model is hundreds of loops.

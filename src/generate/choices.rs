@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
@@ -54,16 +53,15 @@ pub fn choices(model: &Transformer, prompt: &[u32], strings: &[Vec<u32>]) -> Res
         )));
     }
     let nodes = inner_nodes(&trie);
-    let mut cache =
-        Cache::new(&model.spec, Cache::pages_for(prompt.len()) + nodes * Cache::pages_for(longest));
-    let (mut scratch, mut logits) = (Saved::for_inference(&model.spec), Tensor::empty());
+    let mut cache = Cache::new(model, Cache::pages_for(prompt.len()) + nodes * Cache::pages_for(longest))?;
+    let (mut scratch, mut logits) = (Saved::for_inference(model), model.logits_tensor());
     let sequence = cache.add();
     let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
     model.infer(&mut scratch, &mut cache, prompt, &rows)?;
     model.logits(&mut logits, &mut scratch, &[prompt.len() as u32 - 1])?;
-    let mut result = Choices { log_masses: vec![f64::NEG_INFINITY; strings.len()], top: top(logits.f32()) };
+    let mut rows_of_level: Vec<f32> = logits.read()?;
+    let mut result = Choices { log_masses: vec![f64::NEG_INFINITY; strings.len()], top: top(&rows_of_level) };
     let mut level = vec![Visit { node: &trie, log: 0.0, sequence }];
-    let mut rows_of_level = logits.f32().to_vec();
     loop {
         let mut next = Vec::new();
         for (visit, row) in level.iter().zip(rows_of_level.chunks_exact(model.spec.vocab)) {
@@ -84,7 +82,7 @@ pub fn choices(model: &Transformer, prompt: &[u32], strings: &[Vec<u32>]) -> Res
             let rows: Vec<Row> = visits.iter().map(place).collect();
             model.infer(&mut scratch, &mut cache, tokens, &rows)?;
             model.logits(&mut logits, &mut scratch, &(0..rows.len() as u32).collect::<Vec<_>>())?;
-            rows_of_level.extend_from_slice(logits.f32());
+            rows_of_level.extend(logits.read::<f32>()?);
         }
     }
 }

@@ -154,8 +154,8 @@ struct Active {
 /// Requests with the same prompt.
 struct Group {
     waiting: VecDeque<usize>,
-    /// Once the prompt is in the cache: its sequence, and the logits (V) of the first new token.
-    prefilled: Option<(usize, Vec<f32>)>,
+    /// Once the prompt is in the cache: its sequence, and the logits (1, V) of the first new token.
+    prefilled: Option<(usize, Tensor)>,
 }
 
 struct Scheduler<'a> {
@@ -210,16 +210,16 @@ impl<'a> Scheduler<'a> {
             sampling,
             limits,
             pages: 0,
-            cache: Cache::new(&model.spec, 0),
-            scratch: Saved::for_inference(&model.spec),
-            logits: Tensor::empty(),
+            cache: Cache::new(model, 0)?,
+            scratch: Saved::for_inference(model),
+            logits: model.logits_tensor(),
             queue,
             active: Vec::new(),
         };
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
-        scheduler.pages = most.min(limits.cache_bytes / Cache::page_bytes(&model.spec));
-        scheduler.cache = Cache::new(&model.spec, scheduler.pages);
+        scheduler.pages = most.min(limits.cache_bytes / Cache::page_bytes(model));
+        scheduler.cache = Cache::new(model, scheduler.pages)?;
         Ok(scheduler)
     }
 
@@ -253,7 +253,7 @@ impl<'a> Scheduler<'a> {
         if room || !self.active.is_empty() {
             return Ok(room);
         }
-        let bytes = self.pages_of([request]) * Cache::page_bytes(&self.model.spec);
+        let bytes = self.pages_of([request]) * Cache::page_bytes(self.model);
         let (prompt, mib) = (self.requests[request].ids.len(), bytes.div_ceil(1 << 20));
         Err(Error::Setting(format!(
             "a prompt of {prompt} tokens needs {mib} MiB of cache with its answer: allow more, or lower max_tokens"
@@ -281,8 +281,8 @@ impl<'a> Scheduler<'a> {
         let group = &mut self.queue[0];
         group.waiting.pop_front();
         let (prompt, logits) = group.prefilled.as_ref().expect("prefilled above");
-        self.logits.resize(&[1, logits.len()]);
-        self.logits.f32_mut().copy_from_slice(logits);
+        self.logits.resize(logits.shape())?;
+        self.logits.copy_from(logits)?;
         let sequence = self.cache.fork(*prompt)?;
         if group.waiting.is_empty() {
             self.cache.remove(*prompt);
@@ -294,13 +294,13 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Puts a request's prompt into the cache: its sequence, and the logits of the token after it.
-    fn prefill(&mut self, request: usize) -> Result<(usize, Vec<f32>)> {
+    fn prefill(&mut self, request: usize) -> Result<(usize, Tensor)> {
         let ids = &self.requests[request].ids;
         let sequence = self.cache.add();
         let rows: Vec<Row> = (0..ids.len()).map(|position| Row { sequence, position }).collect();
         self.model.infer(&mut self.scratch, &mut self.cache, ids, &rows)?;
         self.model.logits(&mut self.logits, &mut self.scratch, &[ids.len() as u32 - 1])?;
-        Ok((sequence, self.logits.f32().to_vec()))
+        Ok((sequence, self.logits.to(self.logits.device())?))
     }
 
     /// Advances every active request by one token.

@@ -28,7 +28,7 @@ pub fn score(model: &Transformer, ids: &[u32], bos: Option<u32>) -> Result<Vec<f
 fn score_window(model: &Transformer, ids: &[u32]) -> Result<Vec<f32>> {
     let Some((_, targets)) = ids.split_first() else { return Ok(Vec::new()) };
     let mut nll = Vec::with_capacity(targets.len());
-    pass(model, &ids[..targets.len()], &mut |scratch, start, rows| {
+    pass(model, &ids[..targets.len()], |scratch, start, rows| {
         nll.extend(model.loss(scratch, rows, &targets[start..start + rows.len()])?);
         Ok(())
     })?;
@@ -48,11 +48,10 @@ pub fn logits(model: &Transformer, ids: &[u32]) -> Result<Tensor> {
     }
     let vocab = model.spec.vocab;
     let mut all = Tensor::zeros(DType::F32, &[ids.len(), vocab]);
-    let mut chunk = Tensor::empty();
-    pass(model, ids, &mut |scratch, start, rows| {
+    let mut chunk = model.logits_tensor();
+    pass(model, ids, |scratch, start, rows| {
         model.logits(&mut chunk, scratch, rows)?;
-        all.f32_mut()[start * vocab..(start + rows.len()) * vocab].copy_from_slice(chunk.f32());
-        Ok(())
+        all.write(start * vocab, &chunk.read::<f32>()?)
     })?;
     Ok(all)
 }
@@ -62,10 +61,10 @@ pub fn logits(model: &Transformer, ids: &[u32]) -> Result<Tensor> {
 fn pass(
     model: &Transformer,
     ids: &[u32],
-    after: &mut dyn FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
+    mut after: impl FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let mut cache = Cache::new(&model.spec, Cache::pages_for(ids.len()));
-    let mut scratch = Saved::for_inference(&model.spec);
+    let mut cache = Cache::new(model, Cache::pages_for(ids.len()))?;
+    let mut scratch = Saved::for_inference(model);
     let sequence = cache.add();
     for chunk in ids.chunks(CHUNK) {
         let start = cache.length(sequence);

@@ -19,25 +19,25 @@
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::error::Result;
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::Cache;
 use crate::model::linear::Linear;
 use crate::model::parameter::Parameter;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::{BlockSaved, Scratch};
 use crate::model::spec::Spec;
-use crate::ops::attention::{self, Attention};
+use crate::ops::attention::{self, Attention, Contexts, Documents};
 use crate::ops::glu::{self, Activation};
 use crate::ops::norm::{self, Norm};
 use crate::ops::rope::{self, Heads, Rope};
 
 /// What a query may look at.
 pub(super) enum Attend<'a> {
-    /// Packed documents, given by their first rows and N.
-    Documents(&'a [u32]),
+    /// Packed documents.
+    Documents(&'a Documents),
     /// The cache, to which each row adds its key and value first.
-    Cached(&'a mut Cache, &'a [Row]),
-    /// As `Cached`, all rows being one sequence from its first position on: attention needs no cache yet.
-    Prefill(&'a mut Cache, &'a [Row]),
+    Cached(&'a mut Cache, &'a Contexts),
+    /// As `Cached`, all rows being one sequence from its first position on, a document: attention needs no cache yet.
+    Prefill(&'a mut Cache, &'a Contexts, &'a Documents),
 }
 
 /// The weights and the choices of one block.
@@ -110,11 +110,11 @@ impl Block {
         let heads = self.attention.heads;
         let [n, c] = before.map_or(s.x.dims(), |[x, _]| x.dims())?;
         // 1. norm of the stream
-        s.attention_norm.resize(&[n, c]);
-        s.attention_norm_r.resize(&[n]);
+        s.attention_norm.resize(&[n, c])?;
+        s.attention_norm_r.resize(&[n])?;
         let w = &self.attention_norm.value;
         if let Some([x, delta]) = before {
-            s.x.resize(&[n, c]);
+            s.x.resize(&[n, c])?;
             norm::add_forward(
                 &mut s.x,
                 &mut s.attention_norm,
@@ -133,10 +133,10 @@ impl Block {
         self.qkv.forward(&mut s.qkv, &mut s.qkv_s, &s.attention_norm, self.noise(dropout, 0))?;
         probe.at(self.layer, Site::Qkv, &mut s.qkv);
         // 3. split, normalise, rotate
-        s.q.resize(&[n, heads.q_width()]);
-        s.k.resize(&[n, heads.kv_width()]);
-        s.v.resize(&[n, heads.kv_width()]);
-        s.qk_r.resize(&[n, heads.query + heads.kv]);
+        s.q.resize(&[n, heads.q_width()])?;
+        s.k.resize(&[n, heads.kv_width()])?;
+        s.v.resize(&[n, heads.kv_width()])?;
+        s.qk_r.resize(&[n, heads.query + heads.kv])?;
         let gains = [&self.q_norm.value, &self.k_norm.value];
         rope::forward([&mut s.q, &mut s.k, &mut s.v, &mut s.qk_r], &s.qkv, angles, gains, heads, self.norm)?;
         probe.at(self.layer, Site::Query, &mut s.q);
@@ -150,15 +150,15 @@ impl Block {
         // 6. its norm
         let mut delta = &s.attention_out;
         if let Some([w, _]) = &self.post_norms {
-            s.attention_delta.resize(&[n, c]);
-            s.attention_delta_r.resize(&[n]);
+            s.attention_delta.resize(&[n, c])?;
+            s.attention_delta_r.resize(&[n])?;
             norm::forward(&mut s.attention_delta, &mut s.attention_delta_r, delta, &w.value, self.norm)?;
             delta = &s.attention_delta;
         }
         // 7. into the stream, and its norm
-        s.residual_mid.resize(&[n, c]);
-        s.mlp_norm.resize(&[n, c]);
-        s.mlp_norm_r.resize(&[n]);
+        s.residual_mid.resize(&[n, c])?;
+        s.mlp_norm.resize(&[n, c])?;
+        s.mlp_norm_r.resize(&[n])?;
         let w = &self.mlp_norm.value;
         norm::add_forward(
             &mut s.residual_mid,
@@ -175,7 +175,7 @@ impl Block {
         self.gate_up.forward(&mut s.gate_up, &mut s.gate_up_s, &s.mlp_norm, self.noise(dropout, 2))?;
         probe.at(self.layer, Site::GateUp, &mut s.gate_up);
         // 9. gated product
-        s.glu.resize(&[n, self.down.inputs()]);
+        s.glu.resize(&[n, self.down.inputs()])?;
         glu::forward(&mut s.glu, &s.gate_up, self.activation)?;
         probe.at(self.layer, Site::Glu, &mut s.glu);
         // 10. down
@@ -183,29 +183,28 @@ impl Block {
         probe.at(self.layer, Site::MlpOut, &mut s.mlp_out);
         // 11. its norm; 12. is the next norm's
         if let Some([_, w]) = &self.post_norms {
-            s.mlp_delta.resize(&[n, c]);
-            s.mlp_delta_r.resize(&[n]);
+            s.mlp_delta.resize(&[n, c])?;
+            s.mlp_delta_r.resize(&[n])?;
             norm::forward(&mut s.mlp_delta, &mut s.mlp_delta_r, &s.mlp_out, &w.value, self.norm)?;
         }
         Ok(())
     }
 
     fn attend(&self, s: &mut BlockSaved, n: usize, attend: &mut Attend) -> Result<()> {
-        s.attention.resize(&[n, self.attention.heads.q_width()]);
-        s.lse.resize(&[n, self.attention.heads.query]);
-        let packed = |s: &mut BlockSaved, starts: &[u32]| {
-            attention::forward(&mut s.attention, &mut s.lse, [&s.q, &s.k, &s.v], starts, self.attention)
+        s.attention.resize(&[n, self.attention.heads.q_width()])?;
+        s.lse.resize(&[n, self.attention.heads.query])?;
+        let packed = |s: &mut BlockSaved, documents: &Documents| {
+            attention::forward(&mut s.attention, &mut s.lse, [&s.q, &s.k, &s.v], documents, self.attention)
         };
         match attend {
-            Attend::Documents(starts) => packed(s, starts),
-            Attend::Prefill(cache, rows) => {
-                cache.store(self.layer, &s.k, &s.v, rows);
-                packed(s, &[0, n as u32])
+            Attend::Documents(documents) => packed(s, documents),
+            Attend::Prefill(cache, contexts, documents) => {
+                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts)?;
+                packed(s, documents)
             }
-            Attend::Cached(cache, rows) => {
-                cache.store(self.layer, &s.k, &s.v, rows);
-                let contexts = cache.contexts(rows);
-                attention::cached(&mut s.attention, &s.q, cache.layer(self.layer), &contexts, self.attention)
+            Attend::Cached(cache, contexts) => {
+                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts)?;
+                attention::cached(&mut s.attention, &s.q, cache.layer(self.layer), contexts, self.attention)
             }
         }
     }
@@ -217,15 +216,15 @@ impl Block {
         scratch: &mut Scratch,
         s: &BlockSaved,
         angles: &Tensor,
-        starts: &[u32],
+        documents: &Documents,
         dropout: Option<Key>,
     ) -> Result<()> {
         let t = scratch;
         let heads = self.attention.heads;
         let [n, c] = s.x.dims()?;
         let noise = [0, 1, 2, 3].map(|map| self.noise(dropout, map));
-        t.dx.resize(&[n, c]);
-        t.dy.resize(&[n, c]);
+        t.dx.resize(&[n, c])?;
+        t.dy.resize(&[n, c])?;
         // 12. δ joins the stream: its gradient is the stream's. 11. through its norm
         let mut dout = &t.stream;
         if let Some([_, w]) = &mut self.post_norms {
@@ -236,7 +235,7 @@ impl Block {
         // 10. down
         self.down.backward(&mut t.dglu, &mut t.ds, dout, [&s.glu, &s.down_s], noise[3])?;
         // 9. gated product
-        t.dgate_up.resize(s.gate_up.shape());
+        t.dgate_up.resize(s.gate_up.shape())?;
         glu::backward(&mut t.dgate_up, &t.dglu, &s.gate_up, self.activation)?;
         // 8. gate | up
         self.gate_up.backward(&mut t.dx, &mut t.ds, &t.dgate_up, [&s.mlp_norm, &s.gate_up_s], noise[2])?;
@@ -255,13 +254,13 @@ impl Block {
         // 5. output projection
         self.o.backward(&mut t.dattention, &mut t.ds, dout, [&s.attention, &s.o_s], noise[1])?;
         // 4. attention
-        t.dq.resize(s.q.shape());
-        t.dk.resize(s.k.shape());
-        t.dv.resize(s.v.shape());
+        t.dq.resize(s.q.shape())?;
+        t.dk.resize(s.k.shape())?;
+        t.dv.resize(s.v.shape())?;
         let (into, saved) = ([&mut t.dq, &mut t.dk, &mut t.dv], [&s.attention, &s.lse]);
-        attention::backward(into, &t.dattention, saved, [&s.q, &s.k, &s.v], starts, self.attention)?;
+        attention::backward(into, &t.dattention, saved, [&s.q, &s.k, &s.v], documents, self.attention)?;
         // 3. rotate back, through the head norms, together
-        t.dqkv.resize(s.qkv.shape());
+        t.dqkv.resize(s.qkv.shape())?;
         let [q, k] = [&mut self.q_norm, &mut self.k_norm];
         let gains = q.gradient.as_mut().zip(k.gradient.as_mut()).map(|(q, k)| [q, k]);
         let (grads, saved) = ([&t.dq, &t.dk, &t.dv], [&s.qkv, &s.qk_r, angles]);

@@ -3,10 +3,11 @@
 //! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last, part-filled one:
 //! a hundred samples of one question hold its prompt once.
 
-use crate::device::{DType, Tensor};
+use crate::device::{Tensor, gpu};
 use crate::error::{Error, Result};
-use crate::model::spec::Spec;
-use crate::ops::attention::{Context, PAGE};
+use crate::model::saved::set;
+use crate::model::transformer::Transformer;
+use crate::ops::attention::{Contexts, PAGE};
 
 /// One position to compute: the next one of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,20 +37,26 @@ pub struct Cache {
 
 impl Cache {
     /// Room for `pages` pages a layer.
-    pub fn new(spec: &Spec, pages: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if they do not fit on the GPU.
+    pub fn new(model: &Transformer, pages: usize) -> Result<Self> {
+        let Transformer { spec, place, .. } = model;
         let shape = [pages * PAGE, spec.kv_heads * spec.head_dim];
-        let layer = |_| [0, 1].map(|_| Tensor::zeros(DType::F32, &shape));
-        Self {
-            layers: (0..spec.layers).map(layer).collect(),
+        let tensor = || Tensor::zeros_on(place.device, place.real, &shape);
+        let layer = |_| Ok([tensor()?, tensor()?]);
+        Ok(Self {
+            layers: gpu::purpose("cache", || (0..spec.layers).map(layer).collect::<Result<_>>())?,
             holders: vec![0; pages],
             free: (0..pages as u32).rev().collect(),
             sequences: Vec::new(),
-        }
+        })
     }
 
     /// Bytes that one page takes in all layers together.
-    pub fn page_bytes(spec: &Spec) -> usize {
-        2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * DType::F32.size()
+    pub fn page_bytes(model: &Transformer) -> usize {
+        let Transformer { spec, place, .. } = model;
+        2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * place.real.size()
     }
 
     /// Pages that `positions` positions need.
@@ -79,8 +86,7 @@ impl Cache {
             let last = std::mem::replace(&mut child.pages[full], copy);
             for tensor in self.layers.iter_mut().flatten() {
                 let width = tensor.shape()[1] * PAGE;
-                let (from, to) = (last as usize * width, copy as usize * width);
-                tensor.f32_mut().copy_within(from..from + width, to);
+                tensor.copy_within(last as usize * width, copy as usize * width, width)?;
             }
         }
         for page in &child.pages[..full] {
@@ -121,29 +127,25 @@ impl Cache {
         Ok(())
     }
 
-    /// Writes keys and values (N, KV·D) of the rows into their places.
-    pub(super) fn store(&mut self, layer: usize, keys: &Tensor, values: &Tensor, rows: &[Row]) {
-        let width = keys.shape()[1];
-        for (i, row) in rows.iter().enumerate() {
-            let page = self.sequence(row.sequence).pages[row.position / PAGE] as usize;
-            let slot = page * PAGE + row.position % PAGE;
-            for (tensor, x) in self.layers[layer].iter_mut().zip([keys, values]) {
-                let x = &x.f32()[i * width..][..width];
-                tensor.f32_mut()[slot * width..][..width].copy_from_slice(x);
-            }
-        }
-    }
-
     /// Keys and values of a layer.
     pub(super) fn layer(&self, layer: usize) -> [&Tensor; 2] {
         self.layers[layer].each_ref()
     }
 
-    /// What each row sees.
-    pub(super) fn contexts(&self, rows: &[Row]) -> Vec<Context<'_>> {
-        let context =
-            |row: &Row| Context { pages: &self.sequence(row.sequence).pages, position: row.position };
-        rows.iter().map(context).collect()
+    /// [`layer`](Self::layer), to be written.
+    pub(super) fn layer_mut(&mut self, layer: usize) -> [&mut Tensor; 2] {
+        self.layers[layer].each_mut()
+    }
+
+    /// Fills in where the sequence of each row lies; the positions are set already.
+    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row]) -> Result<()> {
+        let most = rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1);
+        let mut pages = vec![0; rows.len() * most];
+        for (row, out) in rows.iter().zip(pages.chunks_exact_mut(most)) {
+            let used = row.position / PAGE + 1;
+            out[..used].copy_from_slice(&self.sequence(row.sequence).pages[..used]);
+        }
+        set(&mut contexts.pages, &[rows.len(), most], &pages)
     }
 
     fn insert(&mut self, sequence: Sequence) -> usize {

@@ -175,7 +175,7 @@ impl Linear {
         x: &Tensor,
         noise: Option<(Key, u32)>,
     ) -> Result<()> {
-        y.resize(&[x.shape()[0], self.outputs()]);
+        y.resize(&[x.shape()[0], self.outputs()])?;
         linear::forward(y, s, x, &self.weight.value, self.adapter.as_ref().map(|s| s.view(noise)))
     }
 
@@ -191,7 +191,7 @@ impl Linear {
         saved: [&Tensor; 2],
         noise: Option<(Key, u32)>,
     ) -> Result<()> {
-        dx.resize(&[dy.shape()[0], self.inputs()]);
+        dx.resize(&[dy.shape()[0], self.inputs()])?;
         let Parameter { value, gradient } = &mut self.weight;
         let mut gradients = Gradients { w: gradient.as_mut(), adapter: None };
         let Some(stack) = &mut self.adapter else {

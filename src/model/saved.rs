@@ -1,10 +1,41 @@
 //! [`Saved`]: what a forward pass leaves for its backward, and the scratch that both reuse.
 
-use crate::device::{DType, Tensor};
+use crate::device::{DType, Device, Tensor};
+use crate::error::{Error, Result};
 use crate::model::spec::Spec;
+use crate::model::transformer::Transformer;
+use crate::ops::attention::{Contexts, Documents};
+use crate::ops::embedding;
 use crate::ops::rope::{self, Rope};
 
-use crate::error::Result;
+/// Where a model computes, and in which element type its activations lie: f32 on the CPU, bf16 or f32 on a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Memory and arithmetic.
+    pub device: Device,
+    /// Activations, their gradients, frozen matrices, the cache.
+    pub real: DType,
+}
+
+impl Place {
+    /// The reference.
+    pub const CPU: Self = Self { device: Device::Cpu, real: DType::F32 };
+
+    /// An empty tensor for numbers that may be rounded.
+    pub(super) fn real(self) -> Tensor {
+        Tensor::empty_on(self.device, self.real)
+    }
+
+    /// An empty tensor for numbers that are always f32.
+    pub(super) fn float(self) -> Tensor {
+        Tensor::empty_on(self.device, DType::F32)
+    }
+
+    /// An empty tensor for indices.
+    pub(super) fn index(self) -> Tensor {
+        Tensor::empty_on(self.device, DType::U32)
+    }
+}
 
 /// Activations of one block, in the order of the forward pass. Names follow [`Site`](crate::model::probe::Site).
 #[derive(Debug)]
@@ -40,34 +71,33 @@ pub(super) struct BlockSaved {
 }
 
 impl BlockSaved {
-    fn new() -> Self {
-        let e = Tensor::empty;
+    fn new(place: Place) -> Self {
         Self {
-            x: e(),
-            attention_norm: e(),
-            attention_norm_r: e(),
-            qkv: e(),
-            qkv_s: e(),
-            q: e(),
-            k: e(),
-            v: e(),
-            qk_r: e(),
-            attention: e(),
-            lse: e(),
-            o_s: e(),
-            attention_out: e(),
-            attention_delta: e(),
-            attention_delta_r: e(),
-            residual_mid: e(),
-            mlp_norm: e(),
-            mlp_norm_r: e(),
-            gate_up: e(),
-            gate_up_s: e(),
-            glu: e(),
-            down_s: e(),
-            mlp_out: e(),
-            mlp_delta: e(),
-            mlp_delta_r: e(),
+            x: place.real(),
+            attention_norm: place.real(),
+            attention_norm_r: place.float(),
+            qkv: place.real(),
+            qkv_s: place.real(),
+            q: place.real(),
+            k: place.real(),
+            v: place.real(),
+            qk_r: place.float(),
+            attention: place.real(),
+            lse: place.float(),
+            o_s: place.real(),
+            attention_out: place.real(),
+            attention_delta: place.real(),
+            attention_delta_r: place.float(),
+            residual_mid: place.real(),
+            mlp_norm: place.real(),
+            mlp_norm_r: place.float(),
+            gate_up: place.real(),
+            gate_up_s: place.real(),
+            glu: place.real(),
+            down_s: place.real(),
+            mlp_out: place.real(),
+            mlp_delta: place.real(),
+            mlp_delta_r: place.float(),
         }
     }
 
@@ -84,8 +114,12 @@ pub struct Saved {
     pub hidden: Tensor,
     /// ∂loss/∂hidden (N, C): left by the loss, consumed by the backward.
     pub dhidden: Tensor,
+    pub(super) place: Place,
     /// Token ids (N).
     pub(super) tokens: Tensor,
+    /// What is computed, in terms of attention: packed documents, or places in sequences of the cache.
+    pub(super) documents: Option<Documents>,
+    pub(super) contexts: Contexts,
     /// cos and sin (N, D) of each kind of rotation.
     pub(super) angles: Vec<(Rope, Tensor)>,
     /// One a layer in training, two taking turns in inference.
@@ -112,34 +146,49 @@ pub(super) struct Scratch {
     pub(super) dv: Tensor,
     pub(super) dqkv: Tensor,
     pub(super) ds: Tensor,
-    /// Rows that carry a loss (n, C) and their gradient.
+    /// Rows that carry a loss: their numbers (n), what is in them (n, C) and its gradient.
+    pub(super) indices: Tensor,
     pub(super) rows: Tensor,
     pub(super) drows: Tensor,
     /// One chunk of logits.
     pub(super) logits: Tensor,
 }
 
+impl Scratch {
+    /// `rows` (n, C) ← the rows of `x` that `indices` lists: a look-up, as the embedding's.
+    pub(super) fn gather(&mut self, x: &Tensor, indices: &[u32]) -> Result<()> {
+        let [n, c] = x.dims()?;
+        assert!(indices.iter().all(|i| (*i as usize) < n), "rows of a pass of {n}");
+        set(&mut self.indices, &[indices.len()], indices)?;
+        self.rows.resize(&[indices.len(), c])?;
+        embedding::forward(&mut self.rows, &self.indices, x, 1.0)
+    }
+}
+
 impl Saved {
     /// For training: keeps every layer.
-    pub fn for_training(spec: &Spec) -> Self {
-        Self::with_blocks(spec.layers)
+    pub fn for_training(model: &Transformer) -> Self {
+        Self::with_blocks(model.spec.layers, model.place)
     }
 
     /// For inference: keeps the current layer and the one before it.
-    pub fn for_inference(spec: &Spec) -> Self {
-        Self::with_blocks(spec.layers.min(2))
+    pub fn for_inference(model: &Transformer) -> Self {
+        Self::with_blocks(model.spec.layers.min(2), model.place)
     }
 
-    fn with_blocks(blocks: usize) -> Self {
-        let e = Tensor::empty;
+    fn with_blocks(blocks: usize, place: Place) -> Self {
+        let e = || place.real();
         Self {
             hidden: e(),
             dhidden: e(),
-            tokens: Tensor::zeros(DType::U32, &[0]),
+            place,
+            tokens: place.index(),
+            documents: None,
+            contexts: Contexts::empty(place.device),
             angles: Vec::new(),
-            blocks: (0..blocks).map(|_| BlockSaved::new()).collect(),
+            blocks: (0..blocks).map(|_| BlockSaved::new(place)).collect(),
             residual: e(),
-            final_r: e(),
+            final_r: place.float(),
             scratch: Scratch {
                 stream: e(),
                 dx: e(),
@@ -152,9 +201,10 @@ impl Saved {
                 dv: e(),
                 dqkv: e(),
                 ds: e(),
+                indices: place.index(),
                 rows: e(),
                 drows: e(),
-                logits: e(),
+                logits: place.float(),
             },
         }
     }
@@ -165,17 +215,32 @@ impl Saved {
     }
 
     /// Sets the tokens of a pass and the angles of their positions.
-    pub(super) fn start(&mut self, spec: &Spec, tokens: &[u32], positions: Vec<u32>) -> Result<()> {
-        self.tokens = Tensor::from_u32(&[tokens.len()], tokens.to_vec());
-        let positions = Tensor::from_u32(&[positions.len()], positions);
+    ///
+    /// # Errors
+    /// [`Error::Run`] for a token id outside the vocabulary.
+    pub(super) fn start(&mut self, spec: &Spec, tokens: &[u32], positions: &[u32]) -> Result<()> {
+        if let Some(token) = tokens.iter().find(|token| **token as usize >= spec.vocab) {
+            let vocab = spec.vocab;
+            return Err(Error::Run(format!(
+                "token id {token} is outside the model's vocabulary of {vocab}: the tokenizer belongs to another model"
+            )));
+        }
+        set(&mut self.tokens, &[tokens.len()], tokens)?;
+        set(&mut self.contexts.positions, &[positions.len()], positions)?;
         for rope in &spec.ropes {
             if self.angles.iter().all(|(known, _)| known != rope) {
-                self.angles.push((*rope, Tensor::empty()));
+                self.angles.push((*rope, self.place.float()));
             }
         }
         for (rope, angles) in &mut self.angles {
-            rope::angles(angles, &positions, *rope, spec.head_dim)?;
+            rope::angles(angles, &self.contexts.positions, *rope, spec.head_dim)?;
         }
         Ok(())
     }
+}
+
+/// Gives an index tensor a shape and values.
+pub(super) fn set(tensor: &mut Tensor, shape: &[usize], values: &[u32]) -> Result<()> {
+    tensor.resize(shape)?;
+    tensor.write(0, values)
 }

@@ -12,9 +12,10 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::linear::{AdapterSegment, Linear};
 use crate::model::parameter::Parameter;
 use crate::model::probe::{Probe, Site};
-use crate::model::saved::{BlockSaved, Saved};
+use crate::model::saved::{BlockSaved, Place, Saved};
 use crate::model::spec::Spec;
 use crate::model::weights;
+use crate::ops::attention::{Contexts, Documents};
 use crate::ops::linear_cross_entropy::{self, Gradients};
 use crate::ops::norm::{self, Norm};
 use crate::ops::{embedding, linear};
@@ -24,6 +25,8 @@ use crate::ops::{embedding, linear};
 pub struct Transformer {
     /// Sizes and choices.
     pub spec: Spec,
+    /// Where it computes.
+    pub place: Place,
     pub(super) embedding: Parameter,
     pub(super) blocks: Vec<Block>,
     pub(super) norm: Parameter,
@@ -161,9 +164,10 @@ impl Transformer {
     /// # Errors
     /// [`Error::Run`] for a token id outside the vocabulary.
     pub fn forward(&self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
-        let positions = batch.starts.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
-        saved.start(&self.spec, &batch.tokens, positions)?;
-        on_workers(|| self.run(saved, &mut Attend::Documents(&batch.starts), batch.dropout, probe))
+        let positions: Vec<u32> = batch.starts.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+        saved.start(&self.spec, &batch.tokens, &positions)?;
+        let documents = saved.documents.insert(Documents::new(&batch.starts, saved.place.device)?).clone();
+        on_workers(|| self.run(saved, &mut Attend::Documents(&documents), batch.dropout, probe))
     }
 
     /// Computes the next positions of cached sequences: appends their keys and values to `cache` and leaves
@@ -174,11 +178,21 @@ impl Transformer {
     /// [`Error::Run`] for a token id outside the vocabulary or a full cache.
     pub fn infer(&self, saved: &mut Saved, cache: &mut Cache, tokens: &[u32], rows: &[Row]) -> Result<()> {
         assert_eq!(tokens.len(), rows.len(), "tokens for the rows");
-        saved.start(&self.spec, tokens, rows.iter().map(|r| r.position as u32).collect())?;
+        let positions: Vec<u32> = rows.iter().map(|r| r.position as u32).collect();
+        saved.start(&self.spec, tokens, &positions)?;
         cache.extend(rows)?;
+        cache.locate(&mut saved.contexts, rows)?;
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
-        let mut attend = if prompt { Attend::Prefill(cache, rows) } else { Attend::Cached(cache, rows) };
-        on_workers(|| self.run(saved, &mut attend, None, &mut ()))
+        let documents = Documents::new(&[0, rows.len() as u32], saved.place.device)?;
+        let contexts = std::mem::replace(&mut saved.contexts, Contexts::empty(saved.place.device));
+        let mut attend = if prompt {
+            Attend::Prefill(cache, &contexts, &documents)
+        } else {
+            Attend::Cached(cache, &contexts)
+        };
+        let result = on_workers(|| self.run(saved, &mut attend, None, &mut ()));
+        saved.contexts = contexts;
+        result
     }
 
     fn run(
@@ -191,7 +205,7 @@ impl Transformer {
         let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
         let Saved { tokens, angles, blocks, .. } = saved;
         let x = &mut blocks[0].x;
-        x.resize(&[n, c]);
+        x.resize(&[n, c])?;
         embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
         probe.at(0, Site::Embedding, x);
         let turns = blocks.len();
@@ -201,9 +215,9 @@ impl Transformer {
             block.forward(current, before, angles_of(angles, block), attend, dropout, probe)?;
         }
         let last = &blocks[(self.blocks.len() - 1) % turns];
-        saved.residual.resize(&[n, c]);
-        saved.hidden.resize(&[n, c]);
-        saved.final_r.resize(&[n]);
+        saved.residual.resize(&[n, c])?;
+        saved.hidden.resize(&[n, c])?;
+        saved.final_r.resize(&[n])?;
         norm::add_forward(
             &mut saved.residual,
             &mut saved.hidden,
@@ -223,9 +237,9 @@ impl Transformer {
     /// # Errors
     /// [`Error::Run`] for a target outside the vocabulary.
     pub fn loss(&self, saved: &mut Saved, rows: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
-        gather(&mut saved.scratch.rows, &saved.hidden, rows)?;
-        let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
         let t = &mut saved.scratch;
+        t.gather(&saved.hidden, rows)?;
+        let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
         linear_cross_entropy::forward(Gradients::default(), &mut t.logits, &t.rows, head, targets, 1.0)
     }
 
@@ -241,15 +255,14 @@ impl Transformer {
         targets: &[u32],
         weight: f32,
     ) -> Result<Vec<f32>> {
-        gather(&mut saved.scratch.rows, &saved.hidden, rows)?;
         let t = &mut saved.scratch;
-        t.drows.resize(&[rows.len(), self.spec.channels]);
+        t.gather(&saved.hidden, rows)?;
+        t.drows.resize(&[rows.len(), self.spec.channels])?;
         let Parameter { value, gradient } = self.head.as_mut().unwrap_or(&mut self.embedding);
         let gradients = Gradients { dx: Some(&mut t.drows), dw: gradient.as_mut() };
         let nll = linear_cross_entropy::forward(gradients, &mut t.logits, &t.rows, value, targets, weight)?;
-        saved.dhidden.resize(saved.hidden.shape());
-        saved.dhidden.clear();
-        embedding::backward(&mut saved.dhidden, &t.drows, &indices(rows), 1.0)?;
+        saved.dhidden.resize(saved.hidden.shape())?;
+        embedding::scatter(&mut saved.dhidden, &t.drows, &t.indices)?;
         Ok(nll)
     }
 
@@ -265,13 +278,14 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
-        scratch.stream.resize(residual.shape());
+        let Saved { tokens, documents, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
+        let documents = documents.as_ref().expect("the documents of the forward pass");
+        scratch.stream.resize(residual.shape())?;
         let Parameter { value, gradient } = &mut self.norm;
         norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
         for (block, saved) in self.blocks.iter_mut().zip(blocks).rev() {
             let angles = angles_of(angles, block);
-            block.backward(scratch, saved, angles, &batch.starts, batch.dropout)?;
+            block.backward(scratch, saved, angles, documents, batch.dropout)?;
         }
         let scale = self.embedding_scale();
         match &mut self.embedding.gradient {
@@ -280,14 +294,19 @@ impl Transformer {
         }
     }
 
+    /// An empty tensor for [`logits`](Self::logits), which are f32 everywhere.
+    pub fn logits_tensor(&self) -> Tensor {
+        self.place.float()
+    }
+
     /// `logits` (n, V) after the given rows of the last pass.
     ///
     /// # Errors
     /// Only if tensors disagree in shape.
     pub fn logits(&self, logits: &mut Tensor, saved: &mut Saved, rows: &[u32]) -> Result<()> {
         let t = &mut saved.scratch;
-        gather(&mut t.rows, &saved.hidden, rows)?;
-        logits.resize(&[rows.len(), self.spec.vocab]);
+        t.gather(&saved.hidden, rows)?;
+        logits.resize(&[rows.len(), self.spec.vocab])?;
         let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
         linear::forward(logits, &mut t.ds, &t.rows, head, None)
     }
@@ -321,15 +340,4 @@ fn pair(blocks: &mut [BlockSaved], layer: usize, turns: usize) -> (Option<&Block
 
 fn angles_of<'a>(angles: &'a [(crate::ops::rope::Rope, Tensor)], block: &Block) -> &'a Tensor {
     &angles.iter().find(|(rope, _)| *rope == block.rope).expect("angles of every kind of rotation").1
-}
-
-/// `out` (n, C) ← the given rows of `x`: a look-up, as the embedding's.
-fn gather(out: &mut Tensor, x: &Tensor, rows: &[u32]) -> Result<()> {
-    let [_, c] = x.dims()?;
-    out.resize(&[rows.len(), c]);
-    embedding::forward(out, &indices(rows), x, 1.0)
-}
-
-fn indices(rows: &[u32]) -> Tensor {
-    Tensor::from_u32(&[rows.len()], rows.to_vec())
 }

@@ -10,6 +10,7 @@ use crate::model::adapter::Target;
 use crate::model::block::{Block, BlockWeights};
 use crate::model::linear::Linear;
 use crate::model::parameter::Parameter;
+use crate::model::saved::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::norm::Gain;
@@ -26,7 +27,7 @@ pub(super) fn assemble(spec: Spec, source: &mut Source) -> Result<Transformer> {
         .collect::<Result<_>>()?;
     let norm = Parameter::frozen(source("model.norm.weight", &[c])?.to_f32());
     let head = if spec.tied { None } else { Some(Parameter::frozen(source("lm_head.weight", &[v, c])?)) };
-    Ok(Transformer { spec, embedding, blocks, norm, head })
+    Ok(Transformer { spec, place: Place::CPU, embedding, blocks, norm, head })
 }
 
 fn block(spec: &Spec, layer: usize, source: &mut Source) -> Result<BlockWeights> {

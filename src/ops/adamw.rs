@@ -34,15 +34,20 @@ pub fn step([p, m, v]: [&mut Tensor; 3], g: &Tensor, scale: f32, adamw: AdamW) -
     let shape = g.shape();
     expect("adamw", &[("p", p, shape), ("m", m, shape), ("v", v, shape), ("g", g, shape)])?;
     match g.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::step([p.f32_mut(), m.f32_mut(), v.f32_mut()], g.f32(), scale, adamw),
     }
     Ok(())
 }
 
 /// Σ g², in double precision and in a fixed order: what the global norm is made of.
-pub fn square_sum(g: &Tensor) -> f64 {
+///
+/// # Errors
+/// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+pub fn square_sum(g: &Tensor) -> Result<f64> {
     match g.device() {
-        Device::Cpu => cpu::square_sum(g.f32()),
+        Device::Cuda(_) => Err(crate::device::unported()),
+        Device::Cpu => Ok(cpu::square_sum(g.f32())),
     }
 }
 

@@ -12,8 +12,8 @@
 //! h·KV/H. Documents are given by their first rows, ending with N. Tiling and recomputation of p as in
 //! FlashAttention (Dao, arXiv 2307.08691): no N × N matrix is kept.
 
-use crate::device::tensor::expect;
-use crate::device::{Device, Tensor};
+use crate::device::tensor::{expect, expect_device, expect_dtype, expect_f32, expect_shape};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::rope::Heads;
 
@@ -38,14 +38,57 @@ impl Attention {
 /// Positions a page of the cache.
 pub const PAGE: usize = 16;
 
-/// What one query row of [`cached`] sees: positions `0..=position` of a sequence, position p lying in row
-/// `pages[p / PAGE] · PAGE + p % PAGE` of the cache.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The sequence's pages, in order.
-    pub pages: &'a [u32],
-    /// The query's own position; its key and value are in the cache already.
-    pub position: usize,
+/// Documents packed one after the other: what a query of [`forward`] may look at.
+#[derive(Clone, Debug)]
+pub struct Documents {
+    /// The first row of each, and N at the end.
+    starts: Vec<u32>,
+}
+
+impl Documents {
+    /// From the first row of each document and N at the end; for tensors on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
+    pub fn new(starts: &[u32], _device: Device) -> Result<Self> {
+        let ordered = starts.windows(2).all(|w| w[0] < w[1]);
+        assert!(ordered && starts.first() == Some(&0), "document starts {starts:?}");
+        Ok(Self { starts: starts.to_vec() })
+    }
+
+    /// N.
+    pub fn rows(&self) -> usize {
+        self.starts.last().map_or(0, |end| *end as usize)
+    }
+}
+
+/// Where each query row of [`cached`] stands in a sequence, and where that sequence lies in the cache: position p in row
+/// `pages[p / PAGE] · PAGE + p % PAGE`. A row sees positions up to its own.
+#[derive(Debug)]
+pub struct Contexts {
+    /// (B), u32.
+    pub positions: Tensor,
+    /// (B, most pages of a sequence), u32; what lies behind a sequence's last page is not read.
+    pub pages: Tensor,
+}
+
+impl Contexts {
+    /// None yet.
+    pub fn empty(device: Device) -> Self {
+        Self { positions: Tensor::empty_on(device, DType::U32), pages: Tensor::empty_on(device, DType::U32) }
+    }
+
+    fn check(&self, b: usize, device: Device) -> Result<()> {
+        let [_, most] = self.pages.dims()?;
+        for (name, tensor, shape) in
+            [("positions", &self.positions, &[b][..]), ("pages", &self.pages, &[b, most][..])]
+        {
+            expect_shape("attention", name, tensor, shape)?;
+            expect_dtype("attention", name, tensor, DType::U32)?;
+            expect_device("attention", name, tensor, device)?;
+        }
+        Ok(())
+    }
 }
 
 /// `out` (N, H·D) and `lse` (N, H) from packed documents.
@@ -56,18 +99,20 @@ pub fn forward(
     out: &mut Tensor,
     lse: &mut Tensor,
     [q, k, v]: [&Tensor; 3],
-    starts: &[u32],
+    documents: &Documents,
     attention: Attention,
 ) -> Result<()> {
     let [n, _] = q.dims()?;
     let heads = attention.heads;
     let (wide, narrow): (&[usize], &[usize]) = (&[n, heads.q_width()], &[n, heads.kv_width()]);
     expect("attention", &[("q", q, wide), ("out", out, wide), ("k", k, narrow), ("v", v, narrow)])?;
-    expect("attention", &[("lse", lse, &[n, heads.query])])?;
-    check_starts(starts, n);
+    expect_f32("attention", q.device(), &[("lse", lse, &[n, heads.query])])?;
+    assert_eq!(documents.rows(), n, "rows of the documents");
     match q.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
-            cpu::forward(out.f32_mut(), lse.f32_mut(), [q.f32(), k.f32(), v.f32()], starts, attention);
+            let (out, lse) = (out.f32_mut(), lse.f32_mut());
+            cpu::forward(out, lse, [q.f32(), k.f32(), v.f32()], &documents.starts, attention);
         }
     }
     Ok(())
@@ -82,7 +127,7 @@ pub fn backward(
     dout: &Tensor,
     [out, lse]: [&Tensor; 2],
     [q, k, v]: [&Tensor; 3],
-    starts: &[u32],
+    documents: &Documents,
     attention: Attention,
 ) -> Result<()> {
     let [n, _] = q.dims()?;
@@ -96,15 +141,16 @@ pub fn backward(
         "attention backward",
         &[("k", k, narrow), ("v", v, narrow), ("dk", dk, narrow), ("dv", dv, narrow)],
     )?;
-    expect("attention backward", &[("lse", lse, &[n, heads.query])])?;
-    check_starts(starts, n);
+    expect_f32("attention backward", q.device(), &[("lse", lse, &[n, heads.query])])?;
+    assert_eq!(documents.rows(), n, "rows of the documents");
     match q.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::backward(
             [dq.f32_mut(), dk.f32_mut(), dv.f32_mut()],
             dout.f32(),
             [out.f32(), lse.f32()],
             [q.f32(), k.f32(), v.f32()],
-            starts,
+            &documents.starts,
             attention,
         ),
     }
@@ -120,7 +166,7 @@ pub fn cached(
     out: &mut Tensor,
     q: &Tensor,
     [keys, values]: [&Tensor; 2],
-    rows: &[Context],
+    contexts: &Contexts,
     attention: Attention,
 ) -> Result<()> {
     let ([n, _], [slots, _]) = (q.dims()?, keys.dims()?);
@@ -130,20 +176,32 @@ pub fn cached(
         "attention",
         &[("q", q, wide), ("out", out, wide), ("keys", keys, narrow), ("values", values, narrow)],
     )?;
-    assert_eq!(rows.len(), n, "contexts for the query rows");
-    for row in rows {
-        assert!(row.position / PAGE < row.pages.len(), "position {} has no page", row.position);
-    }
+    contexts.check(n, q.device())?;
     match q.device() {
-        Device::Cpu => cpu::cached(out.f32_mut(), q.f32(), [keys.f32(), values.f32()], rows, attention),
+        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cpu => cpu::cached(out.f32_mut(), q.f32(), [keys.f32(), values.f32()], contexts, attention),
     }
     Ok(())
 }
 
-fn check_starts(starts: &[u32], n: usize) {
-    let ordered = starts.windows(2).all(|w| w[0] < w[1]);
-    let ends = starts.first() == Some(&0) && starts.last().map(|s| *s as usize) == Some(n);
-    assert!(ordered && ends, "document starts {starts:?} for {n} rows");
+/// Writes the rows of `k` and `v` (B, KV·D) into their places in the cache's `keys` and `values`
+/// (pages · [`PAGE`], KV·D).
+///
+/// # Errors
+/// A shape or element type that disagrees.
+pub fn store([keys, values]: [&mut Tensor; 2], [k, v]: [&Tensor; 2], contexts: &Contexts) -> Result<()> {
+    let ([n, width], [slots, _]) = (k.dims()?, keys.dims()?);
+    let (rows, cache): (&[usize], &[usize]) = (&[n, width], &[slots, width]);
+    expect("attention", &[("k", k, rows), ("v", v, rows), ("keys", keys, cache), ("values", values, cache)])?;
+    contexts.check(n, k.device())?;
+    match k.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cpu => {
+            cpu::store(keys.f32_mut(), k.f32(), contexts);
+            cpu::store(values.f32_mut(), v.f32(), contexts);
+        }
+    }
+    Ok(())
 }
 
 /// The definition.
@@ -152,7 +210,7 @@ pub mod cpu {
 
     use rayon::prelude::*;
 
-    use super::{Attention, Context, PAGE};
+    use super::{Attention, Contexts, PAGE};
     use crate::device::product::{Store, View, ViewMut};
     use crate::ops::real::Real;
 
@@ -345,29 +403,43 @@ pub mod cpu {
         [dq, dk, dv]
     }
 
+    /// The cache row of position `p` of the sequence of query row `row`.
+    fn slot(contexts: &Contexts, row: usize, p: usize) -> usize {
+        let pages = contexts.pages.u32();
+        let most = pages.len() / contexts.positions.len();
+        pages[row * most + p / PAGE] as usize * PAGE + p % PAGE
+    }
+
+    /// See [`super::store`].
+    pub fn store(cache: &mut [f32], x: &[f32], contexts: &Contexts) {
+        let positions = contexts.positions.u32();
+        let width = x.len() / positions.len().max(1);
+        for ((row, position), x) in positions.iter().enumerate().zip(x.chunks_exact(width.max(1))) {
+            cache[slot(contexts, row, *position as usize) * width..][..width].copy_from_slice(x);
+        }
+    }
+
     /// See [`super::cached`].
     pub fn cached(
         out: &mut [f32],
         q: &[f32],
         [keys, values]: [&[f32]; 2],
-        rows: &[Context],
+        contexts: &Contexts,
         attention: Attention,
     ) {
         let heads = attention.heads;
         let (d, narrow) = (heads.dim, heads.kv_width());
         out.par_chunks_mut(d).zip(q.par_chunks(d)).enumerate().for_each(|(index, (out, q))| {
-            let (row, h) = (&rows[index / heads.query], index % heads.query);
-            let first = attention.first_visible(row.position);
-            let at = |p: usize| {
-                let slot = row.pages[p / PAGE] as usize * PAGE + p % PAGE;
-                slot * narrow + h * heads.kv / heads.query * d
-            };
+            let (row, h) = (index / heads.query, index % heads.query);
+            let position = contexts.positions.u32()[row] as usize;
+            let first = attention.first_visible(position);
+            let at = |p: usize| slot(contexts, row, p) * narrow + h * heads.kv / heads.query * d;
             let mut p: Vec<f32> =
-                (first..=row.position).map(|j| attention.scale * dot(q, &keys[at(j)..][..d])).collect();
+                (first..=position).map(|j| attention.scale * dot(q, &keys[at(j)..][..d])).collect();
             let all = 0..p.len();
             softmax(&mut p, all);
             out.fill(0.0);
-            for (j, p) in (first..=row.position).zip(p) {
+            for (j, p) in (first..=position).zip(p) {
                 for (out, v) in out.iter_mut().zip(&values[at(j)..][..d]) {
                     *out += p * v;
                 }

@@ -27,6 +27,7 @@ pub fn forward(y: &mut Tensor, gate_up: &Tensor, activation: Activation) -> Resu
     let [n, f] = y.dims()?;
     expect("glu", &[("y", y, &[n, f]), ("gate_up", gate_up, &[n, 2 * f])])?;
     match y.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::forward(y.f32_mut(), gate_up.f32(), f, activation),
     }
     Ok(())
@@ -41,6 +42,7 @@ pub fn backward(dgate_up: &mut Tensor, dy: &Tensor, gate_up: &Tensor, activation
     let wide: &[usize] = &[n, 2 * f];
     expect("glu backward", &[("dgate_up", dgate_up, wide), ("dy", dy, &[n, f]), ("gate_up", gate_up, wide)])?;
     match dy.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::backward(dgate_up.f32_mut(), dy.f32(), gate_up.f32(), f, activation),
     }
     Ok(())

@@ -15,7 +15,7 @@
 use std::ops::Range;
 
 use crate::device::philox::Key;
-use crate::device::tensor::{expect, expect_shape};
+use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expect_weight};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
@@ -76,13 +76,17 @@ pub fn forward(
     adapter: Option<Adapter>,
 ) -> Result<()> {
     let ([n, i], [o, _]) = (x.dims()?, w.dims()?);
-    expect("linear", &[("x", x, &[n, i]), ("y", y, &[n, o])])?;
-    expect_shape("linear", "w", w, &[o, i])?;
+    expect("linear", &[("x", x, &[n, i])])?;
+    expect_shape("linear", "y", y, &[n, o])?;
+    // The head's logits are f32 even where activations are bf16.
+    expect_dtype("linear", "y", y, if y.dtype() == DType::F32 { DType::F32 } else { x.dtype() })?;
+    expect_weight("linear", w, x, &[o, i])?;
     if let Some(adapter) = &adapter {
         check_adapter(adapter, i)?;
-        s.resize(&[n, adapter.a.shape()[0]]);
+        s.resize(&[n, adapter.a.shape()[0]])?;
     }
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             match w.dtype() {
                 DType::Bf16 => cpu::forward(y.f32_mut(), x.f32(), w.bf16(), i),
@@ -118,19 +122,21 @@ pub fn backward(
 ) -> Result<()> {
     let ([n, i], [o, _]) = (x.dims()?, w.dims()?);
     expect("linear backward", &[("x", x, &[n, i]), ("dx", dx, &[n, i]), ("dy", dy, &[n, o])])?;
-    expect_shape("linear backward", "w", w, &[o, i])?;
+    expect_weight("linear backward", w, x, &[o, i])?;
     if let Some(dw) = &gradients.w {
-        expect("linear backward", &[("dw", dw, &[o, i])])?;
+        expect_f32("linear backward", x.device(), &[("dw", dw, &[o, i])])?;
     }
     if let Some(adapter) = &adapter {
         check_adapter(adapter, i)?;
         expect("linear backward", &[("s", s, &[n, adapter.a.shape()[0]])])?;
-        ds.resize(s.shape());
+        ds.resize(s.shape())?;
     }
     if let (Some([da, db]), Some(adapter)) = (&gradients.adapter, &adapter) {
-        expect("linear backward", &[("da", da, adapter.a.shape()), ("db", db, adapter.b.shape())])?;
+        let gradients = [("da", &**da, adapter.a.shape()), ("db", &**db, adapter.b.shape())];
+        expect_f32("linear backward", x.device(), &gradients)?;
     }
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             match w.dtype() {
                 DType::Bf16 => cpu::backward(dx.f32_mut(), dy.f32(), w.bf16(), i),

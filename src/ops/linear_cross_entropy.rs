@@ -7,7 +7,7 @@
 //! Shapes: x, dx (N, C); w, dw (V, C), w in f32 or bf16; targets (N). The loss is the end of the graph, so its forward
 //! and backward are one pass: each chunk's logits become their own gradient in place.
 
-use crate::device::tensor::{expect, expect_shape};
+use crate::device::tensor::{expect, expect_f32, expect_weight};
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 
@@ -37,20 +37,21 @@ pub fn forward(
 ) -> Result<Vec<f32>> {
     let ([n, c], [v, _]) = (x.dims()?, w.dims()?);
     expect("linear_cross_entropy", &[("x", x, &[n, c])])?;
-    expect_shape("linear_cross_entropy", "w", w, &[v, c])?;
+    expect_weight("linear_cross_entropy", w, x, &[v, c])?;
     assert_eq!(targets.len(), n, "targets for the rows of x");
     if let Some(target) = targets.iter().find(|t| **t as usize >= v) {
         return Err(Error::Run(format!("target token {target} is outside the model's vocabulary of {v}")));
     }
     if let Some(dx) = &gradients.dx {
-        expect("linear_cross_entropy", &[("dx", dx, &[n, c])])?;
+        expect("linear_cross_entropy", &[("x", x, &[n, c]), ("dx", dx, &[n, c])])?;
     }
     if let Some(dw) = &gradients.dw {
-        expect("linear_cross_entropy", &[("dw", dw, &[v, c])])?;
+        expect_f32("linear_cross_entropy", x.device(), &[("dw", dw, &[v, c])])?;
     }
-    scratch.resize(&[CHUNK.min(n), v]);
+    scratch.resize(&[CHUNK.min(n), v])?;
     let mut nll = vec![0.0; n];
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             let grads = (gradients.dx.map(Tensor::f32_mut), gradients.dw.map(Tensor::f32_mut));
             let logits = scratch.f32_mut();

@@ -7,7 +7,7 @@
 //! Shapes: x, y (N, C); w (C); r (N), saved for the backward. Source: Zhang & Sennrich, arXiv 1910.07467.
 //! Gemma applies the gain in f32 before its one rounding, Qwen rounds x·r first; in f32 the two agree.
 
-use crate::device::tensor::expect;
+use crate::device::tensor::{expect, expect_f32};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 
@@ -35,8 +35,10 @@ pub struct Norm {
 /// A shape or element type that disagrees.
 pub fn forward(y: &mut Tensor, r: &mut Tensor, x: &Tensor, w: &Tensor, norm: Norm) -> Result<()> {
     let [n, c] = x.dims()?;
-    expect("norm", &[("x", x, &[n, c]), ("y", y, &[n, c]), ("r", r, &[n]), ("w", w, &[c])])?;
+    expect("norm", &[("x", x, &[n, c]), ("y", y, &[n, c])])?;
+    expect_f32("norm", x.device(), &[("r", r, &[n]), ("w", w, &[c])])?;
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::forward(y.f32_mut(), r.f32_mut(), x.f32(), w.f32(), norm),
     }
     Ok(())
@@ -58,8 +60,9 @@ pub fn add_forward(
     let [n, c] = x.dims()?;
     let rows: &[usize] = &[n, c];
     expect("norm add", &[("x", x, rows), ("sum", sum, rows), ("delta", delta, rows), ("y", y, rows)])?;
-    expect("norm add", &[("r", r, &[n]), ("w", w, &[c])])?;
+    expect_f32("norm add", x.device(), &[("r", r, &[n]), ("w", w, &[c])])?;
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             let (sum, y, r) = (sum.f32_mut(), y.f32_mut(), r.f32_mut());
             cpu::add_forward(sum, y, r, x.f32(), delta.f32(), w.f32(), norm);
@@ -83,6 +86,7 @@ pub fn backward(
 ) -> Result<()> {
     check_backward(dx, dw.as_deref(), dy, x, r, w)?;
     match x.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             let dw = dw.map(Tensor::f32_mut);
             cpu::backward(dx.f32_mut(), dw, dy.f32(), x.f32(), r.f32(), w.f32(), norm);
@@ -107,6 +111,7 @@ pub fn add_backward(
 ) -> Result<()> {
     check_backward(stream, dw.as_deref(), dy, sum, r, w)?;
     match sum.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => {
             let dw = dw.map(Tensor::f32_mut);
             cpu::add_backward(stream.f32_mut(), dw, dy.f32(), sum.f32(), r.f32(), w.f32(), norm);
@@ -125,11 +130,9 @@ fn check_backward(
 ) -> Result<()> {
     let [n, c] = x.dims()?;
     let rows: &[usize] = &[n, c];
-    expect(
-        "norm backward",
-        &[("x", x, rows), ("dx", dx, rows), ("dy", dy, rows), ("r", r, &[n]), ("w", w, &[c])],
-    )?;
-    dw.map_or(Ok(()), |dw| expect("norm backward", &[("dw", dw, &[c])]))
+    expect("norm backward", &[("x", x, rows), ("dx", dx, rows), ("dy", dy, rows)])?;
+    expect_f32("norm backward", x.device(), &[("r", r, &[n]), ("w", w, &[c])])?;
+    dw.map_or(Ok(()), |dw| expect_f32("norm backward", x.device(), &[("dw", dw, &[c])]))
 }
 
 /// The definition.

@@ -10,7 +10,7 @@
 //! Angles are formed in f32 from f32 frequencies, as the reference implementation does: at position 2,000 the
 //! rounding of the product is visible in the sixth digit, and it must be the same rounding.
 
-use crate::device::tensor::{expect, expect_dtype, expect_shape};
+use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::norm::Norm;
@@ -59,8 +59,9 @@ impl Heads {
 pub fn angles(angles: &mut Tensor, positions: &Tensor, rope: Rope, dim: usize) -> Result<()> {
     let [n] = positions.dims()?;
     expect_dtype("rope", "positions", positions, DType::U32)?;
-    angles.resize(&[n, dim]);
+    angles.resize(&[n, dim])?;
     match positions.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::angles(angles.f32_mut(), positions.u32(), rope, dim),
     }
     Ok(())
@@ -85,9 +86,14 @@ pub fn forward(
         "rope",
         &[("qkv", qkv, &[n, heads.qkv_width()]), ("q", q, wide), ("k", k, narrow), ("v", v, narrow)],
     )?;
-    expect("rope", &[("r", r, &[n, heads.query + heads.kv]), ("angles", angles, &[n, d])])?;
-    expect("rope", &[("wq", wq, &[d]), ("wk", wk, &[d])])?;
+    let statistics = ("r", &*r, &[n, heads.query + heads.kv][..]);
+    expect_f32(
+        "rope",
+        qkv.device(),
+        &[statistics, ("angles", angles, &[n, d]), ("wq", wq, &[d]), ("wk", wk, &[d])],
+    )?;
     match qkv.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::forward(
             [q.f32_mut(), k.f32_mut(), v.f32_mut(), r.f32_mut()],
             qkv.f32(),
@@ -120,9 +126,14 @@ pub fn backward(
         "rope backward",
         &[("qkv", qkv, dqkv.shape()), ("dq", dq, wide), ("dk", dk, narrow), ("dv", dv, narrow)],
     )?;
-    expect("rope backward", &[("r", r, &[n, heads.query + heads.kv]), ("angles", angles, &[n, d])])?;
-    expect("rope backward", &[("wq", wq, &[d]), ("wk", wk, &[d])])?;
+    let statistics = ("r", r, &[n, heads.query + heads.kv][..]);
+    expect_f32(
+        "rope backward",
+        qkv.device(),
+        &[statistics, ("angles", angles, &[n, d]), ("wq", wq, &[d]), ("wk", wk, &[d])],
+    )?;
     match qkv.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::backward(
             dqkv.f32_mut(),
             dw.map(|[q, k]| [q.f32_mut(), k.f32_mut()]),

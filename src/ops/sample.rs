@@ -62,6 +62,7 @@ pub fn forward(tokens: &mut [u32], logits: &mut Tensor, sampling: Sampling, draw
     expect("sample", &[("logits", logits, &[n, v])])?;
     assert_eq!((tokens.len(), draws.len()), (n, n), "one token and one draw a row");
     let finite = match logits.device() {
+        Device::Cuda(_) => return Err(crate::device::unported()),
         Device::Cpu => cpu::forward(tokens, logits.f32_mut(), sampling, draws),
     };
     if finite {

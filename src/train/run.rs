@@ -117,7 +117,7 @@ impl<'a> Trainer<'a> {
             .map(|(_, parameter)| Moments { mean: zeros(parameter), square: zeros(parameter) })
             .collect();
         let order = Order::new(job.examples.len(), job.settings);
-        let saved = Saved::for_training(&model.spec);
+        let saved = Saved::for_training(model);
         Self { model, job, order, moments, saved, tokens: 0 }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Trainer<'a> {
         let Settings { beta1, beta2, epsilon, weight_decay, max_grad_norm, .. } = *self.job.settings;
         let mut parameters = self.model.trainable_mut();
         let gradients = parameters.iter().filter_map(|(_, parameter)| parameter.gradient.as_ref());
-        let norm = gradients.map(adamw::square_sum).sum::<f64>().sqrt();
+        let norm = gradients.map(adamw::square_sum).sum::<Result<f64>>()?.sqrt();
         if !norm.is_finite() {
             return Err(self.diverged(step, "the gradient"));
         }
@@ -162,7 +162,7 @@ impl<'a> Trainer<'a> {
             // As the reference trainer: matrices decay, the gains of norms do not.
             let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
             adamw::step([value, mean, square], gradient, scale, AdamW { decay, ..adamw })?;
-            gradient.clear();
+            gradient.clear()?;
         }
         Ok(norm)
     }
