@@ -1,9 +1,8 @@
-// The paged cache: new keys and values into their places; whole pages from one place to another. Uses: src/model/cache.rs
+// New keys and values into their places in the paged cache. CPU reference: src/ops/attention.rs
 //   position p of row i's sequence lies in row tables[i, p / PAGE] · PAGE + p % PAGE of the cache
 //   keys, values (pages · PAGE, WIDTH) real   k, v (N, WIDTH) real   tables (N, max_pages) u32   positions (N) u32
-//   moves (M, 2) u32: page to copy from, page to copy to
 //   load-time  REAL_IS_FLOAT, WIDTH = KV·D, PAGE
-//   launch     cache_store: grid (N), block 128;  cache_copy: grid (M, PAGE), block 128
+//   launch     grid (N), block 128
 //   traffic    4·WIDTH·sizeof(real) bytes a row read and written
 //   numerics   bits move unchanged
 //   measured
@@ -28,11 +27,4 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t slot = (size_t)tables[row * max_pages + position / PAGE] * PAGE + position % PAGE;
     copy_row(keys + slot * WIDTH, k + row * WIDTH);
     copy_row(values + slot * WIDTH, v + row * WIDTH);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS) cache_copy(real *keys, real *values, const uint2 *moves) {
-    uint2 move = moves[blockIdx.x];
-    size_t from = ((size_t)move.x * PAGE + blockIdx.y) * WIDTH, to = ((size_t)move.y * PAGE + blockIdx.y) * WIDTH;
-    copy_row(keys + to, keys + from);
-    copy_row(values + to, values + from);
 }

@@ -27,10 +27,17 @@ macro_rules! source {
 }
 
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("prelude.cuh")];
+const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh")];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
-const SOURCES: &[Source] = &[source!("tensor.cu")];
+const SOURCES: &[Source] = &[
+    source!("attention_backward.cu"),
+    source!("attention_cached.cu"),
+    source!("attention_forward.cu"),
+    source!("attention_plain.cu"),
+    source!("cache.cu"),
+    source!("tensor.cu"),
+];
 
 /// Names of all kernel files, without `.cu`.
 pub fn sources() -> impl Iterator<Item = &'static str> {
