@@ -7,8 +7,9 @@
 //   work first: two lists, since work grows with the row for dq and falls with it for dk and dv
 //   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256)
 //   launch     attention_backward_keys: grid (M·KV), dynamic shared 1024·D + 2176 bytes; at D = 256 grid (2 M·KV),
-//              768·D + 18560; attention_backward_queries: grid (M·H), 1024·D + 1152; at D = 256 896·D + 1152
-//              block 384: a warpgroup that loads, two that multiply; maps: boxes of 64 columns × 64 rows
+//              768·D + 18560; attention_backward_queries: grid min(multiprocessors, M·H), 1792·D + 1152; at D = 256
+//              896·D + 1152; block 384: a warpgroup that loads, two that multiply
+//              maps: boxes of 64 columns × 64 rows; for the k and v of attention_backward_queries × SPAN rows
 //   scale      > 0;  window: 2³¹ for none
 //   work       8·D and 6·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
@@ -367,33 +368,47 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 
 // ---- dq ------------------------------------------------------------------------------------------------------------
 //
-// A block owns 128 queries of one head, each warpgroup 64 of them, and walks over the keys, 64 a step:
+// An item is 128 queries of one head, each warpgroup 64 of them, walking over the keys, SPAN a step:
 // s = q kᵀ, dp = dout vᵀ, dq += ds k. The first two of a step are begun before the third of the step before.
 
+#ifndef SPAN
+#define SPAN (D == 256 ? 64 : 96)
+#endif
+const u32 Q_SLOTS = D == 256 ? 1 : 2;
 const u32 K_SLOTS = 2;
 const u32 V_SLOTS = D == 256 ? 1 : 2;
-const u32 AT_QUERIES = 0;
-const u32 AT_GRADIENTS = AT_QUERIES + 2 * TILE_BYTES;
-const u32 AT_KEYS = AT_GRADIENTS + 2 * TILE_BYTES;
-const u32 AT_VALUES = AT_KEYS + K_SLOTS * TILE_BYTES;
-const u32 QUERIES_BARRIERS = AT_VALUES + V_SLOTS * TILE_BYTES;
+const u32 SPAN_PANEL = SPAN * 128;
+const u32 SPAN_BYTES = PANELS * SPAN_PANEL;
+const u32 AT_QUERIES = 0; // of each slot, two tiles of q and two of dout
+const u32 AT_KEYS = AT_QUERIES + Q_SLOTS * 4 * TILE_BYTES;
+const u32 AT_VALUES = AT_KEYS + K_SLOTS * SPAN_BYTES;
+const u32 QUERIES_BARRIERS = AT_VALUES + V_SLOTS * SPAN_BYTES;
+
+// s = a bᵀ over D columns: a K-major tile of 64 rows, b one of SPAN rows.
+__device__ __forceinline__ void multiply_span(float (&s)[SPAN / 2], u64 a, u64 b) {
+#pragma unroll
+    for (int k = 0; k < D / 16; k++)
+        Wgmma<SPAN>::mma<0, 0>(s, wgmma_advance(a, k / 4 * PANEL + k % 4 * 32),
+                               wgmma_advance(b, k / 4 * SPAN_PANEL + k % 4 * 32), k > 0);
+}
+
+// The `round`-th item of this block: there and back again over the list, so that every block gets heavy and light ones.
+__device__ __forceinline__ u32 nth_item(u32 round) {
+    return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+}
 
 extern "C" __global__ void __launch_bounds__(384, 1)
     attention_backward_queries(real *dq, const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap dout_map,
                                const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map,
-                               const float *rows, const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale,
-                               u32 window) {
+                               const float *rows, const uint4 *blocks, u32 count, u32 n, u32 heads, u32 kv_heads,
+                               float scale, u32 window) {
     u32 base = (shared_address(shared) + 1023) & ~1023u;
     u32 bar = base + QUERIES_BARRIERS;
-    Ring<K_SLOTS> k_ring = {bar + 8};
-    Ring<V_SLOTS> v_ring = {bar + 8 + K_SLOTS * 16};
-
-    u32 h = blockIdx.x % heads;
-    uint4 block = blocks[blockIdx.x / heads];
-    u32 from = first_visible(block.x, block.z, window), steps = (block.y - from + 63) / 64;
-
+    Ring<Q_SLOTS> q_ring = {bar};
+    Ring<K_SLOTS> k_ring = {bar + Q_SLOTS * 16};
+    Ring<V_SLOTS> v_ring = {bar + (Q_SLOTS + K_SLOTS) * 16};
     if (threadIdx.x == 0) {
-        mbarrier_init(bar, 1);
+        q_ring.init(1, 8);
         k_ring.init(1, 8);
         v_ring.init(1, 8);
         mbarrier_init_fence();
@@ -403,19 +418,32 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     if (threadIdx.x < 128) {
         give_registers<24>();
         if (threadIdx.x > 0) return;
-        mbarrier_arrive_expect(bar, 4 * TILE_BYTES);
-        for (u32 i = 0; i < 2; i++) {
-            load_tile(base + AT_QUERIES + i * TILE_BYTES, q_map, bar, h * D, block.x + 64 * i);
-            load_tile(base + AT_GRADIENTS + i * TILE_BYTES, dout_map, bar, h * D, block.x + 64 * i);
-        }
-        u32 column = h * kv_heads / heads * D;
-        for (u32 step = 0; step < steps; step++) {
-            k_ring.wait_empty(step);
-            mbarrier_arrive_expect(k_ring.full(step), TILE_BYTES);
-            load_tile(base + AT_KEYS + step % K_SLOTS * TILE_BYTES, k_map, k_ring.full(step), column, from + 64 * step);
-            v_ring.wait_empty(step);
-            mbarrier_arrive_expect(v_ring.full(step), TILE_BYTES);
-            load_tile(base + AT_VALUES + step % V_SLOTS * TILE_BYTES, v_map, v_ring.full(step), column, from + 64 * step);
+        u32 n_q = 0, n_k = 0;
+        for (u32 round = 0; round * gridDim.x < count * heads; round++) {
+            u32 item = nth_item(round);
+            if (item >= count * heads) continue;
+            u32 h = item % heads, column = h * kv_heads / heads * D;
+            uint4 block = blocks[item / heads];
+            u32 slot = base + AT_QUERIES + n_q % Q_SLOTS * 4 * TILE_BYTES;
+            q_ring.wait_empty(n_q);
+            mbarrier_arrive_expect(q_ring.full(n_q), 4 * TILE_BYTES);
+            for (u32 i = 0; i < 2; i++) {
+                load_tile(slot + i * TILE_BYTES, q_map, q_ring.full(n_q), h * D, block.x + 64 * i);
+                load_tile(slot + (2 + i) * TILE_BYTES, dout_map, q_ring.full(n_q), h * D, block.x + 64 * i);
+            }
+            n_q++;
+            for (u32 key = first_visible(block.x, block.z, window); key < block.y; key += SPAN, n_k++) {
+                k_ring.wait_empty(n_k);
+                mbarrier_arrive_expect(k_ring.full(n_k), SPAN_BYTES);
+                for (u32 panel = 0; panel < PANELS; panel++)
+                    tma_load2(base + AT_KEYS + n_k % K_SLOTS * SPAN_BYTES + panel * SPAN_PANEL, &k_map,
+                              k_ring.full(n_k), column + 64 * panel, key);
+                v_ring.wait_empty(n_k);
+                mbarrier_arrive_expect(v_ring.full(n_k), SPAN_BYTES);
+                for (u32 panel = 0; panel < PANELS; panel++)
+                    tma_load2(base + AT_VALUES + n_k % V_SLOTS * SPAN_BYTES + panel * SPAN_PANEL, &v_map,
+                              v_ring.full(n_k), column + 64 * panel, key);
+            }
         }
         return;
     }
@@ -423,81 +451,101 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     take_registers<240>();
     u32 group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     bool signals = threadIdx.x % 32 == 0;
-    // This warpgroup's queries, and the steps whose keys they see.
-    u32 top = block.x + 64 * group, bottom = min(block.y, top + 64), low = 0, high = 0;
-    if (top < bottom) {
-        low = (first_visible(top, block.z, window) - from) / 64;
-        high = (bottom - 1 - from) / 64 + 1;
-    }
-    u32 query = top + 16 * warp + g; // and 8 below
-    float lse[2], delta[2], factor = scale * LOG2_E;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        bool valid = query + 8 * r < bottom;
-        lse[r] = valid ? rows[(size_t)h * n + query + 8 * r] : INFINITY_F;
-        delta[r] = valid ? rows[(size_t)(heads + h) * n + query + 8 * r] : 0.0f;
-    }
-    mbarrier_wait(bar, 0);
-    u64 queries = wgmma_k_major(base + AT_QUERIES + group * TILE_BYTES);
-    u64 gradients = wgmma_k_major(base + AT_GRADIENTS + group * TILE_BYTES);
-    float y[D / 2], s[32], dp[32];
-    u32 ds[4][4];
-
+    float y[D / 2], s[SPAN / 2], dp[SPAN / 2], factor = scale * LOG2_E;
+    u32 ds[SPAN / 16][4];
+    u32 n_q = 0, n_k = 0; // of the item, and of the next step to be begun
     auto release = [&](u32 barrier) {
         if (signals) mbarrier_arrive(barrier);
     };
-    auto skip = [&](u32 step) {
-        k_ring.wait_full(step);
-        release(k_ring.empty(step));
-        v_ring.wait_full(step);
-        release(v_ring.empty(step));
+    auto skip = [&]() {
+        k_ring.wait_full(n_k);
+        release(k_ring.empty(n_k));
+        v_ring.wait_full(n_k);
+        release(v_ring.empty(n_k));
+        n_k++;
     };
-    auto begin = [&](u32 step) {
-        k_ring.wait_full(step);
+    auto begin = [&]() {
+        u32 slot = base + AT_QUERIES + n_q % Q_SLOTS * 4 * TILE_BYTES + group * TILE_BYTES;
+        k_ring.wait_full(n_k);
         wgmma_fence();
-        multiply_rows(s, queries, wgmma_k_major(base + AT_KEYS + step % K_SLOTS * TILE_BYTES));
+        multiply_span(s, wgmma_k_major(slot), wgmma_k_major(base + AT_KEYS + n_k % K_SLOTS * SPAN_BYTES));
         wgmma_commit();
-        v_ring.wait_full(step);
+        v_ring.wait_full(n_k);
         wgmma_fence();
-        multiply_rows(dp, gradients, wgmma_k_major(base + AT_VALUES + step % V_SLOTS * TILE_BYTES));
+        multiply_span(dp, wgmma_k_major(slot + 2 * TILE_BYTES),
+                      wgmma_k_major(base + AT_VALUES + n_k % V_SLOTS * SPAN_BYTES));
         wgmma_commit();
+        n_k++;
     };
 
-    for (u32 step = 0; step < low; step++) skip(step);
-    if (low < high) begin(low);
-    for (u32 step = low; step < high; step++) {
-        wgmma_wait<0>();
-        if (step > low) release(k_ring.empty(step - 1));
-        release(v_ring.empty(step));
-        u32 key = from + 64 * step;
-        if (key + 63 > top || bottom - 1 - key >= window) {
+    for (u32 round = 0; round * gridDim.x < count * heads; round++) {
+        u32 item = nth_item(round);
+        if (item >= count * heads) continue;
+        u32 h = item % heads;
+        uint4 block = blocks[item / heads];
+        u32 from = first_visible(block.x, block.z, window), steps = (block.y - from + SPAN - 1) / SPAN;
+        // This warpgroup's queries, and the steps whose keys they see.
+        u32 top = block.x + 64 * group, bottom = min(block.y, top + 64), low = 0, high = 0;
+        if (top < bottom) {
+            low = (first_visible(top, block.z, window) - from) / SPAN;
+            high = (bottom - 1 - from) / SPAN + 1;
+        }
+        u32 query = top + 16 * warp + g; // and 8 below
+        float lse[2], delta[2];
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                u32 distance = query + 8 * r - key - 2 * c;
+        for (int r = 0; r < 2; r++) {
+            bool valid = query + 8 * r < bottom;
+            lse[r] = valid ? rows[(size_t)h * n + query + 8 * r] : INFINITY_F;
+            delta[r] = valid ? rows[(size_t)(heads + h) * n + query + 8 * r] : 0.0f;
+        }
+        q_ring.wait_full(n_q);
+        for (u32 step = 0; step < low; step++) skip();
+        if (low < high) begin();
+        for (u32 step = low; step < high; step++) {
+            wgmma_wait<0>();
+            u32 mine = n_k - 1; // this step, among all
+            if (step > low) release(k_ring.empty(mine - 1));
+            release(v_ring.empty(mine));
+            if (step + 1 == high) release(q_ring.empty(n_q));
+            u32 key = from + SPAN * step;
+            if (key + SPAN - 1 > top || bottom - 1 - key >= window) {
 #pragma unroll
-                for (int j = 0; j < 8; j++) {
-                    if (distance - 8 * j >= window) s[4 * j + 2 * r] = -INFINITY_F;
-                    if (distance - 8 * j - 1 >= window) s[4 * j + 2 * r + 1] = -INFINITY_F;
+                for (int r = 0; r < 2; r++) {
+                    u32 distance = query + 8 * r - key - 2 * c; // wraps to a large number for keys that come later
+#pragma unroll
+                    for (int j = 0; j < SPAN / 8; j++) {
+                        if (distance - 8 * j >= window) s[4 * j + 2 * r] = -INFINITY_F;
+                        if (distance - 8 * j - 1 >= window) s[4 * j + 2 * r + 1] = -INFINITY_F;
+                    }
                 }
             }
-        }
 #pragma unroll
-        for (int j = 0; j < 32; j++) {
-            int r = j / 2 % 2;
-            s[j] = exp2_fast(fmaf(s[j], factor, -lse[r])) * (dp[j] - delta[r]);
+            for (int j = 0; j < SPAN / 2; j++) {
+                int r = j / 2 % 2;
+                s[j] = exp2_fast(fmaf(s[j], factor, -lse[r])) * (dp[j] - delta[r]);
+            }
+#pragma unroll
+            for (int k = 0; k < SPAN / 16; k++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) ds[k][i] = pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+            if (step + 1 < high) begin();
+            u64 keys = wgmma_mn_major(base + AT_KEYS + mine % K_SLOTS * SPAN_BYTES, SPAN_PANEL);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < SPAN / 16; k++)
+                Wgmma<D>::mma<1>(y, ds[k], wgmma_advance(keys, k * 2048), k > 0 || step > low);
+            wgmma_commit();
         }
-        pack_all(ds, s);
-        if (step + 1 < high) begin(step + 1);
-        wgmma_fence();
-        multiply_tile(y, ds, wgmma_mn_major(base + AT_KEYS + step % K_SLOTS * TILE_BYTES, PANEL), step > low);
-        wgmma_commit();
+        wgmma_wait<0>();
+        if (low < high) {
+            release(k_ring.empty(n_k - 1));
+            store_rows(dq + h * D, y, query, bottom, (size_t)heads * D, scale);
+        } else {
+            release(q_ring.empty(n_q));
+        }
+        n_q++;
+        for (u32 step = high; step < steps; step++) skip();
     }
-    wgmma_wait<0>();
-    if (low < high) {
-        release(k_ring.empty(high - 1));
-        store_rows(dq + h * D, y, query, bottom, (size_t)heads * D, scale);
-    }
-    for (u32 step = high; step < steps; step++) skip(step);
 }
 
 #endif

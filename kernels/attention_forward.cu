@@ -3,9 +3,10 @@
 //   out_i = Σ_j exp(s_ij − lse_i) v_j
 //   q, out (N, H·D) bf16   k, v (N, KV·D) bf16   lse (N, H) float   blocks (M) of four u32: first row, end row, first
 //   and end row of the document; none longer than 128, the longest work first
-//   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256), KEYS (a multiple of 16: 128; 80 at D = 256), PINGPONG
+//   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256)
 //   launch     grid min(multiprocessors, M·H), block 384: a warpgroup that loads, two that own 64 query rows each
-//              dynamic shared 1024 + 256 D + 8 KEYS·D + 128; maps: boxes of 64 columns × 64 rows (q), × KEYS rows (k, v)
+//              dynamic shared 1536·D + 1152 bytes, 768·D + 1152 at D = 256; maps: boxes of 64 columns × 64 rows (q) and
+//              × KEYS rows (k, v)
 //   scale      > 0, given as scale · log₂e;  window: 2³¹ for none
 //   work       4·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p rounds to bf16 before p·v; one rounding at the store
@@ -15,6 +16,8 @@
 
 #if ARCH == 90 && !REAL_IS_FLOAT
 
+const u32 KEYS = D == 256 ? 64 : 128; // a tile
+const u32 Q_STAGES = D == 256 ? 1 : 2;
 const u32 STAGES = 2;
 const u32 CONSUMERS = 256;
 const u32 QUERY_PANEL = 64 * 128; // bytes of 64 rows × 64 columns
@@ -23,23 +26,27 @@ const u32 QUERY_BYTES = 128 * D * 2;
 const u32 KEY_BYTES = KEYS * D * 2;
 
 // Shared memory, in bytes from its 1024-byte aligned start.
-const u32 AT_K = QUERY_BYTES;
+const u32 AT_K = Q_STAGES * QUERY_BYTES;
 const u32 AT_V = AT_K + STAGES * KEY_BYTES;
 const u32 AT_BARRIERS = AT_V + STAGES * KEY_BYTES;
 
 extern __shared__ u8 shared[];
 
-// Addresses of the barriers; `n` counts the tiles of keys that a block has seen.
-struct Barriers {
-    u32 base;
-    __device__ u32 q_full() const { return base; }
-    __device__ u32 q_empty() const { return base + 8; }
-    __device__ u32 k_full(u32 n) const { return base + 16 + n % STAGES * 8; }
-    __device__ u32 k_empty(u32 n) const { return base + 16 + (STAGES + n % STAGES) * 8; }
-    __device__ u32 v_full(u32 n) const { return base + 16 + (2 * STAGES + n % STAGES) * 8; }
-    __device__ u32 v_empty(u32 n) const { return base + 16 + (3 * STAGES + n % STAGES) * 8; }
+// A ring of SIZE slots: a barrier for full, one for empty, each. `n` counts uses.
+template <u32 SIZE> struct Ring {
+    u32 barriers;
+    __device__ u32 full(u32 n) const { return barriers + n % SIZE * 8; }
+    __device__ u32 empty(u32 n) const { return barriers + (SIZE + n % SIZE) * 8; }
+    __device__ void init(u32 producers, u32 consumers) const {
+        for (u32 n = 0; n < SIZE; n++) mbarrier_init(full(n), producers), mbarrier_init(empty(n), consumers);
+    }
+    __device__ void wait_full(u32 n) const { mbarrier_wait(full(n), n / SIZE & 1); }
+    __device__ void wait_empty(u32 n) const { mbarrier_wait(empty(n), n / SIZE & 1 ^ 1); }
 };
-__device__ __forceinline__ u32 phase(u32 n) { return n / STAGES & 1; }
+struct Rings {
+    Ring<Q_STAGES> q;
+    Ring<STAGES> k, v;
+};
 
 // The `round`-th item of this block: there and back again over the list, so that every block gets heavy and light ones.
 __device__ __forceinline__ u32 item(u32 round) {
@@ -76,8 +83,8 @@ __device__ __forceinline__ void transpose_quad(u32 (&x)[4]) {
 
 __device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap &k_map, const TensorMap &v_map,
                                         const uint4 *blocks, u32 count, u32 heads, u32 kv_heads, u32 window, u32 base,
-                                        Barriers bar) {
-    u32 n_k = 0, n_v = 0, worked = 0;
+                                        Rings rings) {
+    u32 n_q = 0, n_k = 0, n_v = 0;
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
         u32 i = item(round);
         if (i >= count * heads) continue;
@@ -85,29 +92,29 @@ __device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap 
         u32 h = i % heads, g = h * kv_heads / heads;
         u32 from = first_visible(block.x, block.z, window), tiles = (block.y - from + KEYS - 1) / KEYS;
 
-        mbarrier_wait(bar.q_empty(), worked % 2 ^ 1);
-        mbarrier_arrive_expect(bar.q_full(), QUERY_BYTES);
+        rings.q.wait_empty(n_q);
+        mbarrier_arrive_expect(rings.q.full(n_q), QUERY_BYTES);
         for (u32 part = 0; part < 2 * (D / 64); part++)
-            tma_load2(base + part * QUERY_PANEL, &q_map, bar.q_full(), h * D + part % (D / 64) * 64,
-                      block.x + part / (D / 64) * 64);
-        worked++;
+            tma_load2(base + n_q % Q_STAGES * QUERY_BYTES + part * QUERY_PANEL, &q_map, rings.q.full(n_q),
+                      h * D + part % (D / 64) * 64, block.x + part / (D / 64) * 64);
+        n_q++;
 
         // The next tile's keys before this tile's values: the scores run one tile ahead.
         for (u32 t = tiles + 1; t-- > 0;) {
             if (t > 0) {
                 u32 to = base + AT_K + n_k % STAGES * KEY_BYTES;
-                mbarrier_wait(bar.k_empty(n_k), phase(n_k) ^ 1);
-                mbarrier_arrive_expect(bar.k_full(n_k), KEY_BYTES);
+                rings.k.wait_empty(n_k);
+                mbarrier_arrive_expect(rings.k.full(n_k), KEY_BYTES);
                 for (u32 part = 0; part < D / 64; part++)
-                    tma_load2(to + part * KEY_PANEL, &k_map, bar.k_full(n_k), g * D + part * 64, from + (t - 1) * KEYS);
+                    tma_load2(to + part * KEY_PANEL, &k_map, rings.k.full(n_k), g * D + part * 64, from + (t - 1) * KEYS);
                 n_k++;
             }
             if (t < tiles) {
                 u32 to = base + AT_V + n_v % STAGES * KEY_BYTES;
-                mbarrier_wait(bar.v_empty(n_v), phase(n_v) ^ 1);
-                mbarrier_arrive_expect(bar.v_full(n_v), KEY_BYTES);
+                rings.v.wait_empty(n_v);
+                mbarrier_arrive_expect(rings.v.full(n_v), KEY_BYTES);
                 for (u32 part = 0; part < D / 64; part++)
-                    tma_load2(to + part * KEY_PANEL, &v_map, bar.v_full(n_v), g * D + part * 64, from + t * KEYS);
+                    tma_load2(to + part * KEY_PANEL, &v_map, rings.v.full(n_v), g * D + part * 64, from + t * KEYS);
                 n_v++;
             }
         }
@@ -150,24 +157,21 @@ __device__ __forceinline__ void pack_all(u32 (&p)[KEYS / 16][4], const float (&s
 }
 
 __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *blocks, u32 count, u32 heads, float scale,
-                                        u32 window, u32 base, Barriers bar) {
+                                        u32 window, u32 base, Rings rings) {
     u32 group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
     bool signals = threadIdx.x % 32 == 0;
-    u32 n_k = 0, n_v = 0, worked = 0;
-    u64 queries = wgmma_k_major(base + group * (D / 64) * QUERY_PANEL);
+    u32 n_q = 0, n_k = 0, n_v = 0;
     float o[D / 2], s[KEYS / 2];
     u32 p[KEYS / 16][4];
-    if (PINGPONG && group == 1) named_barrier_arrive(1, CONSUMERS);
+    if (group == 1) named_barrier_arrive(1, CONSUMERS);
 
-    auto my_turn = [&]() {
-        if (PINGPONG) named_barrier_sync(1 + group, CONSUMERS);
-    };
-    auto your_turn = [&]() {
-        if (PINGPONG) named_barrier_arrive(2 - group, CONSUMERS);
-    };
+    // The warpgroups take turns in beginning their products: one computes exponentials while the other multiplies.
+    auto my_turn = [&]() { named_barrier_sync(1 + group, CONSUMERS); };
+    auto your_turn = [&]() { named_barrier_arrive(2 - group, CONSUMERS); };
     auto scores = [&]() { // s = q kᵀ, begun
-        mbarrier_wait(bar.k_full(n_k), phase(n_k));
+        rings.k.wait_full(n_k);
         my_turn();
+        u64 queries = wgmma_k_major(base + n_q % Q_STAGES * QUERY_BYTES + group * (D / 64) * QUERY_PANEL);
         u64 keys = wgmma_k_major(base + AT_K + n_k % STAGES * KEY_BYTES);
         wgmma_fence();
 #pragma unroll
@@ -177,7 +181,7 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
         wgmma_commit();
     };
     auto weigh = [&](u32 add) { // o (+)= p v, begun
-        mbarrier_wait(bar.v_full(n_v), phase(n_v));
+        rings.v.wait_full(n_v);
         u64 values = wgmma_mn_major(base + AT_V + n_v % STAGES * KEY_BYTES, KEY_PANEL);
         wgmma_fence();
 #pragma unroll
@@ -186,19 +190,19 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
         wgmma_commit();
     };
     auto release_k = [&]() {
-        if (signals) mbarrier_arrive(bar.k_empty(n_k));
+        if (signals) mbarrier_arrive(rings.k.empty(n_k));
         n_k++;
     };
     auto release_v = [&]() {
-        if (signals) mbarrier_arrive(bar.v_empty(n_v));
+        if (signals) mbarrier_arrive(rings.v.empty(n_v));
         n_v++;
     };
     auto skip = [&]() {
-        mbarrier_wait(bar.k_full(n_k), phase(n_k));
+        rings.k.wait_full(n_k);
         my_turn();
         your_turn();
         release_k();
-        mbarrier_wait(bar.v_full(n_v), phase(n_v));
+        rings.v.wait_full(n_v);
         release_v();
     };
 
@@ -229,8 +233,7 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
             }
         };
 
-        mbarrier_wait(bar.q_full(), worked % 2);
-        worked++;
+        rings.q.wait_full(n_q);
         u32 t = tiles;
         for (; t > high; t--) skip();
         if (low < high) {
@@ -258,7 +261,7 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
                 pack_all(p, s);
                 add = 1;
             }
-            if (t == 0 && signals) mbarrier_arrive(bar.q_empty());
+            if (signals) mbarrier_arrive(rings.q.empty(n_q));
             weigh(add);
             wgmma_wait<0>();
             release_v();
@@ -287,7 +290,8 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
                     lse[(size_t)at * heads + h] = (rows.max[r] * scale + log2f(sum)) * 0.6931471805599453f;
             }
         }
-        if ((low == high || t > 0) && signals) mbarrier_arrive(bar.q_empty());
+        if (low == high && signals) mbarrier_arrive(rings.q.empty(n_q));
+        n_q++;
         for (; t > 0; t--) skip();
     }
 }
@@ -297,26 +301,22 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                             const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map,
                             const uint4 *blocks, u32 count, u32 heads, u32 kv_heads, float scale, u32 window) {
     u32 base = (shared_address(shared) + 1023) & ~1023u;
-    Barriers bar = {base + AT_BARRIERS};
+    u32 barriers = base + AT_BARRIERS;
+    Rings rings = {{barriers}, {barriers + 16 * Q_STAGES}, {barriers + 16 * (Q_STAGES + STAGES)}};
     if (threadIdx.x == 0) {
-        mbarrier_init(bar.q_full(), 1);
-        mbarrier_init(bar.q_empty(), CONSUMERS / 32);
-        for (u32 n = 0; n < STAGES; n++) {
-            mbarrier_init(bar.k_full(n), 1);
-            mbarrier_init(bar.v_full(n), 1);
-            mbarrier_init(bar.k_empty(n), CONSUMERS / 32);
-            mbarrier_init(bar.v_empty(n), CONSUMERS / 32);
-        }
+        rings.q.init(1, CONSUMERS / 32);
+        rings.k.init(1, CONSUMERS / 32);
+        rings.v.init(1, CONSUMERS / 32);
         mbarrier_init_fence();
     }
     __syncthreads();
     if (threadIdx.x < 128) {
         give_registers<24>();
         if (threadIdx.x == 0)
-            produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, bar);
+            produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
     } else {
         take_registers<240>();
-        consume(out, lse, blocks, count, heads, scale, window, base, bar);
+        consume(out, lse, blocks, count, heads, scale, window, base, rings);
     }
 }
 

@@ -109,29 +109,34 @@ const u32 PIECES = D / WIDE;
 const u32 LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : PIECES > 2 ? 4 : 2; // a row
 extern "C" __global__ void __launch_bounds__(DELTA_THREADS)
     attention_plain_delta(float *rows, const real *dout, const real *out, const float *lse, u32 n, u32 heads) {
-    u32 h = blockIdx.x, lane = threadIdx.x % LANES;
+    u32 h = blockIdx.x, lane = threadIdx.x % LANES, first = blockIdx.y * DELTA_ROWS + threadIdx.x / LANES;
+    const u32 STEP = DELTA_THREADS / LANES;
+    float sums[DELTA_ROWS / STEP] = {};
 #pragma unroll
-    for (u32 i = threadIdx.x / LANES; i < DELTA_ROWS; i += DELTA_THREADS / LANES) {
-        u32 row = blockIdx.y * DELTA_ROWS + i;
-        size_t pair = (size_t)row * heads + h;
-        float sum = 0.0f;
-        for (u32 piece = lane; piece < PIECES && row < n; piece += LANES) {
-            size_t at = pair * D + piece * WIDE;
+    for (u32 i = 0; i < DELTA_ROWS / STEP; i++) {
+        u32 row = min(first + i * STEP, n - 1);
+        size_t at = ((size_t)row * heads + h) * D;
+#pragma unroll
+        for (u32 piece = lane; piece < PIECES; piece += LANES) {
             if (WIDE > 1) {
                 float a[Vector<real>::N], b[Vector<real>::N];
-                load16(a, dout + at);
-                load16(b, out + at);
+                load16(a, dout + at + piece * WIDE);
+                load16(b, out + at + piece * WIDE);
 #pragma unroll
-                for (int k = 0; k < Vector<real>::N; k++) sum = fmaf(a[k], b[k], sum);
+                for (int k = 0; k < Vector<real>::N; k++) sums[i] = fmaf(a[k], b[k], sums[i]);
             } else {
-                sum = fmaf(widen(dout[at]), widen(out[at]), sum);
+                sums[i] = fmaf(widen(dout[at + piece]), widen(out[at + piece]), sums[i]);
             }
         }
+    }
 #pragma unroll
-        for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+    for (u32 i = 0; i < DELTA_ROWS / STEP; i++) {
+        u32 row = first + i * STEP;
+#pragma unroll
+        for (int step = LANES / 2; step > 0; step /= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
         if (lane == 0 && row < n) {
-            rows[(size_t)h * n + row] = lse[pair] * 1.4426950408889634f;
-            rows[(size_t)(heads + h) * n + row] = sum;
+            rows[(size_t)h * n + row] = lse[(size_t)row * heads + h] * 1.4426950408889634f;
+            rows[(size_t)(heads + h) * n + row] = sums[i];
         }
     }
 }

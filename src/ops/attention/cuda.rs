@@ -123,6 +123,11 @@ impl Scalars {
     }
 }
 
+/// Blocks that share `items` items: one a multiprocessor.
+fn resident(gpu: Gpu, items: usize) -> Grid {
+    Grid::new(items.min(gpu.facts().multiprocessors as usize), TILED_THREADS)
+}
+
 /// Tensor maps of matrices, for boxes of 64 columns and some rows.
 fn maps<const K: usize>(gpu: Gpu, tensors: [(&Tensor, usize); K]) -> Result<[Arg; K]> {
     let mut maps = [Arg::U32(0); K];
@@ -153,13 +158,9 @@ pub(super) fn forward(
         // u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
         return unsafe { kernel.launch(gpu, grid, &[&args[..], &[s.window.into()]].concat()) };
     }
-    let keys = if s.dim == 256 { 80 } else { 128 };
-    let [real, dim] = s.defines(dtype);
-    let defines = [real, dim, ("KEYS", keys as i64), ("PINGPONG", 0)];
-    let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &defines)?;
-    let most = gpu.facts().multiprocessors as usize;
-    let grid = Grid::new(most.min(count * s.heads), TILED_THREADS);
-    let grid = grid.shared(1024 + 256 * s.dim + 8 * keys * s.dim + 128);
+    let [keys, shared] = if s.dim == 256 { [64, 768] } else { [128, 1536] };
+    let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &s.defines(dtype))?;
+    let grid = resident(gpu, count * s.heads).shared(shared * s.dim + 1152);
     let [q, k, v] = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
     let (heads, kv, scale) = (s.heads.into(), s.kv.into(), (s.scale * LOG2_E).into());
     let args = [out.into(), lse.into(), q, k, v, list, count.into(), heads, kv, scale, s.window.into()];
@@ -207,23 +208,24 @@ pub(super) fn backward(
     }
 
     let defines = s.defines(dtype);
-    let maps = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
-    // At D = 256 a block owns 64 keys, half a block of the list, and has less room for copies in flight.
-    let [halves, keys_shared, queries_shared] = if s.dim == 256 {
-        [2, 768 * s.dim + 18560, 896 * s.dim + 1152]
-    } else {
-        [1, 1024 * s.dim + 2176, 1024 * s.dim + 1152]
-    };
+    // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for copies
+    // in flight.
+    let wide = s.dim == 256;
+    let [halves, keys_shared, span, queries_shared] =
+        if wide { [2, 768 * s.dim + 18560, 64, 896 * s.dim + 1152] } else { [1, 1024 * s.dim + 2176, 96, 1792 * s.dim + 1152] };
     let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
     let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
-    let args = [&[dk.into(), dv.into()], &maps[..], &[rows, by_key], &tail].concat();
+    let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
+    let args = [&[dk.into(), dv.into()], &inputs[..], &[rows, by_key], &tail].concat();
     // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
     // u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
     unsafe { kernel.launch(gpu, grid, &args)? };
     let kernel = gpu.kernel("attention_backward", "attention_backward_queries", &defines)?;
-    let grid = Grid::new(blocks.count * s.heads, TILED_THREADS).shared(queries_shared);
-    let args = [&[dq.into()], &maps[..], &[rows, by_query], &tail].concat();
-    // SAFETY: attention_backward_queries(real *dq, …), then as above.
+    let grid = resident(gpu, blocks.count * s.heads).shared(queries_shared);
+    let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
+    let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
+    // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks, u32
+    // count, n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
     unsafe { kernel.launch(gpu, grid, &args) }
 }
 
