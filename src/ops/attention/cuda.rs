@@ -211,8 +211,11 @@ pub(super) fn backward(
     // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for copies
     // in flight.
     let wide = s.dim == 256;
-    let [halves, keys_shared, span, queries_shared] =
-        if wide { [2, 768 * s.dim + 18560, 64, 896 * s.dim + 1152] } else { [1, 1024 * s.dim + 2176, 96, 1792 * s.dim + 1152] };
+    let [halves, keys_shared, span, queries_shared] = if wide {
+        [2, 768 * s.dim + 18560, 64, 896 * s.dim + 1152]
+    } else {
+        [1, 1024 * s.dim + 2176, 96, 1792 * s.dim + 1152]
+    };
     let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
     let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
     let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
@@ -243,7 +246,8 @@ pub(super) fn cached(
     let group = s.heads / s.kv;
     let [real, dim] = s.defines(dtype);
     let defines = [real, dim, ("PAGE", PAGE as i64), ("GROUP", group as i64), ("CHUNK", CHUNK as i64)];
-    let inputs = [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
+    let inputs =
+        [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
     if !s.wide(dtype) {
         let kernel = gpu.kernel("attention_cached", "attention_cached_plain", &defines)?;
         let grid = Grid { blocks: [s.heads as u32, b as u32, 1], threads: 32, shared: 0 };
