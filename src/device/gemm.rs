@@ -123,7 +123,9 @@ fn run(gpu: Gpu, output: Output, mut rest: &[Problem]) -> Result<()> {
     while let Some(first) = rest.first() {
         let path = first.path(gpu);
         let count = match path {
-            Path::Wgmma => rest.iter().take_while(|p| p.path(gpu) == path && p.joins(first)).count().min(GROUPS),
+            Path::Wgmma => {
+                rest.iter().take_while(|p| p.path(gpu) == path && p.joins(first)).count().min(GROUPS)
+            }
             Path::Plain | Path::Mma => 1,
         };
         let (now, later) = rest.split_at(count);
@@ -171,11 +173,8 @@ impl Operand<'_> {
     /// `second`: whether it is the right-hand operand.
     fn of(view: View<'_>, second: bool) -> Operand<'_> {
         let mn = view.transposed != second;
-        let ([from, from_k], k) = if mn {
-            ([view.from[1], view.from[0]], view.size[0])
-        } else {
-            (view.from, view.size[1])
-        };
+        let ([from, from_k], k) =
+            if mn { ([view.from[1], view.from[0]], view.size[0]) } else { (view.from, view.size[1]) };
         Operand { tensor: view.tensor, mn, from, from_k, k }
     }
 
@@ -272,8 +271,7 @@ impl<'a> Problem<'a> {
         if operands().any(|x| x.tensor.dtype() != DType::Bf16) {
             return Path::Plain;
         }
-        let orders_agree =
-            self.second.is_none_or(|s| (s.a.mn, s.b.mn) == (self.first.a.mn, self.first.b.mn));
+        let orders_agree = self.second.is_none_or(|s| (s.a.mn, s.b.mn) == (self.first.a.mn, self.first.b.mn));
         let rows_aligned = operands().all(|x| x.pitch().is_multiple_of(8));
         if gpu.is_hopper() && orders_agree && rows_aligned && self.terms().all(Term::ends_cleanly) {
             return Path::Wgmma;
@@ -391,7 +389,10 @@ impl Plan {
             let plan = Self { tile_n, cluster: 2, units, whole: if cut { 0 } else { usize::MAX } };
             plan.trimmed(problems)
         });
-        *candidates.iter().min_by(|x, y| x.cost(problems).total_cmp(&y.cost(problems))).unwrap_or(&candidates[0])
+        *candidates
+            .iter()
+            .min_by(|x, y| x.cost(problems).total_cmp(&y.cost(problems)))
+            .unwrap_or(&candidates[0])
     }
 
     fn total(self, problems: &[Problem]) -> [usize; 2] {
@@ -451,7 +452,8 @@ impl Plan {
         }
         let mut work = [0; WORK_WORDS];
         let band = 16 / self.cluster;
-        for (word, value) in work.iter_mut().zip([problems.len(), whole, step, band].into_iter().chain(words)) {
+        for (word, value) in work.iter_mut().zip([problems.len(), whole, step, band].into_iter().chain(words))
+        {
             *word = u32::try_from(value).expect("a size that kernels count in 32 bits");
         }
         work
@@ -500,7 +502,8 @@ fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     };
     let map_b = |x| map(x, plan.tile_n / plan.cluster, TILE_K / plan.cluster);
     // Where C does not leave through TMA its map is not read.
-    let c_map = if bulk { cached_map(gpu, c.pointer, [c.rows, c.pitch], 64)? } else { map(a, TILE_M, TILE_K)? };
+    let c_map =
+        if bulk { cached_map(gpu, c.pointer, [c.rows, c.pitch], 64)? } else { map(a, TILE_M, TILE_K)? };
     let work = plan.work(problems);
     let [partials, arrived] = workspace(gpu, plan, (work[2] > 0).then_some(plan.total(problems)[0]))?;
     let grid = Grid::new(plan.units * plan.cluster, 384).shared(fixed + stages * (stage + 16));

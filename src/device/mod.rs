@@ -8,12 +8,15 @@
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
 //! | `gemm.rs` | matrix products on the card |
+//! | `elementwise.rs` | casts, sums and the like on the GPU |
+//! | `workspace.rs` | memory that an op needs between its launches |
 //! | `upload.rs` | large amounts of host data to the GPU, through pinned memory |
 //! | `random.rs` | normal random numbers made on the GPU |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
 pub mod compile;
+pub mod elementwise;
 pub mod file;
 pub mod gemm;
 pub mod gpu;
@@ -23,6 +26,7 @@ pub mod product;
 pub mod random;
 pub mod tensor;
 pub mod upload;
+pub mod workspace;
 
 pub use gpu::Gpu;
 pub use tensor::{DType, Device, Tensor};

@@ -415,7 +415,8 @@ mod cuda {
             }
         }
         let s = View::new(s);
-        let part = |rows: Range<usize>| Part { at: [0, rows.start], ..Part::new(x_view, w_view.rows(rows).t()) };
+        let part =
+            |rows: Range<usize>| Part { at: [0, rows.start], ..Part::new(x_view, w_view.rows(rows).t()) };
         let (mut parts, mut next) = (Vec::new(), 0);
         for segment in &segments {
             if next < segment.outputs.start {
@@ -450,10 +451,9 @@ mod cuda {
             return multiply(gpu, dx, Store::Overwrite, 1.0, &[base]);
         };
         let segments = segments(&adapter);
-        let parts = segments.iter().map(|t| Part {
-            at: [0, t.columns.start],
-            ..Part::new(dy.columns(t.outputs.clone()), t.b)
-        });
+        let parts = segments
+            .iter()
+            .map(|t| Part { at: [0, t.columns.start], ..Part::new(dy.columns(t.outputs.clone()), t.b) });
         let parts: Vec<Part> = parts.collect();
         multiply(gpu, ds, Store::Overwrite, adapter.scale, &parts)?;
         let (ds, mut da) = (View::new(ds), None);

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::memory::Plan;
 use super::metrics::{Metric, Metrics};
 use super::packing::{self, Order, Packed, Pass};
-use super::progress::Status;
+use super::progress::{Event, Status};
 use super::settings::Settings;
 use super::state::{self, Moments};
 use super::{Example, clip, output};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::parameter::Parameter;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
-use crate::ops::adamw::{self, AdamW};
+use crate::ops::adamw::{self, AdamW, Trained};
 
 /// What is to be trained, on what, and where to.
 pub struct Job<'a> {
@@ -50,7 +51,7 @@ pub struct Report {
 /// [`Error::Setting`] for settings that cannot work; [`Error::File`] if the folder holds another run;
 /// [`Error::Run`] naming the step and the example if the loss is not finite, the checkpoints being kept;
 /// [`Error::Io`] if a file cannot be read or written.
-pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)) -> Result<Report> {
+pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(Event)) -> Result<Report> {
     let settings = job.settings;
     settings.check()?;
     if job.examples.is_empty() {
@@ -63,6 +64,9 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)
     }
     state::claim(job.out, &state::fingerprint(model, job.examples, settings)?, settings)?;
     let mut trainer = Trainer::new(model, job)?;
+    if let Some(plan) = &trainer.plan {
+        progress(Event::Memory(plan));
+    }
     let resumed = state::load(job.out, trainer.model, &mut trainer.moments)?;
     let mut metrics = Metrics::resume(job.out, resumed)?;
     let begun = Instant::now();
@@ -79,7 +83,7 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)
         }
         if let Metric::Train { step, loss, learning_rate, .. } = metric {
             let (steps, tokens, elapsed) = (trainer.order.steps, trainer.tokens, begun.elapsed());
-            progress(&Status { step, steps, loss, learning_rate, tokens, elapsed });
+            progress(Event::Step(&Status { step, steps, loss, learning_rate, tokens, elapsed }));
         }
     }
     let steps = trainer.order.steps;
@@ -103,6 +107,7 @@ struct Trainer<'a> {
     job: &'a Job<'a>,
     order: Order,
     moments: Vec<Moments>,
+    plan: Option<Plan>,
     saved: Saved,
     /// Tokens that went through the model since this process began.
     tokens: usize,
@@ -117,8 +122,12 @@ impl<'a> Trainer<'a> {
             model.trainable().into_iter().map(moments).collect::<Result<_>>()
         })?;
         let order = Order::new(job.examples.len(), job.settings);
-        let saved = Saved::for_training(model);
-        Ok(Self { model, job, order, moments, saved, tokens: 0 })
+        let plan = Plan::new(model, largest_pass(&order, job))?;
+        let recompute = plan.as_ref().is_some_and(|plan| plan.recompute);
+        let saved = gpu::purpose("activations", || {
+            if recompute { Saved::for_recomputing(model) } else { Saved::for_training(model) }
+        });
+        Ok(Self { model, job, order, moments, plan, saved, tokens: 0 })
     }
 
     /// Makes optimiser step `step` (from 0).
@@ -156,19 +165,20 @@ impl<'a> Trainer<'a> {
         }
         let scale = clip::factor(norm, max_grad_norm) as f32;
         let betas = [beta1 as f32, beta2 as f32];
-        let (eps, decay, step) = (epsilon as f32, weight_decay as f32, step as u32 + 1);
-        let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
-        for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
-            let Parameter { value, master, gradient: Some(gradient) } = &mut **parameter else { continue };
+        let (lr, decay) = (learning_rate as f32, weight_decay as f32);
+        let adamw = AdamW { lr, betas, eps: epsilon as f32, decay, step: step as u32 + 1 };
+        let moments = self.moments.iter_mut();
+        let trained = parameters.iter_mut().zip(moments).filter_map(|((_, parameter), Moments { mean, square })| {
+            let Parameter { value, master, gradient: Some(g) } = &mut **parameter else { return None };
             // As the reference trainer: matrices decay, the gains of norms do not.
-            let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
-            let (full, copy) = match master {
+            let decays = value.shape().len() > 1;
+            let (p, copy) = match master {
                 Some(master) => (master, Some(value)),
                 None => (value, None),
             };
-            adamw::step([full, mean, square], copy, gradient, scale, AdamW { decay, ..adamw })?;
-            gradient.clear()?;
-        }
+            Some(Trained { p, m: mean, v: square, copy, g, decays })
+        });
+        adamw::step(&mut trained.collect::<Vec<_>>(), scale, adamw)?;
         Ok(norm)
     }
 
@@ -215,6 +225,15 @@ impl<'a> Trainer<'a> {
             self.job.out.display()
         ))
     }
+}
+
+/// Tokens of the largest pass of the whole run.
+fn largest_pass(order: &Order, job: &Job) -> usize {
+    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].inputs()).sum::<usize>();
+    let passes = (0..order.steps)
+        .flat_map(|step| packing::passes(job.examples, &order.step(step), job.settings))
+        .chain(packing::pack(job.examples, &order.held_out, 1.0, job.settings.pack_tokens));
+    passes.map(|pass| tokens(&pass)).max().unwrap_or(0)
 }
 
 fn sum(nll: &[f32]) -> f64 {

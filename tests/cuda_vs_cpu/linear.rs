@@ -20,7 +20,14 @@ struct Inside {
 }
 
 impl Inside {
-    fn new(name: &str, [rows, cols]: [usize; 2], transposed: bool, margin: usize, dtype: DType, card: Device) -> Self {
+    fn new(
+        name: &str,
+        [rows, cols]: [usize; 2],
+        transposed: bool,
+        margin: usize,
+        dtype: DType,
+        card: Device,
+    ) -> Self {
         let size = if transposed { [cols, rows] } else { [rows, cols] };
         // Past the range lie other numbers or the edge; with a margin of 8, rows in memory are 16-byte aligned.
         let pitch = (size[1] + 2 * margin).next_multiple_of(margin.max(1));
@@ -63,7 +70,11 @@ fn products_of_every_order_and_alignment() {
                 };
                 let before = random("c", &[m + 2, n + 16], out);
                 let mut c = upload(&before, out, card);
-                let part = Part { second: Some([a2.view(), b2.view()]), at: [1, 8], ..Part::new(a.view(), b.view()) };
+                let part = Part {
+                    second: Some([a2.view(), b2.view()]),
+                    at: [1, 8],
+                    ..Part::new(a.view(), b.view())
+                };
                 gemm::multiply(gpu, &mut c, store, 0.5, &[part]).unwrap();
 
                 let mut exact = before.f32().to_vec();
@@ -211,12 +222,9 @@ fn a_row_does_not_depend_on_its_neighbours() {
         let segments = [0..outputs / 2, outputs / 2..outputs];
         let make = |name: &str, shape: &[usize]| random(name, shape, dtype);
         let x = make("x", &[256, inputs]);
-        let [w, a, b] = [
-            make("w", &[outputs, inputs]),
-            make("a", &[2 * rank, inputs]),
-            make("b", &[outputs, rank]),
-        ]
-        .map(|t| upload(&t, dtype, card));
+        let [w, a, b] =
+            [make("w", &[outputs, inputs]), make("a", &[2 * rank, inputs]), make("b", &[outputs, rank])]
+                .map(|t| upload(&t, dtype, card));
         let run = |n: usize| {
             let x = Tensor::from_f32(&[n, inputs], x.f32()[..n * inputs].to_vec());
             let (x, mut y) = (upload(&x, dtype, card), poisoned(&[n, outputs], dtype, card));
