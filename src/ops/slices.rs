@@ -27,7 +27,8 @@ impl Slices {
     pub(super) fn of(gpu: Gpu, v: usize) -> Self {
         let bytes = |blocks: usize| v.div_ceil(4).div_ceil(blocks) * 16;
         let most = if gpu.facts().capability >= (9, 0) { MOST } else { 1 };
-        let blocks = [1, 2, 4].into_iter().find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE).unwrap_or(most);
+        let blocks =
+            [1, 2, 4].into_iter().find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE).unwrap_or(most);
         let fits = bytes(blocks) + OWN <= gpu.facts().shared as usize;
         let threads = v.div_ceil(4 * blocks).next_multiple_of(32).clamp(32, 512);
         Self { blocks, threads, shared: if fits { bytes(blocks) } else { 0 }, v }
