@@ -17,7 +17,9 @@
 #if ARCH == 90 && !REAL_IS_FLOAT
 
 const u32 KEYS = D == 256 ? 64 : 128; // a tile
-const u32 Q_STAGES = D == 256 ? 1 : 2;
+#ifndef Q_STAGES
+#define Q_STAGES (D == 256 ? 1 : 2)
+#endif
 const u32 STAGES = 2;
 const u32 CONSUMERS = 256;
 const u32 QUERY_PANEL = 64 * 128; // bytes of 64 rows × 64 columns
