@@ -34,6 +34,7 @@ const SOURCES: &[Source] = &[
     source!("attention_backward.cu"),
     source!("attention_cached.cu"),
     source!("attention_forward.cu"),
+    source!("attention_mma.cu"),
     source!("attention_plain.cu"),
     source!("cache.cu"),
     source!("tensor.cu"),
