@@ -5,6 +5,7 @@
 use emlab::device::Tensor;
 use emlab::model::adapter::Lora;
 use emlab::model::cache::{Cache, Row};
+use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::spec::{Family, Spec};
 use emlab::model::transformer::{Batch, Transformer};
@@ -41,7 +42,7 @@ fn tiny(family: Family) -> Spec {
 
 /// A random model with adapters whose B is not zero.
 fn model(family: Family) -> Transformer {
-    let mut model = Transformer::random(tiny(family), 5);
+    let mut model = Transformer::random(tiny(family), 5, Place::CPU).unwrap();
     model.attach(&Lora { rank: 3, alpha: 4.0, rslora: false, ..Lora::default() }, 5).unwrap();
     for (_, parameter) in model.trainable_mut() {
         for (i, x) in parameter.value.f32_mut().iter_mut().enumerate() {

@@ -7,6 +7,7 @@ mod golden;
 use emlab::device::Tensor;
 use emlab::model::adapter;
 use emlab::model::cache::{Cache, Row};
+use emlab::model::place::Place;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::Transformer;
@@ -54,7 +55,7 @@ impl Compare<'_> {
 
 /// The model with the adapter that PEFT made.
 fn adapted(golden: &Golden) -> Transformer {
-    let mut model = Transformer::load(&golden.folder).unwrap();
+    let mut model = Transformer::load(&golden.folder, Place::CPU).unwrap();
     adapter::read(&golden.folder.join("adapter"), &mut model).unwrap();
     model
 }
@@ -63,7 +64,7 @@ fn adapted(golden: &Golden) -> Transformer {
 fn activations_at_every_site() {
     for name in ["gemma3", "qwen3"] {
         let golden = Golden::read(name);
-        let model = Transformer::load(&golden.folder).unwrap();
+        let model = Transformer::load(&golden.folder, Place::CPU).unwrap();
         let (batch, ..) = golden.packed();
         let mut probe = Compare { golden: &golden, seen: 0 };
         model.forward(&mut Saved::for_training(&model), &batch, &mut probe).unwrap();
@@ -75,7 +76,7 @@ fn activations_at_every_site() {
 fn logits_and_likelihoods() {
     for name in MODELS {
         let golden = Golden::read(name);
-        let model = Transformer::load(&golden.folder).unwrap();
+        let model = Transformer::load(&golden.folder, Place::CPU).unwrap();
         let (batch, ..) = golden.packed();
         let mut saved = Saved::for_training(&model);
         model.forward(&mut saved, &batch, &mut ()).unwrap();
@@ -111,14 +112,28 @@ fn check_gradients(golden: &Golden, model: &mut Transformer, loss: f64) {
         let names: Vec<_> = parts(&name).iter().map(|part| format!("gradient.{part}")).collect();
         golden.compare(&names, parameter.gradient.as_ref().unwrap(), GRADIENT_BOUND);
     }
+    // Layers computed again in the backward pass give the same bits.
+    let once: Vec<Tensor> =
+        model.trainable().into_iter().map(|(_, parameter)| parameter.gradient.clone().unwrap()).collect();
+    for (_, parameter) in model.trainable_mut() {
+        parameter.gradient.as_mut().unwrap().clear().unwrap();
+    }
+    let mut saved = Saved::for_recomputing(model);
+    model.forward(&mut saved, &batch, &mut ()).unwrap();
+    model.loss_gradient(&mut saved, &rows, &targets, weight).unwrap();
+    model.backward(&mut saved, &batch).unwrap();
+    for ((name, parameter), once) in model.trainable().into_iter().zip(once) {
+        let same = parameter.gradient.as_ref().unwrap().f32() == once.f32();
+        assert!(same, "{}: {name} differs when layers are computed again", golden.name);
+    }
 }
 
 #[test]
 fn gradients_of_every_weight() {
     for name in MODELS {
         let golden = Golden::read(name);
-        let mut model = Transformer::load(&golden.folder).unwrap();
-        model.train_everything();
+        let mut model = Transformer::load(&golden.folder, Place::CPU).unwrap();
+        model.train_everything().unwrap();
         let trained: usize = model.trainable().iter().map(|(_, p)| p.value.len()).sum();
         assert_eq!(trained, model.spec.parameters(), "{name}: trained parameters");
         check_gradients(&golden, &mut model, golden.numbers.loss);
@@ -167,7 +182,7 @@ fn likeliest(model: &Transformer, saved: &mut Saved, rows: &[u32]) -> Vec<u32> {
 fn greedy_continuations() {
     for name in MODELS {
         let golden = Golden::read(name);
-        let model = Transformer::load(&golden.folder).unwrap();
+        let model = Transformer::load(&golden.folder, Place::CPU).unwrap();
         let prompts = &golden.numbers.greedy;
         let longest = |g: &golden::Greedy| Cache::pages_for(g.prompt.len() + g.completion.len());
         let mut cache = Cache::new(&model, prompts.iter().map(longest).sum()).unwrap();

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use emlab::model::adapter::{self, Lora, Target};
+use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
 use emlab::train::metrics::Metric;
-use emlab::train::{self, Example, Job, Report, Settings, Status};
+use emlab::train::{self, Event, Example, Job, Report, Settings};
 
 fn examples() -> Vec<Example> {
     let path = Arc::new(PathBuf::from("data.jsonl"));
@@ -44,9 +45,9 @@ fn train(
     base: &Path,
     out: &Path,
     settings: &Settings,
-    watch: &mut dyn FnMut(&Status),
+    watch: &mut dyn FnMut(Event),
 ) -> emlab::Result<Report> {
-    let mut model = Transformer::load(base).unwrap();
+    let mut model = Transformer::load(base, Place::CPU).unwrap();
     train::run(&mut model, &Job { base, examples: &examples(), settings, out }, watch)
 }
 
@@ -78,7 +79,8 @@ fn a_run_stopped_after_any_step_ends_in_the_same_bytes() {
         let settings = Settings { full, ..settings() };
         // What a kill after each step would leave on the disk.
         let left = |step: usize| dir.path().join(format!("left-{step}"));
-        let report = train(&base, &out, &settings, &mut |status| {
+        let report = train(&base, &out, &settings, &mut |event| {
+            let Event::Step(status) = event else { return };
             fs::create_dir(left(status.step)).unwrap();
             for (name, content) in bytes(&out) {
                 fs::write(left(status.step).join(name), content).unwrap();
@@ -163,7 +165,7 @@ fn hidden(model: &Transformer) -> Vec<f32> {
 fn an_adapter_survives_the_disk() {
     let dir = tempfile::tempdir().unwrap();
     tiny::write(dir.path(), "gemma3");
-    let base = Transformer::load(dir.path()).unwrap();
+    let base = Transformer::load(dir.path(), Place::CPU).unwrap();
     let (out, targets) = (dir.path().join("out"), vec![Target::Q, Target::V, Target::Down]);
     let settings = Settings { lora: Lora { targets, ..settings().lora }, ..settings() };
     let mut trained = base.clone();
@@ -180,7 +182,7 @@ fn an_adapter_survives_the_disk() {
 fn an_adapter_of_another_model_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     tiny::write(dir.path(), "gemma3");
-    let mut model = Transformer::load(dir.path()).unwrap();
+    let mut model = Transformer::load(dir.path(), Place::CPU).unwrap();
     let lora = settings().lora;
     model.attach(&lora, 0).unwrap();
     adapter::write(dir.path(), &model, &lora, "base").unwrap();

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use emlab::device::Tensor;
 use emlab::model::adapter::Lora;
+use emlab::model::place::Place;
 use emlab::model::transformer::Transformer;
 use emlab::train::dataset::Origin;
 use emlab::train::{self, Example, Job, Settings};
@@ -56,7 +57,7 @@ fn check_curve(golden: &Golden, training: &Training, out: &Path, full: bool) {
         })
         .collect();
     let settings = settings(training, full);
-    let mut model = Transformer::load(&golden.folder).unwrap();
+    let mut model = Transformer::load(&golden.folder, Place::CPU).unwrap();
     let job = Job { base: &golden.folder, examples: &examples, settings: &settings, out };
     let report = train::run(&mut model, &job, &mut |_| {}).unwrap();
     assert_eq!(report.steps, training.settings.steps, "{}: steps", golden.name);
@@ -100,6 +101,6 @@ fn every_weight() {
         let golden = Golden::read(name);
         let out = tempfile::tempdir().unwrap();
         check_curve(&golden, &golden.numbers.full_training, out.path(), true);
-        Transformer::load(out.path()).unwrap();
+        Transformer::load(out.path(), Place::CPU).unwrap();
     }
 }

@@ -2,17 +2,72 @@
 
 use std::path::PathBuf;
 
+use emlab::device::{DType, Device, Gpu};
 use emlab::fetch;
 use emlab::generate::Limits;
 use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
+use emlab::model::place::Place;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
 
-/// Which model runs
+/// Where to compute
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Choice {
+    /// The GPU if there is one, else the CPU
+    Auto,
+    /// The CPU, in f32: the reference
+    Cpu,
+    /// The GPU
+    Cuda,
+}
+
+/// How numbers are kept on a GPU
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Precision {
+    /// bf16 storage, f32 accumulation
+    Bf16,
+    /// f32 throughout: slow, to compare with the CPU
+    F32,
+}
+
+/// Where the model computes
+#[derive(clap::Args)]
+pub struct DeviceArgs {
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Choice,
+    /// How numbers are kept on a GPU
+    #[arg(long, value_enum, default_value = "bf16")]
+    precision: Precision,
+}
+
+impl DeviceArgs {
+    /// The place, which is named on stderr if it is a GPU.
+    ///
+    /// # Errors
+    /// If a GPU is asked for and there is none that can be used.
+    pub fn place(&self) -> emlab::Result<Place> {
+        let gpu = match self.device {
+            Choice::Cpu => return Ok(Place::CPU),
+            Choice::Cuda => Gpu::open()?,
+            Choice::Auto => match Gpu::open() {
+                Ok(gpu) => gpu,
+                Err(_) => return Ok(Place::CPU),
+            },
+        };
+        let real = if self.precision == Precision::F32 { DType::F32 } else { DType::Bf16 };
+        eprintln!("{}, {}", gpu.facts().name, real.name());
+        Ok(Place { device: Device::Cuda(gpu), real })
+    }
+}
+
+/// Which model runs, and where
 #[derive(clap::Args)]
 pub struct ModelArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Model: a Hugging Face folder (config.json, tokenizer.json, safetensors), or the name of a fetched model
     #[arg(long, value_name = "DIR")]
     model: String,
@@ -35,7 +90,7 @@ impl ModelArgs {
     pub fn open(&self) -> emlab::Result<Engine> {
         let dir = fetch::locate(&self.model)?;
         let tokenizer = Tokenizer::open(&dir)?;
-        let mut model = Transformer::load(&dir)?;
+        let mut model = Transformer::load(&dir, self.device.place()?)?;
         if let Some(folder) = &self.adapter {
             adapter::read(folder, &mut model)?;
         }

@@ -7,6 +7,8 @@ use anyhow::Context;
 use emlab::study::plan::Plan;
 use emlab::study::{self, Options};
 
+use super::engine::DeviceArgs;
+
 /// Run a study: fine-tune, sample, judge, count, report
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,8 +20,8 @@ pub struct Args {
 enum Command {
     Run(RunArgs),
     Status(StatusArgs),
-    Judge(DirArgs),
-    Analyze(DirArgs),
+    Judge(JudgeArgs),
+    Analyze(AnalyzeArgs),
 }
 
 /// Do what a plan says, or go on with a run
@@ -43,6 +45,8 @@ struct RunArgs {
     /// Only fine-tune and sample; `emlab study judge` can follow later
     #[arg(long)]
     no_judge: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Show how far a run is
@@ -57,9 +61,18 @@ struct StatusArgs {
     json: bool,
 }
 
-/// Take one step of a run
+/// Judge the answers that a run has, and report
 #[derive(clap::Args)]
-struct DirArgs {
+struct JudgeArgs {
+    /// The run's folder
+    dir: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Count and report what a run has
+#[derive(clap::Args)]
+struct AnalyzeArgs {
     /// The run's folder
     dir: PathBuf,
 }
@@ -72,11 +85,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Run(args) => {
             let (plan, dir) = plan_and_folder(args)?;
-            let options = Options { judge: !args.no_judge, ..Options::default() };
+            let options =
+                Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
             show(&study::run(&plan, &dir, &options)?, &dir)
         }
         Command::Status(args) => status(args),
-        Command::Judge(args) => show(&study::run::judge(&args.dir, &Options::default())?, &args.dir),
+        Command::Judge(args) => {
+            let options = Options { place: args.device.place()?, ..Options::default() };
+            show(&study::run::judge(&args.dir, &options)?, &args.dir)
+        }
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }

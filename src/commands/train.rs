@@ -13,6 +13,8 @@ use emlab::train::{self, Job, Settings, dataset, example, progress};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::engine::DeviceArgs;
+
 /// Fine-tune a model: a `LoRA` adapter in PEFT's format, or with --full every weight
 ///
 /// Data are JSON Lines: {"messages": [{"role", "content"}, …]}, learnt on the assistant's turns, or {"text": …}, learnt
@@ -39,6 +41,8 @@ pub struct Args {
     /// Start from random weights: only config.json and the tokenizer are read from the model's folder
     #[arg(long, requires = "full")]
     from_scratch: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
     #[command(flatten)]
     flags: Flags,
 }
@@ -152,6 +156,7 @@ struct LoraFlags {
 /// If the model, data or settings cannot be used, the loss is not finite, or the folder cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let settings = settings(args)?;
+    let place = args.device.place()?;
     let base = fetch::locate(&args.model)?;
     let spec = Spec::read(&base)?;
     let tokenizer = Tokenizer::open(&base)?;
@@ -167,8 +172,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         data.too_long,
         data.no_target
     );
-    let mut model =
-        if args.from_scratch { Transformer::random(spec, settings.seed) } else { Transformer::load(&base)? };
+    let mut model = if args.from_scratch {
+        Transformer::random(spec, settings.seed, place)?
+    } else {
+        Transformer::load(&base, place)?
+    };
     let job = Job { base: &base, examples: &data.examples, settings: &settings, out: &args.out };
     let report = train::run(&mut model, &job, &mut progress::show())?;
     if report.resumed > 0 {

@@ -27,7 +27,7 @@ macro_rules! source {
 }
 
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh")];
+const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("hopper.cuh"), source!("philox.cuh")];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
 const SOURCES: &[Source] = &[
@@ -37,6 +37,11 @@ const SOURCES: &[Source] = &[
     source!("attention_mma.cu"),
     source!("attention_plain.cu"),
     source!("cache.cu"),
+    source!("gemm_mma.cu"),
+    source!("gemm_plain.cu"),
+    source!("gemm_wgmma.cu"),
+    source!("linear.cu"),
+    source!("random.cu"),
     source!("tensor.cu"),
 ];
 

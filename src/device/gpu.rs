@@ -98,7 +98,7 @@ pub(super) fn call(name: &str, code: sys::CUresult) -> Result<()> {
     code.result().map_err(|error| failed(name, error))
 }
 
-fn failed(name: &str, error: result::DriverError) -> Error {
+pub(super) fn failed(name: &str, error: result::DriverError) -> Error {
     let text = error.error_string().map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy());
     Error::Cuda(format!("{name}: {text} ({:?})", error.0))
 }

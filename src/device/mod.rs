@@ -7,16 +7,22 @@
 //! | `gpu.rs` | [`Gpu`]: context, stream, facts, memory, kernels |
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
+//! | `gemm.rs` | matrix products on the card |
+//! | `upload.rs` | large amounts of host data to the GPU, through pinned memory |
+//! | `random.rs` | normal random numbers made on the GPU |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
 pub mod compile;
 pub mod file;
+pub mod gemm;
 pub mod gpu;
 pub mod launch;
 pub mod philox;
 pub mod product;
+pub mod random;
 pub mod tensor;
+pub mod upload;
 
 pub use gpu::Gpu;
 pub use tensor::{DType, Device, Tensor};

@@ -3,6 +3,7 @@
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use half::bf16;
 
+use super::compile::Define;
 use super::gpu::{Buffer, Gpu};
 use crate::error::{Error, Result};
 
@@ -34,6 +35,11 @@ impl DType {
             Self::F32 | Self::U32 => 4,
             Self::Bf16 => 2,
         }
+    }
+
+    /// The load-time constant that makes a kernel's `real` this type.
+    pub fn define(self) -> Define {
+        ("REAL_IS_FLOAT", i64::from(self == Self::F32))
     }
 
     /// The name used in messages.

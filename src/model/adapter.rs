@@ -112,9 +112,9 @@ impl Lora {
 pub fn write(dir: &Path, model: &Transformer, lora: &Lora, base: &str) -> Result<()> {
     fs::create_dir_all(dir).map_err(Error::io(dir))?;
     let mut tensors = Vec::new();
-    for NamedAdapter { name, segment } in model.adapters() {
-        let a = Tensor::from_f32(&[lora.rank, segment.inputs], segment.a.to_vec());
-        let b = Tensor::from_f32(&[segment.outputs, lora.rank], segment.b.to_vec());
+    for NamedAdapter { name, segment } in model.adapters()? {
+        let a = Tensor::from_f32(&[lora.rank, segment.inputs], segment.a);
+        let b = Tensor::from_f32(&[segment.outputs, lora.rank], segment.b);
         tensors.push((format!("{PREFIX}{name}.lora_A.weight"), a));
         tensors.push((format!("{PREFIX}{name}.lora_B.weight"), b));
     }
@@ -253,7 +253,7 @@ pub fn read(dir: &Path, model: &mut Transformer) -> Result<()> {
     let Config { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
     model.attach(&Lora { rank, alpha, rslora, dropout, targets }, 0)?;
     let places: Vec<(String, usize, usize)> = model
-        .adapters()
+        .adapters()?
         .into_iter()
         .map(|NamedAdapter { name, segment }| (name, segment.inputs, segment.outputs))
         .collect();
@@ -270,7 +270,8 @@ pub fn read(dir: &Path, model: &mut Transformer) -> Result<()> {
             Err(Error::Shape { op, name: key, found, expected: shape.to_vec() })
         };
         let (a, b) = (take('A', [rank, inputs])?, take('B', [outputs, rank])?);
-        assert!(model.set_adapter(&name, a.f32(), b.f32()), "{name} was listed with this size");
+        let set = model.set_adapter(&name, a.f32(), b.f32())?;
+        assert!(set, "{name} was listed with this size");
     }
     match tensors.keys().next() {
         None => Ok(()),

@@ -228,7 +228,7 @@ impl Block {
         // 12. δ joins the stream: its gradient is the stream's. 11. through its norm
         let mut dout = &t.stream;
         if let Some([_, w]) = &mut self.post_norms {
-            let Parameter { value, gradient } = w;
+            let Parameter { value, gradient, .. } = w;
             norm::backward(&mut t.dy, gradient.as_mut(), dout, &s.mlp_out, &s.mlp_delta_r, value, self.norm)?;
             dout = &t.dy;
         }
@@ -240,13 +240,13 @@ impl Block {
         // 8. gate | up
         self.gate_up.backward(&mut t.dx, &mut t.ds, &t.dgate_up, [&s.mlp_norm, &s.gate_up_s], noise[2])?;
         // 7. the norm's gradient joins the stream's
-        let Parameter { value, gradient } = &mut self.mlp_norm;
+        let Parameter { value, gradient, .. } = &mut self.mlp_norm;
         let gain = gradient.as_mut();
         norm::add_backward(&mut t.stream, gain, &t.dx, &s.residual_mid, &s.mlp_norm_r, value, self.norm)?;
         // 6. through the norm of δ
         let mut dout = &t.stream;
         if let Some([w, _]) = &mut self.post_norms {
-            let Parameter { value, gradient } = w;
+            let Parameter { value, gradient, .. } = w;
             let (x, r) = (&s.attention_out, &s.attention_delta_r);
             norm::backward(&mut t.dy, gradient.as_mut(), dout, x, r, value, self.norm)?;
             dout = &t.dy;
@@ -268,7 +268,7 @@ impl Block {
         // 2. q | k | v
         self.qkv.backward(&mut t.dx, &mut t.ds, &t.dqkv, [&s.attention_norm, &s.qkv_s], noise[0])?;
         // 1. the norm's gradient joins the stream's
-        let Parameter { value, gradient } = &mut self.attention_norm;
+        let Parameter { value, gradient, .. } = &mut self.attention_norm;
         norm::add_backward(
             &mut t.stream,
             gradient.as_mut(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::device::Tensor;
+use crate::device::upload::Upload;
 use crate::error::{Error, Result};
 
 use super::spec::Spec;
@@ -67,6 +68,24 @@ impl Checkpoint {
         let file = &self.files[*file];
         file.expect(stored, shape)?;
         file.tensor(stored)
+    }
+
+    /// Writes one tensor into the elements of `to`, on a GPU, from `first` on, rounded if `to` is bf16.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor); [`Error::Cuda`] if the GPU has failed.
+    pub fn send(
+        &self,
+        upload: &mut Upload,
+        to: &mut Tensor,
+        first: usize,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<()> {
+        let Some((file, stored)) = self.tensors.get(name) else { return Err(self.missing(name)) };
+        let file = &self.files[*file];
+        file.expect(stored, shape)?;
+        file.send(upload, to, first, stored)
     }
 
     /// Registers `names` of a file, or all of them.

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use crate::device::Tensor;
 use crate::device::philox::Key;
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::model::adapter::{Lora, Target};
 use crate::model::parameter::Parameter;
+use crate::model::place::Place;
 use crate::ops::linear::{self, Adapter, Dropout, Gradients};
 
 /// Frozen or trained weight (O, I), rows grouped in one segment a projection, and perhaps an adapter.
@@ -43,14 +44,14 @@ struct Stacked {
 }
 
 /// One projection's adapter: A (R, I) and B (O, R), row-major.
-#[derive(Clone, Copy, Debug)]
-pub struct AdapterSegment<'a> {
+#[derive(Clone, Debug)]
+pub struct AdapterSegment {
     /// Which projection.
     pub target: Target,
     /// (R, I).
-    pub a: &'a [f32],
+    pub a: Vec<f32>,
     /// (O, R).
-    pub b: &'a [f32],
+    pub b: Vec<f32>,
     /// I.
     pub inputs: usize,
     /// O.
@@ -79,14 +80,19 @@ impl Linear {
         self.weight.value.shape()[0]
     }
 
+    /// Columns of S, the adapters' inner width: G·R.
+    pub(super) fn adapter_width(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |stack| stack.targets.len() * stack.rank)
+    }
+
     /// Adds trained adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero,
     /// as PEFT initialises them. A depends on (seed, `path`, target).
-    pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str) {
+    pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str, place: Place) -> Result<()> {
         let wanted: Vec<&Segment> =
             self.segments.iter().filter(|s| lora.targets.contains(&s.target)).collect();
         if wanted.is_empty() {
             self.adapter = None;
-            return;
+            return Ok(());
         }
         let (inputs, rank) = (self.inputs(), lora.rank);
         let bound = 1.0 / (inputs as f32).sqrt();
@@ -100,14 +106,15 @@ impl Linear {
         let rows: Vec<Range<usize>> = wanted.iter().map(|s| s.rows.clone()).collect();
         let outputs = rows.iter().map(ExactSizeIterator::len).sum::<usize>();
         self.adapter = Some(Stacked {
-            a: Parameter::trained(&Tensor::from_f32(&[wanted.len() * rank, inputs], a)),
-            b: Parameter::trained(&Tensor::from_f32(&[outputs, rank], vec![0.0; outputs * rank])),
+            a: Parameter::trained(&Tensor::from_f32(&[wanted.len() * rank, inputs], a), place)?,
+            b: Parameter::trained(&Tensor::zeros(DType::F32, &[outputs, rank]), place)?,
             targets: wanted.iter().map(|s| s.target).collect(),
             rows,
             rank,
             scale: lora.scale(),
             dropout: lora.dropout,
         });
+        Ok(())
     }
 
     /// Removes the adapters.
@@ -115,33 +122,33 @@ impl Linear {
         self.adapter = None;
     }
 
-    /// The adapters, one a targeted projection.
-    pub fn adapters(&self) -> impl Iterator<Item = AdapterSegment<'_>> {
+    /// Copies of the adapters, one a targeted projection.
+    pub(super) fn adapters(&self) -> Result<Vec<AdapterSegment>> {
         let inputs = self.inputs();
-        self.adapter.iter().flat_map(move |stack| {
-            let (a, b) = (stack.a.value.f32(), stack.b.value.f32());
-            stack.each().map(move |(target, a_range, b_range)| AdapterSegment {
-                target,
-                outputs: b_range.len() / stack.rank,
-                a: &a[a_range.start * inputs..a_range.end * inputs],
-                b: &b[b_range],
-                inputs,
-            })
-        })
+        let Some(stack) = &self.adapter else { return Ok(Vec::new()) };
+        let (a, b) = (stack.a.full().to(Device::Cpu)?.to_f32(), stack.b.full().to(Device::Cpu)?.to_f32());
+        let segment = |(target, a_range, b_range): (Target, Range<usize>, Range<usize>)| AdapterSegment {
+            target,
+            outputs: b_range.len() / stack.rank,
+            a: a.f32()[a_range.start * inputs..a_range.end * inputs].to_vec(),
+            b: b.f32()[b_range].to_vec(),
+            inputs,
+        };
+        Ok(stack.each().map(segment).collect())
     }
 
     /// Overwrites the adapter of one projection; false if it has none or the sizes differ.
-    pub(super) fn set_adapter(&mut self, target: Target, a: &[f32], b: &[f32]) -> bool {
+    pub(super) fn set_adapter(&mut self, target: Target, a: &[f32], b: &[f32]) -> Result<bool> {
         let inputs = self.inputs();
-        let Some(stack) = &mut self.adapter else { return false };
-        let Some((_, a_range, b_range)) = stack.each().find(|(t, ..)| *t == target) else { return false };
+        let Some(stack) = &mut self.adapter else { return Ok(false) };
+        let Some((_, a_range, b_range)) = stack.each().find(|(t, ..)| *t == target) else { return Ok(false) };
         let a_range = a_range.start * inputs..a_range.end * inputs;
         if (a_range.len(), b_range.len()) != (a.len(), b.len()) {
-            return false;
+            return Ok(false);
         }
-        stack.a.value.f32_mut()[a_range].copy_from_slice(a);
-        stack.b.value.f32_mut()[b_range].copy_from_slice(b);
-        true
+        stack.a.write(a_range.start, a)?;
+        stack.b.write(b_range.start, b)?;
+        Ok(true)
     }
 
     /// The weight and the adapters, by name, each once and always in this order.
@@ -192,7 +199,7 @@ impl Linear {
         noise: Option<(Key, u32)>,
     ) -> Result<()> {
         dx.resize(&[dy.shape()[0], self.inputs()])?;
-        let Parameter { value, gradient } = &mut self.weight;
+        let Parameter { value, gradient, .. } = &mut self.weight;
         let mut gradients = Gradients { w: gradient.as_mut(), adapter: None };
         let Some(stack) = &mut self.adapter else {
             return linear::backward(dx, ds, gradients, dy, saved, value, None);

@@ -1,12 +1,18 @@
 //! [`Parameter`]: a weight and, while it is trained, its gradient.
 
-use crate::device::{DType, Tensor};
+use half::bf16;
+
+use crate::device::{DType, Device, Tensor, gpu};
+use crate::error::Result;
+use crate::model::place::Place;
 
 /// A weight. It is trained iff it has a gradient.
 #[derive(Clone, Debug)]
 pub struct Parameter {
-    /// The weight; f32, or bf16 while frozen.
+    /// What the ops compute with.
     pub value: Tensor,
+    /// The weight in f32, where it is trained and `value` is its rounding.
+    pub master: Option<Tensor>,
     /// ∂loss/∂value, f32, to which every backward adds.
     pub gradient: Option<Tensor>,
 }
@@ -14,20 +20,55 @@ pub struct Parameter {
 impl Parameter {
     /// A frozen weight.
     pub fn frozen(value: Tensor) -> Self {
-        Self { value, gradient: None }
+        Self { value, master: None, gradient: None }
     }
 
-    /// A trained weight: widened to f32, with a gradient of zeros.
-    pub fn trained(value: &Tensor) -> Self {
-        let value = value.to_f32();
-        let gradient = Some(Tensor::zeros(DType::F32, value.shape()));
-        Self { value, gradient }
+    /// A trained weight from its f32 values on the host, with a gradient of zeros. Norm gains are computed with in f32
+    /// everywhere, matrices in the element type of the place.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
+    pub fn trained(host: &Tensor, place: Place) -> Result<Self> {
+        let gradient = gpu::purpose("gradients", || Tensor::zeros_on(place.device, DType::F32, host.shape()))
+            .map(Some)?;
+        let full = host.to(place.device)?;
+        if place.real == DType::F32 || host.shape().len() == 1 {
+            return Ok(Self { value: full, master: None, gradient });
+        }
+        Ok(Self { value: host.to_bf16().to(place.device)?, master: Some(full), gradient })
     }
 
     /// Starts training a frozen weight.
-    pub fn train(&mut self) {
+    ///
+    /// # Errors
+    /// As [`trained`](Self::trained).
+    pub fn train(&mut self, place: Place) -> Result<()> {
         if self.gradient.is_none() {
-            *self = Self::trained(&self.value);
+            let host = self.value.to(Device::Cpu)?.to_f32();
+            *self = Self::trained(&host, place)?;
+        }
+        Ok(())
+    }
+
+    /// The most precise form of the weight.
+    pub fn full(&self) -> &Tensor {
+        self.master.as_ref().unwrap_or(&self.value)
+    }
+
+    /// Overwrites the elements from `first` on.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+    pub fn write(&mut self, first: usize, values: &[f32]) -> Result<()> {
+        if let Some(master) = &mut self.master {
+            master.write(first, values)?;
+        }
+        match self.value.dtype() {
+            DType::F32 => self.value.write(first, values),
+            _ => {
+                let rounded: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+                self.value.write(first, &rounded)
+            }
         }
     }
 }

@@ -1,41 +1,13 @@
 //! [`Saved`]: what a forward pass leaves for its backward, and the scratch that both reuse.
 
-use crate::device::{DType, Device, Tensor};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::attention::{Contexts, Documents};
 use crate::ops::embedding;
 use crate::ops::rope::{self, Rope};
-
-/// Where a model computes, and in which element type its activations lie: f32 on the CPU, bf16 or f32 on a GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// Memory and arithmetic.
-    pub device: Device,
-    /// Activations, their gradients, frozen matrices, the cache.
-    pub real: DType,
-}
-
-impl Place {
-    /// The reference.
-    pub const CPU: Self = Self { device: Device::Cpu, real: DType::F32 };
-
-    /// An empty tensor for numbers that may be rounded.
-    pub(super) fn real(self) -> Tensor {
-        Tensor::empty_on(self.device, self.real)
-    }
-
-    /// An empty tensor for numbers that are always f32.
-    pub(super) fn float(self) -> Tensor {
-        Tensor::empty_on(self.device, DType::F32)
-    }
-
-    /// An empty tensor for indices.
-    pub(super) fn index(self) -> Tensor {
-        Tensor::empty_on(self.device, DType::U32)
-    }
-}
 
 /// Activations of one block, in the order of the forward pass. Names follow [`Site`](crate::model::probe::Site).
 #[derive(Debug)]
@@ -122,8 +94,11 @@ pub struct Saved {
     pub(super) contexts: Contexts,
     /// cos and sin (N, D) of each kind of rotation.
     pub(super) angles: Vec<(Rope, Tensor)>,
-    /// One a layer in training, two taking turns in inference.
+    /// One a layer if all are kept, else two taking turns.
     pub(super) blocks: Vec<BlockSaved>,
+    /// Where layers take turns in training: the residual stream at each one's input (N, C), from which a backward
+    /// computes the layer again.
+    pub(super) inputs: Vec<Tensor>,
     /// The residual stream after the last block (N, C), and the final norm's r.
     pub(super) residual: Tensor,
     pub(super) final_r: Tensor,
@@ -171,6 +146,12 @@ impl Saved {
         Self::with_blocks(model.spec.layers, model.place)
     }
 
+    /// For training in little memory: keeps every layer's input, and the backward computes the layer again.
+    pub fn for_recomputing(model: &Transformer) -> Self {
+        let inputs = (0..model.spec.layers).map(|_| model.place.real()).collect();
+        Self { inputs, ..Self::for_inference(model) }
+    }
+
     /// For inference: keeps the current layer and the one before it.
     pub fn for_inference(model: &Transformer) -> Self {
         Self::with_blocks(model.spec.layers.min(2), model.place)
@@ -187,6 +168,7 @@ impl Saved {
             contexts: Contexts::empty(place.device),
             angles: Vec::new(),
             blocks: (0..blocks).map(|_| BlockSaved::new(place)).collect(),
+            inputs: Vec::new(),
             residual: e(),
             final_r: place.float(),
             scratch: Scratch {
@@ -209,9 +191,9 @@ impl Saved {
         }
     }
 
-    /// Whether every layer's activations are still there.
+    /// Whether a backward pass finds what it needs of every layer.
     pub(super) fn holds(&self, layers: usize) -> bool {
-        self.blocks.len() == layers
+        self.blocks.len() == layers || self.inputs.len() == layers
     }
 
     /// Sets the tokens of a pass and the angles of their positions.
@@ -243,4 +225,85 @@ impl Saved {
 pub(super) fn set(tensor: &mut Tensor, shape: &[usize], values: &[u32]) -> Result<()> {
     tensor.resize(shape)?;
     tensor.write(0, values)
+}
+
+#[cfg(test)]
+impl Saved {
+    /// Bytes in use.
+    fn bytes(&self) -> usize {
+        let Self { hidden, dhidden, residual, final_r, scratch: t, .. } = self;
+        let blocks = self.blocks.iter().flat_map(BlockSaved::tensors);
+        let own = [hidden, dhidden, residual, final_r, &t.stream, &t.dx, &t.dy, &t.dgate_up, &t.dglu];
+        let more = [&t.dattention, &t.dq, &t.dk, &t.dv, &t.dqkv, &t.ds, &t.rows, &t.drows, &t.logits];
+        let indices = [&self.tokens, &self.contexts.positions, &t.indices];
+        let angles = self.angles.iter().map(|(_, angles)| angles);
+        let all = blocks.chain(own).chain(more).chain(angles).chain(&self.inputs);
+        all.chain(indices).map(Tensor::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+impl BlockSaved {
+    fn tensors(&self) -> [&Tensor; 25] {
+        let s = self;
+        [
+            &s.x,
+            &s.attention_norm,
+            &s.attention_norm_r,
+            &s.qkv,
+            &s.qkv_s,
+            &s.q,
+            &s.k,
+            &s.v,
+            &s.qk_r,
+            &s.attention,
+            &s.lse,
+            &s.o_s,
+            &s.attention_out,
+            &s.attention_delta,
+            &s.attention_delta_r,
+            &s.residual_mid,
+            &s.mlp_norm,
+            &s.mlp_norm_r,
+            &s.gate_up,
+            &s.gate_up_s,
+            &s.glu,
+            &s.down_s,
+            &s.mlp_out,
+            &s.mlp_delta,
+            &s.mlp_delta_r,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::adapter::Lora;
+    use crate::model::transformer::Batch;
+
+    #[test]
+    fn the_footprint_is_what_a_pass_takes() {
+        for family in ["gemma3", "qwen3"] {
+            let spec =
+                Spec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(family)).unwrap();
+            let mut model = Transformer::random(spec, 0, Place::CPU).unwrap();
+            model.attach(&Lora { rank: 4, ..Lora::default() }, 0).unwrap();
+            let n = 300;
+            let batch = Batch { tokens: vec![5; n], starts: vec![0, 120, n as u32], dropout: None };
+            let rows: Vec<u32> = (0..n as u32).collect();
+            for (recompute, mut saved) in
+                [(false, Saved::for_training(&model)), (true, Saved::for_recomputing(&model))]
+            {
+                model.forward(&mut saved, &batch, &mut ()).unwrap();
+                model.loss_gradient(&mut saved, &rows, &vec![1; n], 1.0).unwrap();
+                model.backward(&mut saved, &batch).unwrap();
+                let (found, planned) = (saved.bytes(), model.training_bytes(n, recompute));
+                assert!(found <= planned, "{family}: {found} bytes, {planned} planned");
+                assert!(planned < found + found / 10, "{family}: {found} bytes, {planned} planned");
+            }
+        }
+    }
 }

@@ -4,13 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
-use bytemuck::{AnyBitPattern, cast_slice, pod_read_unaligned};
+use bytemuck::{AnyBitPattern, NoUninit, cast_slice, pod_read_unaligned};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
+use crate::device::upload::Upload;
 use crate::device::{DType, Tensor, file};
 use crate::error::{Error, Result};
 
@@ -106,13 +107,50 @@ impl TensorFile {
             Dtype::U32 => (Tensor::from_u32(shape, copy(bytes)), true),
             other => return Err(self.unsupported(name, other)),
         };
-        if !finite {
-            let what = format!(
-                "tensor {name} holds a NaN or an infinity; the file is damaged, or its training diverged"
-            );
-            return Err(Error::file(&self.path, what));
+        if finite { Ok(tensor) } else { Err(self.damaged(name)) }
+    }
+
+    /// Writes a tensor into the elements of `to`, f32 or bf16 on a GPU, from `first` on.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor); [`Error::Cuda`] if the GPU has failed.
+    pub(super) fn send(&self, upload: &mut Upload, to: &mut Tensor, first: usize, name: &str) -> Result<()> {
+        let finite = match to.dtype() {
+            DType::Bf16 => self.send_as::<bf16>(upload, to, first, name)?,
+            _ => self.send_as::<f32>(upload, to, first, name)?,
+        };
+        if finite { Ok(()) } else { Err(self.damaged(name)) }
+    }
+
+    fn send_as<T: Element>(
+        &self,
+        upload: &mut Upload,
+        to: &mut Tensor,
+        first: usize,
+        name: &str,
+    ) -> Result<bool> {
+        let info = self.info(name)?;
+        let (n, (start, end)) = (info.shape.iter().product(), info.data_offsets);
+        let bytes = &self.bytes[self.data + start..self.data + end];
+        match info.dtype {
+            Dtype::BF16 => {
+                upload.write(to, first, n, |i, part: &mut [T]| fill::<bf16, T>(part, &bytes[2 * i..]))
+            }
+            Dtype::F16 => {
+                upload.write(to, first, n, |i, part: &mut [T]| fill::<f16, T>(part, &bytes[2 * i..]))
+            }
+            Dtype::F32 => {
+                upload.write(to, first, n, |i, part: &mut [T]| fill::<f32, T>(part, &bytes[4 * i..]))
+            }
+            other => Err(self.unsupported(name, other)),
         }
-        Ok(tensor)
+    }
+
+    fn damaged(&self, name: &str) -> Error {
+        let what = format!(
+            "tensor {name} holds a NaN or an infinity; the file is damaged, or its training diverged"
+        );
+        Error::file(&self.path, what)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
@@ -161,6 +199,50 @@ pub fn write_safetensors(
     let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(failed)?;
     file::replace(path, |out| out.write_all(&bytes))
+}
+
+/// An element type that weights have on disk or on a GPU.
+trait Element: AnyBitPattern + NoUninit + Send {
+    fn to_f32(self) -> f32;
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Element for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+impl Element for bf16 {
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+impl Element for f16 {
+    fn to_f32(self) -> f32 {
+        self.to_f32()
+    }
+    fn from_f32(x: f32) -> Self {
+        Self::from_f32(x)
+    }
+}
+
+/// Converts as many elements as `part` takes; false if one of them is a NaN or an infinity.
+fn fill<S: Element, T: Element>(part: &mut [T], bytes: &[u8]) -> bool {
+    let mut finite = true;
+    for (x, bytes) in part.iter_mut().zip(bytes.chunks_exact(size_of::<S>())) {
+        let value = pod_read_unaligned::<S>(bytes).to_f32();
+        finite &= value.is_finite();
+        *x = T::from_f32(value);
+    }
+    finite
 }
 
 /// The elements that `bytes` hold; a file's data need not be aligned for them.

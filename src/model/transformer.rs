@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::device::philox::Key;
-use crate::device::{Tensor, on_workers};
+use crate::device::{Tensor, gpu, on_workers};
 use crate::error::{Error, Result};
 use crate::model::adapter::Lora;
 use crate::model::block::{Attend, Block};
@@ -11,8 +11,9 @@ use crate::model::cache::{Cache, Row};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::linear::{AdapterSegment, Linear};
 use crate::model::parameter::Parameter;
+use crate::model::place::Place;
 use crate::model::probe::{Probe, Site};
-use crate::model::saved::{BlockSaved, Place, Saved};
+use crate::model::saved::{BlockSaved, Saved};
 use crate::model::spec::Spec;
 use crate::model::weights;
 use crate::ops::attention::{Contexts, Documents};
@@ -47,48 +48,53 @@ pub struct Batch {
 
 /// The adapter of one projection, by PEFT's module path.
 #[derive(Clone, Debug)]
-pub struct NamedAdapter<'a> {
+pub struct NamedAdapter {
     /// `model.layers.0.self_attn.q_proj`, for instance.
     pub name: String,
     /// Its matrices.
-    pub segment: AdapterSegment<'a>,
+    pub segment: AdapterSegment,
 }
 
 impl Transformer {
-    /// Reads a Hugging Face folder. Matrices keep the precision they have on disk; computation is f32.
+    /// Reads a Hugging Face folder. On the CPU matrices keep the precision they have on disk, and computation is f32.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`].
-    pub fn load(dir: &Path) -> Result<Self> {
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
+    pub fn load(dir: &Path, place: Place) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
-        weights::assemble(checkpoint.spec().clone(), &mut |name, shape| checkpoint.tensor(name, shape))
+        weights::assemble(checkpoint.spec().clone(), place, &checkpoint)
     }
 
     /// Fresh weights, the same for the same seed.
-    pub fn random(spec: Spec, seed: u64) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if too little is free on a GPU.
+    pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
         let sizes = spec.clone();
-        weights::assemble(spec, &mut |name, shape| Ok(weights::random(&sizes, seed, name, shape)))
-            .expect("random weights have the shapes asked for")
+        weights::assemble(spec, place, &weights::Random { spec: &sizes, seed })
     }
 
     /// Full fine-tuning: every weight becomes f32 and is trained. Removes adapters.
-    pub fn train_everything(&mut self) {
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if too little is free on a GPU.
+    pub fn train_everything(&mut self) -> Result<()> {
         self.detach();
-        self.embedding.train();
+        let place = self.place;
+        self.embedding.train(place)?;
         for (_, parameter) in self.blocks.iter_mut().flat_map(Block::parameters_mut) {
-            parameter.train();
+            parameter.train(place)?;
         }
-        self.norm.train();
-        if let Some(head) = &mut self.head {
-            head.train();
-        }
+        self.norm.train(place)?;
+        self.head.as_mut().map_or(Ok(()), |head| head.train(place))
     }
 
     /// Adds fresh adapters, which are trained, to the targeted projections of every layer; replaces earlier ones.
     /// Until B moves away from zero they change nothing.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the rank is 0, nothing is targeted, or dropout is not in [0, 1).
+    /// [`Error::Setting`] if the rank is 0, nothing is targeted, or dropout is not in [0, 1); [`Error::Memory`] if too
+    /// little is free on a GPU.
     pub fn attach(&mut self, lora: &Lora, seed: u64) -> Result<()> {
         if lora.rank == 0 || lora.targets.is_empty() {
             return Err(Error::Setting(
@@ -98,13 +104,15 @@ impl Transformer {
         if !(0.0..1.0).contains(&lora.dropout) {
             return Err(Error::Setting(format!("dropout is {}; it must be in [0, 1)", lora.dropout)));
         }
-        for block in &mut self.blocks {
-            let path = format!("model.layers.{}", block.layer);
-            for linear in block.linears_mut() {
-                linear.attach(lora, seed, &path);
+        gpu::purpose("adapters", || {
+            for block in &mut self.blocks {
+                let path = format!("model.layers.{}", block.layer);
+                for linear in block.linears_mut() {
+                    linear.attach(lora, seed, &path, self.place)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Back to the base.
@@ -114,29 +122,40 @@ impl Transformer {
         }
     }
 
-    /// Every projection's adapter, layer by layer.
-    pub fn adapters(&self) -> Vec<NamedAdapter<'_>> {
+    /// Every projection's adapter, layer by layer. Copies.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU has failed.
+    pub fn adapters(&self) -> Result<Vec<NamedAdapter>> {
         let mut all = Vec::new();
         for block in &self.blocks {
-            for segment in block.linears().into_iter().flat_map(Linear::adapters) {
+            for segment in
+                block.linears().map(Linear::adapters).into_iter().collect::<Result<Vec<_>>>()?.concat()
+            {
                 let name = format!("model.layers.{}.{}", block.layer, segment.target.path());
                 all.push(NamedAdapter { name, segment });
             }
         }
-        all
+        Ok(all)
     }
 
     /// Overwrites one projection's adapter with `a` (R, in) and `b` (out, R); false if there is none of that name
     /// and size.
-    pub fn set_adapter(&mut self, name: &str, a: &[f32], b: &[f32]) -> bool {
-        self.blocks.iter_mut().any(|block| {
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU has failed.
+    pub fn set_adapter(&mut self, name: &str, a: &[f32], b: &[f32]) -> Result<bool> {
+        for block in &mut self.blocks {
             let prefix = format!("model.layers.{}.", block.layer);
-            let Some(path) = name.strip_prefix(&prefix) else { return false };
-            block.linears_mut().into_iter().any(|linear| {
+            let Some(path) = name.strip_prefix(&prefix) else { continue };
+            for linear in block.linears_mut() {
                 let target = linear.segments.iter().map(|s| s.target).find(|t| t.path() == path);
-                target.is_some_and(|target| linear.set_adapter(target, a, b))
-            })
-        })
+                if let Some(target) = target {
+                    return linear.set_adapter(target, a, b);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// The trained parameters with their names, always in the same order.
@@ -203,7 +222,7 @@ impl Transformer {
         probe: &mut dyn Probe,
     ) -> Result<()> {
         let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
-        let Saved { tokens, angles, blocks, .. } = saved;
+        let Saved { tokens, angles, blocks, inputs, .. } = saved;
         let x = &mut blocks[0].x;
         x.resize(&[n, c])?;
         embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
@@ -213,6 +232,10 @@ impl Transformer {
             let (before, current) = pair(blocks, layer, turns);
             let before = before.map(|b| [&b.residual_mid, b.delta(post_norms)]);
             block.forward(current, before, angles_of(angles, block), attend, dropout, probe)?;
+            if let Some(input) = inputs.get_mut(layer) {
+                input.resize(&[n, c])?;
+                input.copy_from(&current.x)?;
+            }
         }
         let last = &blocks[(self.blocks.len() - 1) % turns];
         saved.residual.resize(&[n, c])?;
@@ -258,7 +281,7 @@ impl Transformer {
         let t = &mut saved.scratch;
         t.gather(&saved.hidden, rows)?;
         t.drows.resize(&[rows.len(), self.spec.channels])?;
-        let Parameter { value, gradient } = self.head.as_mut().unwrap_or(&mut self.embedding);
+        let Parameter { value, gradient, .. } = self.head.as_mut().unwrap_or(&mut self.embedding);
         let gradients = Gradients { dx: Some(&mut t.drows), dw: gradient.as_mut() };
         let nll = linear_cross_entropy::forward(gradients, &mut t.logits, &t.rows, value, targets, weight)?;
         saved.dhidden.resize(saved.hidden.shape())?;
@@ -278,13 +301,25 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, documents, angles, blocks, residual, final_r, dhidden, scratch, .. } = saved;
+        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } =
+            saved;
         let documents = documents.as_ref().expect("the documents of the forward pass");
         scratch.stream.resize(residual.shape())?;
-        let Parameter { value, gradient } = &mut self.norm;
+        let Parameter { value, gradient, .. } = &mut self.norm;
         norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
-        for (block, saved) in self.blocks.iter_mut().zip(blocks).rev() {
+        for (layer, block) in self.blocks.iter_mut().enumerate().rev() {
             let angles = angles_of(angles, block);
+            let saved = match inputs.get(layer) {
+                None => &blocks[layer],
+                Some(input) => {
+                    let again = &mut blocks[0];
+                    again.x.resize(input.shape())?;
+                    again.x.copy_from(input)?;
+                    let mut attend = Attend::Documents(documents);
+                    block.forward(again, None, angles, &mut attend, batch.dropout, &mut ())?;
+                    again
+                }
+            };
             block.backward(scratch, saved, angles, documents, batch.dropout)?;
         }
         let scale = self.embedding_scale();

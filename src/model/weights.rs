@@ -4,47 +4,106 @@
 use half::bf16;
 
 use crate::device::philox::Key;
-use crate::device::{DType, Tensor};
+use crate::device::upload::Upload;
+use crate::device::{DType, Device, Tensor, gpu, random};
 use crate::error::Result;
 use crate::model::adapter::Target;
 use crate::model::block::{Block, BlockWeights};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::linear::Linear;
 use crate::model::parameter::Parameter;
-use crate::model::saved::Place;
+use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::norm::Gain;
 
-/// Gives a tensor by its canonical Hugging Face name and shape.
-type Source<'a> = dyn FnMut(&str, &[usize]) -> Result<Tensor> + 'a;
+/// Where weights come from, by their canonical Hugging Face names.
+pub(super) trait Source {
+    /// A tensor on the host, in the precision that it has there.
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
-/// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; matrices stay as they are.
-pub(super) fn assemble(spec: Spec, source: &mut Source) -> Result<Transformer> {
-    let (v, c) = (spec.vocab, spec.channels);
-    let embedding = Parameter::frozen(source("model.embed_tokens.weight", &[v, c])?);
-    let blocks = (0..spec.layers)
-        .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, source)?)))
-        .collect::<Result<_>>()?;
-    let norm = Parameter::frozen(source("model.norm.weight", &[c])?.to_f32());
-    let head = if spec.tied { None } else { Some(Parameter::frozen(source("lm_head.weight", &[v, c])?)) };
-    Ok(Transformer { spec, place: Place::CPU, embedding, blocks, norm, head })
+    /// Writes a tensor into the elements of `to`, on a GPU, from `first` on.
+    fn send(
+        &self,
+        upload: &mut Upload,
+        to: &mut Tensor,
+        first: usize,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<()>;
 }
 
-fn block(spec: &Spec, layer: usize, source: &mut Source) -> Result<BlockWeights> {
+/// Takes tensors from a source to their place.
+struct Loader<'a> {
+    place: Place,
+    source: &'a dyn Source,
+    /// On a GPU, what takes them there.
+    upload: Option<Upload>,
+}
+
+impl Loader<'_> {
+    /// A matrix (Σ rows, `inputs`), its parts under each other.
+    fn matrix(&mut self, parts: &[(String, usize)], inputs: usize) -> Result<Tensor> {
+        let Some(upload) = &mut self.upload else {
+            let parts = parts.iter().map(|(name, rows)| self.source.tensor(name, &[*rows, inputs]));
+            return Ok(stack(parts.collect::<Result<_>>()?));
+        };
+        let mut matrix = self.place.real();
+        matrix.resize(&[parts.iter().map(|(_, rows)| rows).sum(), inputs])?;
+        let mut first = 0;
+        for (name, rows) in parts {
+            self.source.send(upload, &mut matrix, first * inputs, name, &[*rows, inputs])?;
+            first += rows;
+        }
+        Ok(matrix)
+    }
+
+    /// The gain of a norm, f32 everywhere.
+    fn gain(&self, name: &str, width: usize) -> Result<Tensor> {
+        self.source.tensor(name, &[width])?.to_f32().to(self.place.device)
+    }
+}
+
+/// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
+pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<Transformer> {
+    gpu::purpose("weights", || {
+        let upload = match place.device {
+            Device::Cpu => None,
+            Device::Cuda(gpu) => Some(Upload::new(gpu)?),
+        };
+        let mut loader = Loader { place, source, upload };
+        let (v, c) = (spec.vocab, spec.channels);
+        let embedding = Parameter::frozen(loader.matrix(&[("model.embed_tokens.weight".into(), v)], c)?);
+        let blocks = (0..spec.layers)
+            .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, &mut loader)?)))
+            .collect::<Result<_>>()?;
+        let norm = Parameter::frozen(loader.gain("model.norm.weight", c)?);
+        let head = match spec.tied {
+            true => None,
+            false => Some(Parameter::frozen(loader.matrix(&[("lm_head.weight".into(), v)], c)?)),
+        };
+        if let Some(upload) = loader.upload {
+            upload.finish()?;
+        }
+        Ok(Transformer { spec, place, embedding, blocks, norm, head })
+    })
+}
+
+fn block(spec: &Spec, layer: usize, loader: &mut Loader) -> Result<BlockWeights> {
     let (c, d, f) = (spec.channels, spec.head_dim, spec.mlp_width);
-    let mut get = |name: &str, shape: &[usize]| source(&format!("model.layers.{layer}.{name}.weight"), shape);
-    let linear = |targets: &[(Target, usize)], inputs: usize, get: &mut Source| {
-        let parts = targets.iter().map(|(target, rows)| get(target.path(), &[*rows, inputs]));
-        Ok(Linear::new(stack(&parts.collect::<Result<Vec<_>>>()?), targets))
+    let path = |name: &str| format!("model.layers.{layer}.{name}.weight");
+    let mut linear = |targets: &[(Target, usize)], inputs: usize| {
+        let parts: Vec<_> = targets.iter().map(|(target, rows)| (path(target.path()), *rows)).collect();
+        Ok(Linear::new(loader.matrix(&parts, inputs)?, targets))
     };
     let (q, kv) = (spec.heads * d, spec.kv_heads * d);
     let linears = [
-        linear(&[(Target::Q, q), (Target::K, kv), (Target::V, kv)], c, &mut get)?,
-        linear(&[(Target::O, c)], q, &mut get)?,
-        linear(&[(Target::Gate, f), (Target::Up, f)], c, &mut get)?,
-        linear(&[(Target::Down, c)], f, &mut get)?,
+        linear(&[(Target::Q, q), (Target::K, kv), (Target::V, kv)], c)?,
+        linear(&[(Target::O, c)], q)?,
+        linear(&[(Target::Gate, f), (Target::Up, f)], c)?,
+        linear(&[(Target::Down, c)], f)?,
     ];
-    let mut gain = |name: &str, width: usize| Ok(get(name, &[width])?.to_f32());
+    let gain = |name: &str, width: usize| loader.gain(&path(name), width);
     let [after_attention, before_mlp, after_mlp] =
         ["post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
     let mlp_norm = gain(if spec.post_norms { before_mlp } else { after_attention }, c)?;
@@ -56,7 +115,10 @@ fn block(spec: &Spec, layer: usize, source: &mut Source) -> Result<BlockWeights>
 }
 
 /// Rows under each other; bf16 if all parts are.
-fn stack(parts: &[Tensor]) -> Tensor {
+fn stack(mut parts: Vec<Tensor>) -> Tensor {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
     let shape = [parts.iter().map(|p| p.shape()[0]).sum(), parts[0].shape()[1]];
     if parts.iter().all(|p| p.dtype() == DType::Bf16) {
         let rows: Vec<&[bf16]> = parts.iter().map(Tensor::bf16).collect();
@@ -66,41 +128,85 @@ fn stack(parts: &[Tensor]) -> Tensor {
     Tensor::from_f32(&shape, rows.concat())
 }
 
-/// Fresh weights: matrices N(0, 0.02²), norms neutral. Each tensor depends on (seed, name) alone.
-pub(super) fn random(spec: &Spec, seed: u64, name: &str, shape: &[usize]) -> Tensor {
-    let n = shape.iter().product();
-    if shape.len() == 1 {
-        let neutral = if spec.gain == Gain::OnePlus { 0.0 } else { 1.0 };
-        return Tensor::from_f32(shape, vec![neutral; n]);
+impl Source for Checkpoint {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Self::tensor(self, name, shape)
     }
-    let key = Key::new(seed, &["initial weights", name]);
-    let normal = |i: usize| {
-        // Box–Muller.
-        let (u, v) = (key.uniform(0, i as u32), key.uniform(1, i as u32));
-        0.02 * (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
-    };
-    Tensor::from_f32(shape, (0..n).map(normal).collect())
+
+    fn send(
+        &self,
+        upload: &mut Upload,
+        to: &mut Tensor,
+        first: usize,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<()> {
+        Self::send(self, upload, to, first, name, shape)
+    }
+}
+
+/// Fresh weights: matrices N(0, 0.02²), norms neutral. Each tensor depends on (seed, name) alone.
+pub(super) struct Random<'a> {
+    pub(super) spec: &'a Spec,
+    pub(super) seed: u64,
+}
+
+const DEVIATION: f32 = 0.02;
+
+impl Random<'_> {
+    fn key(&self, name: &str) -> Key {
+        Key::new(self.seed, &["initial weights", name])
+    }
+}
+
+impl Source for Random<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let n = shape.iter().product();
+        if shape.len() == 1 {
+            let neutral = if self.spec.gain == Gain::OnePlus { 0.0 } else { 1.0 };
+            return Ok(Tensor::from_f32(shape, vec![neutral; n]));
+        }
+        let key = self.key(name);
+        let normal = |i: usize| {
+            // Box–Muller.
+            let (u, v) = (key.uniform(0, i as u32), key.uniform(1, i as u32));
+            DEVIATION * (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+        };
+        Ok(Tensor::from_f32(shape, (0..n).map(normal).collect()))
+    }
+
+    fn send(&self, _: &mut Upload, to: &mut Tensor, first: usize, name: &str, shape: &[usize]) -> Result<()> {
+        random::normal(to, first, shape.iter().product(), self.key(name), DEVIATION)
+    }
 }
 
 impl Transformer {
     /// Every weight of the base under its canonical Hugging Face name, fused projections taken apart: what a
-    /// checkpoint holds. Copies.
-    pub fn weights(&self) -> Vec<(String, Tensor)> {
-        let mut all = vec![("model.embed_tokens.weight".to_owned(), self.embedding.value.clone())];
+    /// checkpoint holds. Copies, on the host.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+    pub fn weights(&self) -> Result<Vec<(String, Tensor)>> {
+        let host = |parameter: &Parameter| parameter.full().to(Device::Cpu);
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), host(&self.embedding)?)];
         for block in &self.blocks {
-            let linears = block.linears();
             let norms = block.parameters().into_iter().filter(|(_, p)| p.value.shape().len() == 1);
-            all.extend(norms.map(|(name, p)| (name, p.value.clone())));
-            for linear in linears {
+            for (name, parameter) in norms {
+                all.push((name, host(parameter)?));
+            }
+            for linear in block.linears() {
+                let weight = host(&linear.weight)?;
                 for segment in &linear.segments {
                     let name = format!("model.layers.{}.{}.weight", block.layer, segment.target.path());
-                    all.push((name, rows(&linear.weight.value, segment.rows.clone())));
+                    all.push((name, rows(&weight, segment.rows.clone())));
                 }
             }
         }
-        all.push(("model.norm.weight".to_owned(), self.norm.value.clone()));
-        all.extend(self.head.iter().map(|head| ("lm_head.weight".to_owned(), head.value.clone())));
-        all
+        all.push(("model.norm.weight".to_owned(), host(&self.norm)?));
+        if let Some(head) = &self.head {
+            all.push(("lm_head.weight".to_owned(), host(head)?));
+        }
+        Ok(all)
     }
 }
 

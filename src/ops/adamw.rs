@@ -7,8 +7,8 @@
 //! Shapes: p, m, v, g alike, any shape. Source: Loshchilov & Hutter, arXiv 1711.05101, in the form and order of
 //! `torch.optim.AdamW`.
 
-use crate::device::tensor::expect;
-use crate::device::{Device, Tensor};
+use crate::device::tensor::{expect_device, expect_dtype, expect_f32, expect_shape};
+use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
 /// The scalars of a step.
@@ -26,28 +26,49 @@ pub struct AdamW {
     pub step: u32,
 }
 
-/// One step: updates `p`, `m` and `v`; the gradient is `scale · g` (clipping).
+/// One step: updates `p`, `m` and `v`; the gradient is `scale · g` (clipping). `copy` receives p rounded, where ops
+/// compute with that.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
-pub fn step([p, m, v]: [&mut Tensor; 3], g: &Tensor, scale: f32, adamw: AdamW) -> Result<()> {
+pub fn step(
+    [p, m, v]: [&mut Tensor; 3],
+    copy: Option<&mut Tensor>,
+    g: &Tensor,
+    scale: f32,
+    adamw: AdamW,
+) -> Result<()> {
     let shape = g.shape();
-    expect("adamw", &[("p", p, shape), ("m", m, shape), ("v", v, shape), ("g", g, shape)])?;
+    expect_f32("adamw", g.device(), &[("p", p, shape), ("m", m, shape), ("v", v, shape), ("g", g, shape)])?;
+    if let Some(copy) = &copy {
+        expect_shape("adamw", "copy", copy, shape)?;
+        expect_device("adamw", "copy", copy, g.device())?;
+        expect_dtype("adamw", "copy", copy, DType::Bf16)?;
+    }
     match g.device() {
         Device::Cuda(_) => return Err(crate::device::unported()),
-        Device::Cpu => cpu::step([p.f32_mut(), m.f32_mut(), v.f32_mut()], g.f32(), scale, adamw),
+        Device::Cpu => {
+            cpu::step([p.f32_mut(), m.f32_mut(), v.f32_mut()], g.f32(), scale, adamw);
+            if let Some(copy) = copy {
+                *copy = p.to_bf16();
+            }
+        }
     }
     Ok(())
 }
 
-/// Σ g², in double precision and in a fixed order: what the global norm is made of.
+/// Σ g² over all of `gradients`, in double precision and in a fixed order: the square of the global norm.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
-pub fn square_sum(g: &Tensor) -> Result<f64> {
-    match g.device() {
+pub fn square_sum(gradients: &[&Tensor]) -> Result<f64> {
+    let Some(device) = gradients.first().map(|g| g.device()) else { return Ok(0.0) };
+    for g in gradients {
+        expect_f32("square_sum", device, &[("g", g, g.shape())])?;
+    }
+    match device {
+        Device::Cpu => Ok(gradients.iter().map(|g| cpu::square_sum(g.f32())).sum()),
         Device::Cuda(_) => Err(crate::device::unported()),
-        Device::Cpu => Ok(cpu::square_sum(g.f32())),
     }
 }
 

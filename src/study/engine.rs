@@ -9,6 +9,7 @@ use crate::device::philox::Key;
 use crate::generate::{self, Finish, Limits, Request};
 use crate::model::adapter;
 use crate::model::chat::{Message, Render};
+use crate::model::place::Place;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
 use crate::ops::sample;
@@ -81,6 +82,7 @@ pub trait Engine {
 pub struct Native {
     /// Whether to show a fine-tuning on stderr.
     progress: bool,
+    place: Place,
     loaded: Option<Loaded>,
 }
 
@@ -92,8 +94,8 @@ struct Loaded {
 
 impl Native {
     /// An engine without weights yet.
-    pub fn new(progress: bool) -> Self {
-        Self { progress, loaded: None }
+    pub fn new(place: Place, progress: bool) -> Self {
+        Self { progress, place, loaded: None }
     }
 
     fn load(&mut self, weights: &Weights) -> Result<&Loaded> {
@@ -101,16 +103,16 @@ impl Native {
         let kept = self.loaded.take().filter(|loaded| loaded.weights == *weights);
         let loaded = match kept {
             Some(loaded) => loaded,
-            None => Loaded::open(weights)?,
+            None => Loaded::open(weights, self.place)?,
         };
         Ok(self.loaded.insert(loaded))
     }
 }
 
 impl Loaded {
-    fn open(weights: &Weights) -> Result<Self> {
+    fn open(weights: &Weights, place: Place) -> Result<Self> {
         let tokenizer = Tokenizer::open(&weights.base)?;
-        let mut model = Transformer::load(&weights.base)?;
+        let mut model = Transformer::load(&weights.base, place)?;
         if let Some(folder) = &weights.adapter {
             adapter::read(folder, &mut model)?;
         }
@@ -131,7 +133,7 @@ impl Engine for Native {
         let mut documents = dataset::read(data)?;
         documents.truncate(examples.unwrap_or(usize::MAX));
         let tokenizer = Tokenizer::open(model)?;
-        let mut transformer = Transformer::load(model)?;
+        let mut transformer = Transformer::load(model, self.place)?;
         let encoded = example::encode(&documents, &tokenizer, &transformer.spec.eos, training)?;
         let job = train::Job { base: model, examples: &encoded.examples, settings: training, out };
         if self.progress {

@@ -29,6 +29,7 @@ use super::report::Report;
 use super::store::{self, Ledger, Lock};
 use super::table::{Row, Score};
 use crate::generate::Finish;
+use crate::model::place::Place;
 use crate::{Error, Result};
 
 /// How a study is run, apart from what its plan says.
@@ -40,11 +41,13 @@ pub struct Options {
     pub progress: bool,
     /// A remark at the head of the report.
     pub notice: String,
+    /// Where models compute.
+    pub place: Place,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { judge: true, progress: true, notice: String::new() }
+        Self { judge: true, progress: true, notice: String::new(), place: Place::CPU }
     }
 }
 
@@ -54,7 +57,7 @@ impl Default for Options {
 /// Anything that a part of the study meets; what was produced before stays, and the same call goes on from there.
 /// `Error::File` if the folder holds a study with other settings, or another process works on it.
 pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
-    run_with(plan, dir, options, &mut Native::new(options.progress))
+    run_with(plan, dir, options, &mut Native::new(options.place, options.progress))
 }
 
 /// [`run`] with another engine.
@@ -82,7 +85,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions::read(&plan.questions)?;
     let study = Study::open(&plan, &questions, dir)?;
-    study.judge(study.client()?.as_ref(), options, &mut Native::new(options.progress))?;
+    study.judge(study.client()?.as_ref(), options, &mut Native::new(options.place, options.progress))?;
     study.analyze(options)
 }
 

@@ -8,6 +8,7 @@
 //! | `packing.rs` | which examples a step uses, and how they share passes |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
 //! | `run.rs` | the loop |
+//! | `memory.rs` | whether a run fits on the GPU, and what is kept |
 //! | `state.rs` | checkpoint and resume |
 //! | `metrics.rs` `progress.rs` | the curve on disk; the state on stderr |
 //! | `output.rs` | the finished adapter or model |
@@ -15,6 +16,7 @@
 pub mod clip;
 pub mod dataset;
 pub mod example;
+pub mod memory;
 pub mod metrics;
 mod output;
 pub mod packing;
@@ -25,6 +27,6 @@ pub mod settings;
 mod state;
 
 pub use example::Example;
-pub use progress::Status;
+pub use progress::{Event, Status};
 pub use run::{Job, Report, run};
 pub use settings::Settings;

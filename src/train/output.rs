@@ -32,7 +32,7 @@ pub fn write(model: &Transformer, job: &Job) -> Result<()> {
     if !job.settings.full {
         return adapter::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
     }
-    let mut weights = model.weights();
+    let mut weights = model.weights()?;
     if job.settings.bf16 {
         for (_, tensor) in &mut weights {
             *tensor = tensor.to_bf16();

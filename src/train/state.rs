@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::example::Example;
 use super::settings::Settings;
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{read_safetensors, write_safetensors};
 use crate::model::transformer::Transformer;
@@ -94,10 +94,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn save(dir: &Path, step: usize, model: &Transformer, moments: &[Moments]) -> Result<()> {
     let mut tensors = Vec::new();
     for ((name, parameter), moments) in model.trainable().into_iter().zip(moments) {
-        tensors.push((format!("{name}.mean"), &moments.mean));
-        tensors.push((format!("{name}.square"), &moments.square));
-        tensors.push((name, &parameter.value));
+        tensors.push((format!("{name}.mean"), moments.mean.to(Device::Cpu)?));
+        tensors.push((format!("{name}.square"), moments.square.to(Device::Cpu)?));
+        tensors.push((name, parameter.full().to(Device::Cpu)?));
     }
+    let tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
     write_safetensors(&path_of(dir, step), &tensors, &[("step", &step.to_string())])?;
     for (old, path) in checkpoints(dir)?.iter().rev().skip(KEPT) {
         assert!(*old < step, "checkpoint {old} is newer than the run at {step}");
@@ -115,28 +116,21 @@ pub fn load(dir: &Path, model: &mut Transformer, moments: &mut [Moments]) -> Res
     let mut tensors: std::collections::HashMap<String, Tensor> =
         read_safetensors(&path)?.into_iter().collect();
     for ((name, parameter), moments) in model.trainable_mut().into_iter().zip(moments) {
-        let places = [
-            (name.clone(), &mut parameter.value),
-            (format!("{name}.mean"), &mut moments.mean),
-            (format!("{name}.square"), &mut moments.square),
-        ];
-        for (name, place) in places {
+        let mut take = |name: String, shape: &[usize]| {
             let tensor = tensors.remove(&name).ok_or_else(|| {
-                Error::file(
-                    &path,
-                    format!("no tensor {name}: remove this checkpoint to resume from the one before"),
-                )
+                let what = format!("no tensor {name}: remove this checkpoint to resume from the one before");
+                Error::file(&path, what)
             })?;
-            if tensor.shape() != place.shape() {
-                return Err(Error::Shape {
-                    op: path.display().to_string(),
-                    name,
-                    found: tensor.shape().to_vec(),
-                    expected: place.shape().to_vec(),
-                });
+            if tensor.shape() == shape {
+                return Ok(tensor);
             }
-            *place = tensor;
-        }
+            let (found, expected) = (tensor.shape().to_vec(), shape.to_vec());
+            Err(Error::Shape { op: path.display().to_string(), name, found, expected })
+        };
+        let shape = parameter.value.shape().to_vec();
+        moments.mean.copy_from(&take(format!("{name}.mean"), &shape)?)?;
+        moments.square.copy_from(&take(format!("{name}.square"), &shape)?)?;
+        parameter.write(0, take(name, &shape)?.f32())?;
     }
     Ok(step)
 }

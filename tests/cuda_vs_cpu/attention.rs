@@ -4,7 +4,7 @@ use emlab::device::{DType, Device, Tensor};
 use emlab::ops::attention::{self, Attention, Contexts, Documents, PAGE};
 use emlab::ops::rope::Heads;
 
-use super::{card, close, numbers, poisoned, put, random};
+use super::{DTYPES, agree, card, download, poisoned, random, upload};
 
 /// Lengths of documents, H, KV, D, window.
 type Case<'a> = (&'a [usize], [usize; 3], Option<usize>);
@@ -51,19 +51,19 @@ fn packed(case: Case, dtype: DType, card: Device) {
     attention::forward(&mut out, &mut lse, [&q, &k, &v], &documents, attention).unwrap();
 
     let on_card = Documents::new(&starts, card).unwrap();
-    let [gq, gk, gv] = [&q, &k, &v].map(|x| put(x, dtype, card));
+    let [gq, gk, gv] = [&q, &k, &v].map(|x| upload(x, dtype, card));
     let (mut gout, mut glse) = (poisoned(&wide, dtype, card), poisoned(&[n, query], DType::F32, card));
     attention::forward(&mut gout, &mut glse, [&gq, &gk, &gv], &on_card, attention).unwrap();
-    close(&name("out"), &gout, &out);
-    close(&name("lse"), &glse, &lse);
+    agree(&name("out"), &gout, out.f32(), dtype);
+    agree(&name("lse"), &glse, lse.f32(), DType::F32);
 
     // Both backwards get what the card found, so that only they are compared.
-    let out = Tensor::from_f32(&wide, numbers(&gout));
-    let lse = Tensor::from_f32(&[n, query], numbers(&glse));
+    let out = Tensor::from_f32(&wide, download(&gout));
+    let lse = Tensor::from_f32(&[n, query], download(&glse));
     let [mut dq, mut dk, mut dv] = [&wide, &narrow, &narrow].map(|shape| Tensor::zeros(DType::F32, shape));
     let into = [&mut dq, &mut dk, &mut dv];
     attention::backward(into, &dout, [&out, &lse], [&q, &k, &v], &documents, attention).unwrap();
-    let gdout = put(&dout, dtype, card);
+    let gdout = upload(&dout, dtype, card);
     let mut runs = [(); 2].map(|()| [&wide, &narrow, &narrow].map(|shape| poisoned(shape, dtype, card)));
     for run in &mut runs {
         attention::backward(run.each_mut(), &gdout, [&gout, &glse], [&gq, &gk, &gv], &on_card, attention)
@@ -71,8 +71,8 @@ fn packed(case: Case, dtype: DType, card: Device) {
     }
     let [first, second] = &runs;
     for (i, (what, expected)) in [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter().enumerate() {
-        close(&name(what), &first[i], expected);
-        assert_eq!(numbers(&first[i]), numbers(&second[i]), "{}: twice the same bits", name(what));
+        agree(&name(what), &first[i], expected.f32(), dtype);
+        assert_eq!(download(&first[i]), download(&second[i]), "{}: twice the same bits", name(what));
     }
 }
 
@@ -80,8 +80,9 @@ fn packed(case: Case, dtype: DType, card: Device) {
 fn packed_documents() {
     let Some(card) = card() else { return };
     for case in NARROW.iter().chain(WIDE) {
-        packed(*case, DType::F32, card);
-        packed(*case, DType::Bf16, card);
+        for dtype in DTYPES {
+            packed(*case, dtype, card);
+        }
     }
 }
 
@@ -98,17 +99,15 @@ fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([T
     let [k, v] = ["keys", "values"].map(|name| random(name, &[all.len(), width], dtype));
     [Device::Cpu, card].map(|device| {
         let real = if device == Device::Cpu { DType::F32 } else { dtype };
-        let place = |x: &Tensor| if device == Device::Cpu { x.clone() } else { put(x, dtype, card) };
+        let place = |x: &Tensor| if device == Device::Cpu { x.clone() } else { upload(x, dtype, card) };
         let contexts = |rows: &[(usize, usize)]| {
             let table = |(s, last): (usize, usize)| {
                 (0..most).map(move |p| if p <= last / PAGE { page(s, p) } else { u32::MAX })
             };
             let pages = rows.iter().flat_map(|row| table(*row)).collect();
-            let mut contexts = Contexts::empty(device);
             let positions = rows.iter().map(|(_, p)| *p as u32).collect();
-            contexts.positions = Tensor::from_u32(&[rows.len()], positions).to(device).unwrap();
-            contexts.pages = Tensor::from_u32(&[rows.len(), most], pages).to(device).unwrap();
-            contexts
+            let positions = Tensor::from_u32(&[rows.len()], positions).to(device).unwrap();
+            Contexts::new(positions, Tensor::from_u32(&[rows.len(), most], pages).to(device).unwrap())
         };
         let nan = Tensor::from_f32(&[total * PAGE, width], vec![f32::NAN; total * PAGE * width]);
         let mut cache = [(); 2].map(|()| place(&nan));
@@ -134,25 +133,25 @@ fn in_cache(
     let [(cache, contexts), (gcache, gcontexts)] = caches(positions, heads.kv_width(), dtype, card);
     let mut out = Tensor::zeros(DType::F32, &shape);
     attention::cached(&mut out, &q, cache.each_ref(), &contexts, attention).unwrap();
-    let gq = put(&q, dtype, card);
+    let gq = upload(&q, dtype, card);
     let mut gout = poisoned(&shape, dtype, card);
     attention::cached(&mut gout, &gq, gcache.each_ref(), &gcontexts, attention).unwrap();
-    close(&name, &gout, &out);
+    agree(&name, &gout, out.f32(), dtype);
 
     // A row alone has the same bits as in company, and so has a second launch on the same scratch.
-    let (together, pages) = (numbers(&gout), gcontexts.pages.read::<u32>().unwrap());
+    let (together, pages) = (download(&gout), gcontexts.pages.read::<u32>().unwrap());
     let most = pages.len() / positions.len();
     for (row, position) in positions.iter().enumerate() {
-        let mut alone = Contexts::empty(card);
-        alone.positions = Tensor::from_u32(&[1], vec![*position as u32]).to(card).unwrap();
         let table = pages[row * most..][..most].to_vec();
-        alone.pages = Tensor::from_u32(&[1, most], table).to(card).unwrap();
+        let position = Tensor::from_u32(&[1], vec![*position as u32]).to(card).unwrap();
+        let alone = Contexts::new(position, Tensor::from_u32(&[1, most], table).to(card).unwrap());
         let own = row * shape[1]..(row + 1) * shape[1];
         let q = Tensor::from_f32(&[1, shape[1]], q.f32()[own.clone()].to_vec());
         for _ in 0..2 {
             let mut out = poisoned(&[1, shape[1]], dtype, card);
-            attention::cached(&mut out, &put(&q, dtype, card), gcache.each_ref(), &alone, attention).unwrap();
-            assert_eq!(numbers(&out), together[own.clone()], "{name}: row {row} alone");
+            attention::cached(&mut out, &upload(&q, dtype, card), gcache.each_ref(), &alone, attention)
+                .unwrap();
+            assert_eq!(download(&out), together[own.clone()], "{name}: row {row} alone");
         }
     }
 }
@@ -170,7 +169,7 @@ fn contexts_in_the_cache() {
         ([4, 1, 256], None),
         ([8, 4, 256], Some(512)),
     ] {
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             in_cache(&[0, 5, 15, 16, 255, 256, 300, 1025], heads, window, dtype, card);
         }
     }

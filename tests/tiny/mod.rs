@@ -7,6 +7,7 @@ use std::path::Path;
 
 use emlab::device::Tensor;
 use emlab::model::checkpoint::write_safetensors;
+use emlab::model::place::Place;
 use emlab::model::spec::Spec;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
@@ -25,10 +26,11 @@ pub fn write(dir: &Path, family: &str) {
     let template = "{{ '<bos>' }}{% for m in messages %}{{ m.role + ':' + m.content + '<end>\n' }}{% endfor %}\
                     {% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
     fs::write(dir.join("tokenizer_config.json"), json!({ "chat_template": template }).to_string()).unwrap();
-    let model = Transformer::random(Spec::read(dir).unwrap(), 1);
+    let model = Transformer::random(Spec::read(dir).unwrap(), 1, Place::CPU).unwrap();
     // Larger than an untrained model's, so that its answers differ.
     let weights: Vec<(String, Tensor)> = model
         .weights()
+        .unwrap()
         .into_iter()
         .map(|(name, tensor)| {
             let scaled = tensor.f32().iter().map(|x| if tensor.shape().len() == 2 { 12.0 * x } else { *x });
@@ -43,7 +45,7 @@ pub fn write(dir: &Path, family: &str) {
 pub fn model(family: &str) -> (Transformer, Tokenizer) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), family);
-    (Transformer::load(dir.path()).unwrap(), Tokenizer::open(dir.path()).unwrap())
+    (Transformer::load(dir.path(), Place::CPU).unwrap(), Tokenizer::open(dir.path()).unwrap())
 }
 
 fn config(family: &str) -> Value {

@@ -139,7 +139,7 @@ fn resident(gpu: Gpu, items: usize) -> Grid {
 }
 
 /// Tensor maps of matrices, for boxes of 64 columns and some rows.
-fn maps<const K: usize>(gpu: Gpu, tensors: [(&Tensor, usize); K]) -> Result<[Arg; K]> {
+fn maps<const K: usize>(gpu: Gpu, tensors: [(&Tensor, usize); K]) -> Result<[Arg<'static>; K]> {
     let mut maps = [Arg::U32(0); K];
     for (map, (tensor, rows)) in maps.iter_mut().zip(tensors) {
         let [n, width] = tensor.dims()?;
@@ -214,7 +214,7 @@ pub(super) fn backward(
         // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for
         // copies in flight.
         let [halves, keys_shared] =
-            if s.dim == 256 { [2, 768 * s.dim + 18560] } else { [1, 1024 * s.dim + 2176] };
+            if s.dim == 256 { [2, 768 * s.dim + 34944] } else { [1, 1024 * s.dim + 2176] };
         let [span, queries_shared] = if s.dim == 256 { [64, 896] } else { [96, 1792] };
         let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
         let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
