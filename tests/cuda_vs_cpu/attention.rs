@@ -93,7 +93,7 @@ fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([T
     let total = positions.len() * most;
     // Page p of sequence s: far from its neighbours. What no row may read is out of range.
     let page = |s: usize, p: usize| ((s * most + p) * 7 % total) as u32;
-    assert!(total % 7 != 0, "7 must visit every page");
+    assert!(!total.is_multiple_of(7), "7 must visit every page");
     let all: Vec<(usize, usize)> =
         positions.iter().enumerate().flat_map(|(s, last)| (0..=*last).map(move |p| (s, p))).collect();
     let [k, v] = ["keys", "values"].map(|name| random(name, &[all.len(), width], dtype));
