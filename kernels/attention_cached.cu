@@ -23,17 +23,52 @@ __device__ __forceinline__ u32 first_visible(u32 position, u32 window) {
     return position < window ? 0 : position + 1 - window;
 }
 
+// A page holds one head after the other, PAGE rows of D elements each, in one piece of memory. Where the tensor cores
+// read them, the 16-byte pieces of a row are exchanged, so that what eight lanes read at once, keys or values, lies in
+// different banks of shared memory. The first element of piece `piece` of row `row`:
+const bool EXCHANGED = !REAL_IS_FLOAT && D % 64 == 0;
+__device__ __forceinline__ u32 exchanged(u32 row, u32 piece) {
+    return EXCHANGED ? piece ^ (((row ^ row >> 2) & 1) << 2 | (row >> 1 & 1) << 1) : piece;
+}
+__device__ __forceinline__ u32 element(u32 row, u32 d) {
+    const u32 N = Vector<real>::N;
+    return row * D + (EXCHANGED ? exchanged(row, d / N) * N + d % N : d);
+}
+// The first element of a head in a page.
+__device__ __forceinline__ size_t head_at(size_t page, u32 kv_heads, u32 head) {
+    return (page * kv_heads + head) * PAGE * D;
+}
+
+// keys, values ← k, v (N, KV·D): each row's place from its table and position.
+extern "C" __global__ void __launch_bounds__(128)
+    attention_cached_store(real *keys, real *values, const real *k, const real *v, const u32 *tables, const u32 *positions,
+                           u32 max_pages, u32 kv_heads) {
+    const u32 WIDE = D % Vector<real>::N == 0 ? Vector<real>::N : 1; // elements that move together
+    size_t row = blockIdx.x;
+    u32 position = positions[row];
+    size_t page = tables[row * max_pages + position / PAGE];
+    for (u32 i = threadIdx.x; i < kv_heads * (D / WIDE); i += 128) {
+        u32 head = i / (D / WIDE), d = i % (D / WIDE) * WIDE;
+        size_t from = row * kv_heads * D + i * WIDE, to = head_at(page, kv_heads, head) + element(position % PAGE, d);
+        if (WIDE > 1) {
+            *reinterpret_cast<uint4 *>(keys + to) = *reinterpret_cast<const uint4 *>(k + from);
+            *reinterpret_cast<uint4 *>(values + to) = *reinterpret_cast<const uint4 *>(v + from);
+        } else {
+            keys[to] = k[from];
+            values[to] = v[from];
+        }
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(32)
     attention_cached_plain(real *out, const real *q, const real *keys, const real *values, const u32 *tables,
                            const u32 *positions, u32 max_pages, u32 kv_heads, float scale, u32 window) {
     const int PER_LANE = (D + 31) / 32;
     __shared__ float query[D];
     u32 h = blockIdx.x, heads = gridDim.x, lane = threadIdx.x;
-    size_t b = blockIdx.y, thin = (size_t)kv_heads * D;
+    size_t b = blockIdx.y;
     q += (b * heads + h) * D;
     out += (b * heads + h) * D;
-    keys += h * kv_heads / heads * D;
-    values += h * kv_heads / heads * D;
     for (u32 d = lane; d < D; d += 32) query[d] = widen(q[d]);
     __syncwarp();
     u32 position = positions[b], first = first_visible(position, window);
@@ -44,9 +79,9 @@ extern "C" __global__ void __launch_bounds__(32)
         float s = -INFINITY_F;
         size_t at = 0;
         if (key <= position) {
-            at = ((size_t)tables[b * max_pages + key / PAGE] * PAGE + key % PAGE) * thin;
+            at = head_at(tables[b * max_pages + key / PAGE], kv_heads, h * kv_heads / heads);
             s = 0.0f;
-            for (u32 d = 0; d < D; d++) s = fmaf(query[d], widen(keys[at + d]), s);
+            for (u32 d = 0; d < D; d++) s = fmaf(query[d], widen(keys[at + element(key % PAGE, d)]), s);
             s *= scale;
         }
         float next = fmaxf(max, warp_max(s));
@@ -61,7 +96,7 @@ extern "C" __global__ void __launch_bounds__(32)
 #pragma unroll
             for (int i = 0; i < PER_LANE; i++) {
                 u32 d = lane + 32 * i;
-                if (D % 32 == 0 || d < D) y[i] = fmaf(pj, widen(value[d]), y[i]);
+                if (D % 32 == 0 || d < D) y[i] = fmaf(pj, widen(value[element((tile + j) % PAGE, d)]), y[i]);
             }
         }
     }
@@ -122,12 +157,19 @@ struct Items {
     }
 };
 
-// Byte of 16-byte piece `piece` of row `row` of a page half: the exchange keeps what eight lanes read at once, keys or
-// values, in different banks.
-__device__ __forceinline__ u32 piece_at(u32 row, u32 piece) {
-    u32 exchange = ((row ^ row >> 2) & 1) << 2 | (row >> 1 & 1) << 1;
-    return row * ROW_BYTES + (piece ^ exchange) * 16;
+// Byte of piece `piece` of row `row`.
+__device__ __forceinline__ u32 piece_at(u32 row, u32 piece) { return row * ROW_BYTES + exchanged(row, piece) * 16; }
+#ifndef BULK
+#define BULK (ARCH >= 90)
+#endif
+#if BULK
+// `bytes` bytes, a multiple of 16, global → shared. One thread.
+__device__ __forceinline__ void bulk_load(u32 to, const void *from, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
 }
+#endif
 __device__ __forceinline__ u32 part_of(const uint4 &x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
 // Every warp works alone: it walks over its items, page by page, with the next two pages on their way into its own
@@ -141,9 +183,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
                            u32 kv_heads, float scale, u32 window) {
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
     u32 start = warp * gridDim.x + blockIdx.x, stride = WARPS * gridDim.x;
-    size_t thin = (size_t)kv_heads * D;
     Items items = {positions, rows * kv_heads * PARTS, rows * kv_heads * PARTS * splits, kv_heads * PARTS, window};
     u8 *ring = shared + warp * STAGES * 2 * HALF_BYTES;
+#if BULK
+    u32 full = shared_address(shared + WARPS * STAGES * 2 * HALF_BYTES) + warp * STAGES * 8, parity = 0; // barriers
+    if (lane < STAGES) mbarrier_init(full + lane * 8, 1);
+    mbarrier_init_fence();
+    fence_async_shared();
+    __syncwarp();
+#endif
 
     Item ahead;
     u32 ahead_index = start, ahead_page = 0, place = 0; // lane l: where page begin + l lies
@@ -157,17 +205,22 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     };
     auto load_page = [&](u32 stage) { // begun; nothing if no page is left
         if (more) {
-            size_t slot = (size_t)__shfl_sync(~0u, place, ahead_page - ahead.begin) * PAGE;
-            size_t column = ahead.pair % items.a_row / PARTS * D;
+            u32 page = __shfl_sync(~0u, place, ahead_page - ahead.begin);
+            size_t at = head_at(page, kv_heads, ahead.pair % items.a_row / PARTS);
             u32 to = shared_address(ring + stage * 2 * HALF_BYTES);
-#pragma unroll
-            for (u32 i = 0; i < PAGE * (D / 8) / 32; i++) {
-                u32 row = (i * 32 + lane) / (D / 8), piece = (i * 32 + lane) % (D / 8);
-                size_t at = (slot + row) * thin + column + piece * 8;
-                u32 bytes = ahead_page * PAGE + row <= ahead.position ? 16 : 0; // what lies behind is not read
-                cp_async16(to + piece_at(row, piece), keys + at, bytes);
-                cp_async16(to + HALF_BYTES + piece_at(row, piece), values + at, bytes);
+#if BULK
+            if (lane == 0) {
+                mbarrier_arrive_expect(full + stage * 8, 2 * HALF_BYTES);
+                bulk_load(to, keys + at, HALF_BYTES, full + stage * 8);
+                bulk_load(to + HALF_BYTES, values + at, HALF_BYTES, full + stage * 8);
             }
+#else
+#pragma unroll
+            for (u32 i = lane * 16; i < HALF_BYTES; i += 512) {
+                cp_async16(to + i, reinterpret_cast<const u8 *>(keys + at) + i);
+                cp_async16(to + HALF_BYTES + i, reinterpret_cast<const u8 *>(values + at) + i);
+            }
+#endif
             if (++ahead_page == ahead.end) {
                 ahead_index += stride;
                 look_ahead();
@@ -193,10 +246,19 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         float y[D / 64][4][4] = {};          // elements 8 g + 64 i + 2 w + (0, 0, 1, 1), heads 2 c + (0, 1, 0, 1)
         for (u32 page = item.begin; page < item.end; page++) {
             load_page(stage == 0 ? STAGES - 1 : stage - 1);
+#if BULK
+            mbarrier_wait(full + stage * 8, parity);
+            parity ^= stage == STAGES - 1;
+#else
             cp_async_wait<STAGES - 1>();
             __syncwarp();
+#endif
             const u8 *key_page = ring + stage * 2 * HALF_BYTES, *value_page = key_page + HALF_BYTES;
             stage = stage == STAGES - 1 ? 0 : stage + 1;
+#if NO_MATH
+            y[0][0][0] += *reinterpret_cast<const float *>(key_page + lane * 4);
+            continue;
+#endif
             float s[2][4] = {};
 #pragma unroll
             for (int n = 0; n < 2; n++)
@@ -238,6 +300,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
                 for (int k = 0; k < 4; k++)
                     value[k] = *reinterpret_cast<const uint4 *>(
                         value_page + piece_at(2 * c + k % 2 + k / 2 * 8, g + 8 * i));
+                if (page == item.position / PAGE) { // what lies behind the position may be anything
+#pragma unroll
+                    for (int k = 0; k < 4; k++)
+                        if (2 * c + k % 2 + k / 2 * 8 > item.position % PAGE) value[k] = make_uint4(0, 0, 0, 0);
+                }
 #pragma unroll
                 for (int w = 0; w < 4; w++) {
                     u32 x[4] = {part_of(value[0], w), part_of(value[1], w), part_of(value[2], w), part_of(value[3], w)};

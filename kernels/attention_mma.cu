@@ -8,12 +8,13 @@
 //   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256)
 //   launch     block 128: a warp owns 16 rows; attention_mma_forward, attention_mma_queries: grid (2 M, H);
 //              attention_mma_keys: grid (2 M, KV, ⌈D / 128⌉), 128 columns of dk and dv a block
-//              dynamic shared 2 (D + 8) (64 + 2·SPAN) bytes forward, 2 (D + 8) (128 + 2·SPAN) backward; SPAN = 64, 32 at
-//              D = 256
+//              dynamic shared 2 (D + 8) (64 + 2·SPAN) bytes forward, 2 (D + 8) (128 + 2·SPAN) backward; SPAN = 64 at
+//              D = 64, else 32
 //   scale      > 0;  window: 2³¹ for none
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
-//   measured
+//   measured   on an H100, where it is not used: causal, 2 × 2048 tokens, 32/8 heads of 128: forward 87, backward 78
+//              TFLOP/s; 2026-11-25
 #include "prelude.cuh"
 #include "hopper.cuh"
 
