@@ -89,9 +89,3 @@ fn agree(name: &str, found: &Tensor, exact: &[f32], dtype: DType) {
         exact[worst]
     );
 }
-
-/// [`agree`], for a result of the element type that it is computed in.
-fn close(name: &str, found: &Tensor, expected: &Tensor) {
-    assert_eq!(found.shape(), expected.shape(), "{name}: shape");
-    agree(name, found, expected.f32(), found.dtype());
-}
