@@ -31,11 +31,6 @@ pub mod workspace;
 pub use gpu::Gpu;
 pub use tensor::{DType, Device, Tensor};
 
-/// While kernels are being written.
-pub(crate) fn unported() -> crate::Error {
-    crate::Error::Cuda("this op has no kernel yet".into())
-}
-
 /// Runs `f` on a worker of the thread pool. Called from outside, every parallel loop hands its work over and waits to
 /// be woken, some 50 µs a loop; from a worker it just begins. A pass over a model is hundreds of loops.
 pub fn on_workers<R: Send>(f: impl FnOnce() -> R + Send) -> R {

@@ -1,6 +1,6 @@
 //! How a row as long as the vocabulary is cut among blocks of threads (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
 
-use crate::device::Gpu;
+use crate::device::{DType, Gpu};
 use crate::device::compile::Define;
 use crate::device::launch::Grid;
 
@@ -34,8 +34,9 @@ impl Slices {
     }
 
     /// The load-time constants.
-    pub(super) fn defines(self) -> [Define; 4] {
+    pub(super) fn defines(self, real: DType) -> [Define; 5] {
         [
+            real.define(),
             ("V", self.v as i64),
             ("BLOCK", self.threads as i64),
             ("CLUSTER", self.blocks as i64),
