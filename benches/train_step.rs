@@ -6,15 +6,15 @@
 
 use std::time::Instant;
 
+use emlab::device::Gpu;
 use emlab::device::gpu::purpose;
-use emlab::device::{DType, Gpu, Tensor};
 use emlab::model::adapter::Lora;
 use emlab::model::cards;
-use emlab::model::parameter::Parameter;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
-use emlab::ops::adamw::{self, AdamW};
+use emlab::ops::adamw::AdamW;
+use emlab::train::optimiser::Optimiser;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -35,13 +35,7 @@ fn step(name: &str, b: usize, t: usize) -> emlab::Result<()> {
     let card = cards::find(name).ok_or_else(|| emlab::Error::Setting(format!("no card is called {name}")))?;
     let mut model = Transformer::random(card.spec()?, 0, Place::gpu(gpu))?;
     model.attach(&Lora::default(), 0)?;
-    let moments = |(_, p): (String, &Parameter)| {
-        let zeros = || Tensor::zeros_on(model.place.device, DType::F32, p.value.shape());
-        Ok([zeros()?, zeros()?])
-    };
-    let mut moments = purpose("optimiser", || {
-        model.trainable().into_iter().map(moments).collect::<emlab::Result<Vec<_>>>()
-    })?;
+    let mut optimiser = Optimiser::new(&model)?;
     let n = b * t;
     let keep = model.training_bytes(n, false) + (1 << 30) < gpu.free_memory()?.0;
     let mut saved = purpose("activations", || {
@@ -71,19 +65,8 @@ fn step(name: &str, b: usize, t: usize) -> emlab::Result<()> {
         model.backward(&mut saved, &batch)?;
         lap(2)?;
         let adamw = AdamW { lr: 1e-4, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01, step: number + 1 };
-        let mut parameters = model.trainable_mut();
-        let gradients: Vec<&Tensor> = parameters.iter().filter_map(|(_, p)| p.gradient.as_ref()).collect();
-        let norm = adamw::square_sum(&gradients)?.sqrt();
+        let norm = optimiser.step(&mut model, adamw, 1.0)?;
         assert!(norm.is_finite(), "the gradient is not finite");
-        for ((_, parameter), [mean, square]) in parameters.iter_mut().zip(&mut moments) {
-            let Parameter { value, master, gradient: Some(gradient) } = &mut **parameter else { continue };
-            let (full, copy) = match master {
-                Some(master) => (master, Some(value)),
-                None => (value, None),
-            };
-            adamw::step([full, mean, square], copy, gradient, (1.0 / norm.max(1.0)) as f32, adamw)?;
-            gradient.clear()?;
-        }
         lap(3)?;
         seconds.push(begun.elapsed().as_secs_f64());
     }

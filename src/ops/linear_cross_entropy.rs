@@ -203,8 +203,7 @@ mod cuda {
         let [n, v] = logits.dims()?;
         let real = dlogits.as_ref().map_or(DType::F32, |d| d.dtype());
         let slices = Slices::of(gpu, v);
-        let defines = [&[real.define()], &slices.defines()[..]].concat();
-        let kernel = gpu.kernel("cross_entropy", "cross_entropy_rows", &defines)?;
+        let kernel = gpu.kernel("cross_entropy", "cross_entropy_rows", &slices.defines(real))?;
         let dlogits = dlogits.map_or(Arg::Pointer(0), Into::into);
         let args = [
             Arg::Pointer(nll),

@@ -259,7 +259,7 @@ mod cuda {
 
     use super::{Batch, Draw, Sampling};
     use crate::device::launch::Arg;
-    use crate::device::{Gpu, Tensor};
+    use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
     use crate::ops::slices::Slices;
 
@@ -287,7 +287,7 @@ mod cuda {
             return Ok(());
         }
         let slices = Slices::of(gpu, v);
-        let kernel = gpu.kernel("sample", "sample_draw", &slices.defines())?;
+        let kernel = gpu.kernel("sample", "sample_draw", &slices.defines(DType::F32))?;
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
         let Batch { keys, positions, forbidden, starts, until, tokens, damaged } = batch;
         let args = [

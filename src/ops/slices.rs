@@ -1,8 +1,8 @@
 //! How a row as long as the vocabulary is cut among blocks of threads (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
 
-use crate::device::Gpu;
 use crate::device::compile::Define;
 use crate::device::launch::Grid;
+use crate::device::{DType, Gpu};
 
 /// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
 /// read while others compute.
@@ -35,8 +35,9 @@ impl Slices {
     }
 
     /// The load-time constants.
-    pub(super) fn defines(self) -> [Define; 4] {
+    pub(super) fn defines(self, real: DType) -> [Define; 5] {
         [
+            real.define(),
             ("V", self.v as i64),
             ("BLOCK", self.threads as i64),
             ("CLUSTER", self.blocks as i64),

@@ -7,8 +7,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod adamw;
 mod attention;
+mod embedding;
+mod glu;
 mod linear;
+mod linear_cross_entropy;
+mod norm;
+mod rope;
+mod sample;
 
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Gpu, Tensor};
@@ -88,4 +95,25 @@ fn agree(name: &str, found: &Tensor, exact: &[f32], dtype: DType) {
         found[worst],
         exact[worst]
     );
+}
+
+/// [`agree`], for a result of the element type that it is computed in.
+fn close(name: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.shape(), expected.shape(), "{name}: shape");
+    agree(name, found, expected.f32(), found.dtype());
+}
+
+/// A tensor on the host that an op must overwrite.
+fn host(shape: &[usize]) -> Tensor {
+    Tensor::from_f32(shape, vec![f32::NAN; shape.iter().product()])
+}
+
+/// What `f` gives; run twice, it gives the same bits.
+fn twice<const K: usize>(name: &str, f: impl Fn() -> [Tensor; K]) -> [Tensor; K] {
+    let (first, second) = (f(), f());
+    for (i, (a, b)) in first.iter().zip(&second).enumerate() {
+        let bits = |t: &Tensor| download(t).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        assert!(bits(a) == bits(b), "{name}: result {i} differs the second time");
+    }
+    first
 }
