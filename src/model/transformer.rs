@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::device::philox::Key;
-use crate::device::{Tensor, on_workers};
+use crate::device::{Tensor, gpu, on_workers};
 use crate::error::{Error, Result};
 use crate::model::adapter::Lora;
 use crate::model::block::{Attend, Block};
@@ -104,13 +104,15 @@ impl Transformer {
         if !(0.0..1.0).contains(&lora.dropout) {
             return Err(Error::Setting(format!("dropout is {}; it must be in [0, 1)", lora.dropout)));
         }
-        for block in &mut self.blocks {
-            let path = format!("model.layers.{}", block.layer);
-            for linear in block.linears_mut() {
-                linear.attach(lora, seed, &path, self.place)?;
+        gpu::purpose("adapters", || {
+            for block in &mut self.blocks {
+                let path = format!("model.layers.{}", block.layer);
+                for linear in block.linears_mut() {
+                    linear.attach(lora, seed, &path, self.place)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Back to the base.
@@ -299,7 +301,8 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } = saved;
+        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } =
+            saved;
         let documents = documents.as_ref().expect("the documents of the forward pass");
         scratch.stream.resize(residual.shape())?;
         let Parameter { value, gradient, .. } = &mut self.norm;
