@@ -293,7 +293,8 @@ mod cuda {
     /// Threads for rows of `c` elements: one to four accesses each.
     fn threads(dtype: DType, c: usize) -> usize {
         let vectors = c / dtype.width(c);
-        let fitting = (1..=4).map(|each| vectors.div_ceil(each).next_multiple_of(32)).find(|threads| *threads <= 256);
+        let fitting =
+            (1..=4).map(|each| vectors.div_ceil(each).next_multiple_of(32)).find(|threads| *threads <= 256);
         fitting.unwrap_or_else(|| vectors.div_ceil(4).next_multiple_of(32)).clamp(32, 1024)
     }
 
@@ -312,7 +313,14 @@ mod cuda {
     }
 
     /// See [`super::forward`].
-    pub fn forward(gpu: Gpu, y: &mut Tensor, r: &mut Tensor, x: &Tensor, w: &Tensor, norm: Norm) -> Result<()> {
+    pub fn forward(
+        gpu: Gpu,
+        y: &mut Tensor,
+        r: &mut Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        norm: Norm,
+    ) -> Result<()> {
         let (kernel, grid) = kernel(gpu, "norm_forward", x, norm, false)?;
         let args = [y.into(), r.into(), x.into(), w.into(), x.shape()[0].into(), norm.eps.into()];
         // SAFETY: norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps); shapes were checked.

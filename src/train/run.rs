@@ -168,16 +168,17 @@ impl<'a> Trainer<'a> {
         let (lr, decay) = (learning_rate as f32, weight_decay as f32);
         let adamw = AdamW { lr, betas, eps: epsilon as f32, decay, step: step as u32 + 1 };
         let moments = self.moments.iter_mut();
-        let trained = parameters.iter_mut().zip(moments).filter_map(|((_, parameter), Moments { mean, square })| {
-            let Parameter { value, master, gradient: Some(g) } = &mut **parameter else { return None };
-            // As the reference trainer: matrices decay, the gains of norms do not.
-            let decays = value.shape().len() > 1;
-            let (p, copy) = match master {
-                Some(master) => (master, Some(value)),
-                None => (value, None),
-            };
-            Some(Trained { p, m: mean, v: square, copy, g, decays })
-        });
+        let trained =
+            parameters.iter_mut().zip(moments).filter_map(|((_, parameter), Moments { mean, square })| {
+                let Parameter { value, master, gradient: Some(g) } = &mut **parameter else { return None };
+                // As the reference trainer: matrices decay, the gains of norms do not.
+                let decays = value.shape().len() > 1;
+                let (p, copy) = match master {
+                    Some(master) => (master, Some(value)),
+                    None => (value, None),
+                };
+                Some(Trained { p, m: mean, v: square, copy, g, decays })
+            });
         adamw::step(&mut trained.collect::<Vec<_>>(), scale, adamw)?;
         Ok(norm)
     }

@@ -25,7 +25,14 @@ fn adamw_steps() {
         let mut trained: Vec<Trained> = all
             .iter_mut()
             .enumerate()
-            .map(|(i, [p, m, v, g, copy])| Trained { p, m, v, g, copy: (i % 3 != 0).then_some(copy), decays: i % 2 == 0 })
+            .map(|(i, [p, m, v, g, copy])| Trained {
+                p,
+                m,
+                v,
+                g,
+                copy: (i % 3 != 0).then_some(copy),
+                decays: i % 2 == 0,
+            })
             .collect();
         adamw::step(&mut trained, 0.7, adamw).unwrap();
     };

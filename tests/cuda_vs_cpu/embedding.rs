@@ -6,7 +6,8 @@ use emlab::ops::embedding;
 use super::{DTYPES, agree, card, close, download, host, poisoned, random, twice, upload};
 
 /// Rows, width, vocabulary.
-const CASES: [[usize; 3]; 6] = [[50, 37, 11], [1, 640, 5], [300, 1152, 40], [1000, 64, 30], [257, 5, 300], [2000, 256, 700]];
+const CASES: [[usize; 3]; 6] =
+    [[50, 37, 11], [1, 640, 5], [300, 1152, 40], [1000, 64, 30], [257, 5, 300], [2000, 256, 700]];
 
 /// Ids below `v`, some rows alike.
 fn tokens(n: usize, v: usize) -> Tensor {
@@ -72,5 +73,10 @@ fn a_token_out_of_range_is_not_a_number() {
     embedding::forward(&mut x, &ids.to(card).unwrap(), &w.to(card).unwrap(), 1.0).unwrap();
     let x = download(&x);
     assert!(x[24..48].iter().all(|x| x.is_nan()));
-    agree("its neighbour", &Tensor::from_f32(&[24], x[48..].to_vec()).to(card).unwrap(), &w.f32()[..24], DType::F32);
+    agree(
+        "its neighbour",
+        &Tensor::from_f32(&[24], x[48..].to_vec()).to(card).unwrap(),
+        &w.f32()[..24],
+        DType::F32,
+    );
 }

@@ -22,7 +22,8 @@ fn glu_forward_and_backward() {
                 glu::backward(&mut dx, &dy, &x, activation).unwrap();
                 let [x, dy] = [&x, &dy].map(|t| upload(t, dtype, card));
                 let [gy, gdx] = twice(&name("glu"), || {
-                    let (mut y, mut dx) = (poisoned(&[n, f], dtype, card), poisoned(&[n, 2 * f], dtype, card));
+                    let (mut y, mut dx) =
+                        (poisoned(&[n, f], dtype, card), poisoned(&[n, 2 * f], dtype, card));
                     glu::forward(&mut y, &x, activation).unwrap();
                     glu::backward(&mut dx, &dy, &x, activation).unwrap();
                     [y, dx]

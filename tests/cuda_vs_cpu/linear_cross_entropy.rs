@@ -17,14 +17,16 @@ fn compare([n, c, v]: [usize; 3], dtype: DType, card: Device) {
     let weight = 0.37;
     let (mut dx, mut dw) = (host(&[n, c]), before.clone());
     let gradients = Gradients { dx: Some(&mut dx), dw: Some(&mut dw) };
-    let exact = linear_cross_entropy::forward(gradients, &mut Tensor::empty(), &x, &w, &targets, weight).unwrap();
+    let exact =
+        linear_cross_entropy::forward(gradients, &mut Tensor::empty(), &x, &w, &targets, weight).unwrap();
 
     let [gx, gw] = [&x, &w].map(|t| upload(t, dtype, card));
     let logits = || Tensor::empty_on(card, DType::F32);
     let [nll, alone, gdx, gdw] = twice(&name("linear_cross_entropy"), || {
         let (mut dx, mut dw) = (poisoned(&[n, c], dtype, card), before.to(card).unwrap());
         let gradients = Gradients { dx: Some(&mut dx), dw: Some(&mut dw) };
-        let nll = linear_cross_entropy::forward(gradients, &mut logits(), &gx, &gw, &targets, weight).unwrap();
+        let nll =
+            linear_cross_entropy::forward(gradients, &mut logits(), &gx, &gw, &targets, weight).unwrap();
         let none = Gradients::default();
         let alone = linear_cross_entropy::forward(none, &mut logits(), &gx, &gw, &targets, 1.0).unwrap();
         let on_card = |x| Tensor::from_f32(&[n], x).to(card).unwrap();

@@ -7,7 +7,7 @@ use super::{DTYPES, card, close, download, host, poisoned, random, twice, upload
 
 /// Rows and width: odd ones, then those of the models.
 const CASES: [[usize; 2]; 9] =
-    [[5, 37], [3, 1], [7, 1000], [2, 5377], [33, 640], [600, 1152], [70, 2560], [300, 4096], [9, 5376]];
+    [[5, 37], [3, 3], [7, 1000], [2, 5377], [33, 640], [600, 1152], [70, 2560], [300, 4096], [9, 5376]];
 
 fn compare([n, c]: [usize; 2], norm: Norm, dtype: DType, card: Device) {
     let name = |what: &str| format!("{what} of {n} × {c}, {:?}", norm.gain);

@@ -44,7 +44,8 @@ fn compare([n, query, kv, dim]: [usize; 4], norm: Norm, dtype: DType, card: Devi
     let (wide, narrow, all) = ([n, heads.q_width()], [n, heads.kv_width()], [n, heads.qkv_width()]);
     let rs = [n, query + kv];
     let qkv = random("qkv", &all, dtype);
-    let (dq, dk, dv) = (random("dq", &wide, dtype), random("dk", &narrow, dtype), random("dv", &narrow, dtype));
+    let (dq, dk, dv) =
+        (random("dq", &wide, dtype), random("dk", &narrow, dtype), random("dv", &narrow, dtype));
     let gains = ["wq", "wk"].map(|name| random(name, &[dim], DType::F32));
     let before = ["dwq", "dwk"].map(|name| random(name, &[dim], DType::F32));
     let angles = angles(n, dim, Rope { base: 1e4, factor: 1.0 }, Device::Cpu);
@@ -78,7 +79,8 @@ fn compare([n, query, kv, dim]: [usize; 4], norm: Norm, dtype: DType, card: Devi
             rope::backward(&mut dqkv, dw, [&gdq, &gdk, &gdv], saved, [&gwq, &gwk], heads, norm).unwrap();
             [dqkv, dwq, dwk]
         });
-        for ((what, found), exact) in ["dqkv", "dwq", "dwk"].into_iter().zip(&found).zip([&dqkv, &dwq, &dwk]) {
+        for ((what, found), exact) in ["dqkv", "dwq", "dwk"].into_iter().zip(&found).zip([&dqkv, &dwq, &dwk])
+        {
             close(&name(what), found, exact);
         }
     }

@@ -49,9 +49,11 @@ fn draw(logits: &Tensor, draws: &[Draw], sampling: Sampling, device: Device) -> 
 #[test]
 fn sample_draws_the_same_tokens() {
     let Some(card) = card() else { return };
-    for (n, v) in [(5, 37), (3, 1), (6, 1000), (4, 1001), (3, 5000), (5, 50_001), (4, 151_936), (3, 262_144)] {
+    for (n, v) in [(5, 37), (3, 1), (6, 1000), (4, 1001), (3, 5000), (5, 50_001), (4, 151_936), (3, 262_144)]
+    {
         let end = [v as u32 - 1, 0];
-        let forbidden: [&[u32]; 3] = [&[], if v > 2 { &end } else { &[] }, if v > 2 { &end[..1] } else { &[] }];
+        let forbidden: [&[u32]; 3] =
+            [&[], if v > 2 { &end } else { &[] }, if v > 2 { &end[..1] } else { &[] }];
         for style in 0..3 {
             let (logits, draws) = (logits(n, v, style), draws(n, &forbidden));
             for sampling in SETTINGS {
