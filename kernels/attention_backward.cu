@@ -7,14 +7,16 @@
 //   work first: two lists, since work grows with the row for dq and falls with it for dk and dv
 //   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256)
 //   launch     attention_backward_keys: grid (M·KV), dynamic shared 1024·D + 2176 bytes; at D = 256 grid (2 M·KV),
-//              768·D + 18560; attention_backward_queries: grid min(multiprocessors, M·H), 1792·D + 1152; at D = 256
+//              768·D + 34944; attention_backward_queries: grid min(multiprocessors, M·H), 1792·D + 1152; at D = 256
 //              896·D + 1152; block 384: a warpgroup that loads, two that multiply
-//              maps: boxes of 64 columns × 64 rows; for the k and v of attention_backward_queries × SPAN rows
+//              maps: boxes of 64 columns × 64 rows; for the k and v of attention_backward_queries × SPAN (96, 64 at D = 256) rows
 //   scale      > 0;  window: 2³¹ for none
 //   work       8·D and 6·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
-//   measured
+//   measured   causal, all three kernels, TFLOP/s at 10·D flops a pair (ratio to cuDNN through torch 2.11): 2 × 2048
+//              tokens, 32/8 heads of 128: 374 (1.37), 8/4 of 256: 331 (1.47), 16/16 of 64: 252 (1.70); 8 × 384, 32/8 of
+//              128: 181 (2.01); 2026-11-25, H100
 #include "prelude.cuh"
 #include "hopper.cuh"
 
@@ -126,7 +128,7 @@ const u32 AT_V = AT_K + KEYS / 64 * TILE_BYTES;
 const u32 AT_Q = AT_V + KEYS / 64 * TILE_BYTES;
 const u32 AT_DOUT = AT_Q + STEPS_AHEAD * TILE_BYTES;
 const u32 AT_P = AT_DOUT + STEPS_AHEAD * TILE_BYTES;
-const u32 P_BYTES = D == 256 ? 64 * 64 * 2 : 0;
+const u32 P_BYTES = D == 256 ? 64 * 64 * 4 : 0;
 const u32 AT_ROWS = AT_P + 2 * P_BYTES;
 const u32 KEYS_BARRIERS = AT_ROWS + STEPS_AHEAD * 512;
 
@@ -298,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 #else
     // The step's pᵀ, thread by thread, in two alternating places.
     auto place = [&](u32 step, u32 k) {
-        return reinterpret_cast<uint4 *>(memory + AT_P + step % 2 * P_BYTES) + k * 128 + threadIdx.x % 128;
+        return reinterpret_cast<float4 *>(memory + AT_P + step % 2 * P_BYTES) + k * 128 + threadIdx.x % 128;
     };
     float y[D / 2], s[32];
     u32 a[4][4], query = walk.first;
@@ -312,11 +314,12 @@ extern "C" __global__ void __launch_bounds__(384, 1)
             wgmma_wait<0>();
             if (step > 0) release(step - 1);
             weights(s, row_values(step), query);
-            pack_all(a, s);
             exchange.wait_empty(step);
 #pragma unroll
-            for (int k = 0; k < 4; k++) *place(step, k) = make_uint4(a[k][0], a[k][1], a[k][2], a[k][3]);
+            for (int j = 0; j < 8; j++)
+                *place(step, j) = make_float4(s[4 * j], s[4 * j + 1], s[4 * j + 2], s[4 * j + 3]);
             mbarrier_arrive(exchange.full(step));
+            pack_all(a, s);
             if (step + 1 < total) {
                 ring.wait_full(step + 1);
                 wgmma_fence();
@@ -340,15 +343,15 @@ extern "C" __global__ void __launch_bounds__(384, 1)
             const float *delta = row_values(step) + 64;
             exchange.wait_full(step);
 #pragma unroll
-            for (int k = 0; k < 4; k++) {
-                uint4 x = *place(step, k);
-                u32 p[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-                for (int i = 0; i < 4; i++) { // i / 2: the next 8 queries; i % 2: 8 keys below
-                    float2 d = *reinterpret_cast<const float2 *>(delta + 8 * (2 * k + i / 2));
-                    a[k][i] = pack(low(p[i]) * (s[8 * k + 2 * i] - d.x), high(p[i]) * (s[8 * k + 2 * i + 1] - d.y));
-                }
+            for (int j = 0; j < 8; j++) {
+                float4 p = *place(step, j);
+                float2 d = *reinterpret_cast<const float2 *>(delta + 8 * j);
+                s[4 * j] = p.x * (s[4 * j] - d.x);
+                s[4 * j + 1] = p.y * (s[4 * j + 1] - d.y);
+                s[4 * j + 2] = p.z * (s[4 * j + 2] - d.x);
+                s[4 * j + 3] = p.w * (s[4 * j + 3] - d.y);
             }
+            pack_all(a, s);
             mbarrier_arrive(exchange.empty(step));
             if (step + 1 < total) {
                 ring.wait_full(step + 1);
@@ -371,9 +374,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
 // An item is 128 queries of one head, each warpgroup 64 of them, walking over the keys, SPAN a step:
 // s = q kᵀ, dp = dout vᵀ, dq += ds k. The first two of a step are begun before the third of the step before.
 
-#ifndef SPAN
-#define SPAN (D == 256 ? 64 : 96)
-#endif
+const u32 SPAN = D == 256 ? 64 : 96; // keys a step
 const u32 Q_SLOTS = D == 256 ? 1 : 2;
 const u32 K_SLOTS = 2;
 const u32 V_SLOTS = D == 256 ? 1 : 2;

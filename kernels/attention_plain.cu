@@ -106,7 +106,7 @@ const u32 DELTA_THREADS = 256;
 const u32 DELTA_ROWS = 64;
 const u32 WIDE = D % Vector<real>::N == 0 ? Vector<real>::N : 1; // elements a lane reads at once
 const u32 PIECES = D / WIDE;
-const u32 LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : PIECES > 2 ? 4 : 2; // a row
+const u32 LANES = PIECES > 16 ? 32 : PIECES > 8 ? 16 : PIECES > 4 ? 8 : 4; // a row
 extern "C" __global__ void __launch_bounds__(DELTA_THREADS)
     attention_plain_delta(float *rows, const real *dout, const real *out, const float *lse, u32 n, u32 heads) {
     u32 h = blockIdx.x, lane = threadIdx.x % LANES, first = blockIdx.y * DELTA_ROWS + threadIdx.x / LANES;

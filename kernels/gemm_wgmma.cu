@@ -6,19 +6,21 @@
 //   together with the first. Operands lie in memory along K ("K-major") or along M or N ("MN-major"); nothing is
 //   transposed beforehand.
 //
-//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64, with CLUSTER 2 of 16
+//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with CLUSTER 2 of 16
 //              A_MN, B_MN      1 if the operand is MN-major (A2 is as A, B2 as B)
 //              STAGES          depth of the ring of tiles in shared memory
 //              CLUSTER         1, or 2: two blocks, one tile of 256 rows, each fetching half of B for both
 //              C_IS_FLOAT      element type of C
 //              C_ADD           1: add to C
 //              C_TRANSPOSED    1: element (i, j) of the product is stored at (j, i) of C
-//              C_BULK          1: whole tiles of C leave through TMA (bf16, C_ADD 0, C_TRANSPOSED 0, 16-byte rows)
+//              C_BULK          1: whole tiles of C leave through TMA (C_TRANSPOSED 0; bf16 with C_ADD 0, or float; rows
+//                              of C at multiples of 16 bytes). With C_ADD the cache adds: each element once a launch,
+//                              so the bits are the same every time
 //   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each
 //              dynamic shared memory: 1024 + STAGES · stage + (C_BULK ? 32768 : 0) + 16 · STAGES + 16 bytes
 //   the cut    Tiles below `whole` go to the units in turn, whole. The reduction steps of the rest are laid in one row
-//              and cut evenly over the units ("stream-K", Osama et al., arXiv 2301.03598); a tile that was cut is summed
-//              by the block that finishes it last, in the order of K. So the bits depend on the shape alone.
+//              and cut evenly over the units ("stream-K", Osama et al., arXiv 2301.03598); the units that share a tile
+//              add it up in the end, in the order of K. So the bits depend on the shape alone.
 //   traffic    A and B once per tile from L2; from memory about once
 //   numerics   bf16 products, float sums in tensor cores, one rounding at the store
 //   measured
@@ -57,7 +59,9 @@ struct Group {
 struct Work {
     u32 groups;
     u32 whole;     // tiles that are not cut, those with the lowest numbers
-    u32 cut_steps; // length of the row of steps
+    u32 cut_steps; // length of the row of steps, units · share + extra
+    u32 share;     // steps of a unit, and one more for each of the first `extra`
+    u32 extra;
     u32 band;      // a band of tiles this high is walked column by column: both operands stay in L2
     Group group[8];
 };
@@ -80,10 +84,17 @@ struct Walk {
     __device__ __forceinline__ Walk(const Work *work, u32 unit, u32 units)
         : work(work), unit(unit), units(units), tile(unit), step(first_step(unit)), end(first_step(unit + 1)) {}
 
-    __device__ __forceinline__ u32 first_step(u32 unit) const { return (u32)((u64)unit * work->cut_steps / units); }
+    __device__ __forceinline__ u32 first_step(u32 unit) const { return unit * work->share + min(unit, work->extra); }
     // The unit that has this step of the row.
     __device__ __forceinline__ u32 owner(u32 step) const {
-        return (u32)((((u64)step + 1) * units - 1) / work->cut_steps);
+        u32 longer = work->extra * (work->share + 1);
+        return step < longer ? step / (work->share + 1) : work->extra + (step - longer) / work->share;
+    }
+
+    // Back to the first tile that may be cut.
+    __device__ __forceinline__ void rewind() {
+        tile = max(tile, work->whole);
+        step = first_step(unit);
     }
 
     __device__ __forceinline__ void place(Piece &p, u32 tile) const {
@@ -163,110 +174,198 @@ __device__ __forceinline__ void leave(u32 bar) {
     }
 }
 
-// Two neighbours of one row of the product.
-__device__ __forceinline__ void put(out *c, u64 pitch, u32 i, u32 j, u32 m, u32 n, bool paired, float x, float y) {
-    if (i >= m || j >= n) return;
-    if (C_TRANSPOSED) {
-        out *p = c + j * pitch + i;
-        *p = narrow<out>(C_ADD ? widen(*p) + x : x);
-        if (j + 1 < n) p += pitch, *p = narrow<out>(C_ADD ? widen(*p) + y : y);
-        return;
-    }
-    out *p = c + i * pitch + j;
-    if (paired && j + 1 < n) {
-#if C_IS_FLOAT
-        float2 *q = reinterpret_cast<float2 *>(p);
-        if (C_ADD) x += q->x, y += q->y;
-        *q = make_float2(x, y);
-#else
-        u32 *q = reinterpret_cast<u32 *>(p);
-        if (C_ADD) x += low(*q), y += high(*q);
-        *q = pack(x, y);
-#endif
-        return;
-    }
-    p[0] = narrow<out>(C_ADD ? widen(p[0]) + x : x);
-    if (j + 1 < n) p[1] = narrow<out>(C_ADD ? widen(p[1]) + y : y);
-}
+// The part of C that belongs to a group.
+struct Output {
+    out *c; // its corner
+    u64 pitch;
+    u32 m, n;
+    bool paired; // pairs of one row are aligned
 
-// 64 × TILE_N of a consumer: elements outside (m, n) are left alone.
-__device__ __forceinline__ void store(out *c, u64 pitch, float (&d)[TILE_N / 2], u32 row, u32 col, u32 m, u32 n,
-                                      float alpha) {
-    u32 t = threadIdx.x % 128, i = row + t / 32 * 16 + t % 32 / 4, j = col + t % 4 * 2;
-    bool paired = pitch % 2 == 0 && (u64)c % (2 * sizeof(out)) == 0;
+    __device__ __forceinline__ Output(out *c, u64 pitch, const Group &g)
+        : c(c + (C_TRANSPOSED ? g.c_col * pitch + g.c_row : g.c_row * pitch + g.c_col)), pitch(pitch), m(g.m), n(g.n),
+          paired(pitch % 2 == 0 && (u64)this->c % (2 * sizeof(out)) == 0) {}
+
+    __device__ __forceinline__ out *at(u32 i, u32 j) const { return C_TRANSPOSED ? c + j * pitch + i : c + i * pitch + j; }
+
+    // (i, j) and (i, j + 1); zeros outside.
+    __device__ __forceinline__ float2 get(u32 i, u32 j) const {
+        if (i >= m || j >= n) return make_float2(0.0f, 0.0f);
+        if (!C_TRANSPOSED && paired && j + 1 < n) {
+#if C_IS_FLOAT
+            return *reinterpret_cast<const float2 *>(at(i, j));
+#else
+            u32 pair = *reinterpret_cast<const u32 *>(at(i, j));
+            return make_float2(low(pair), high(pair));
+#endif
+        }
+        return make_float2(widen(*at(i, j)), j + 1 < n ? widen(*at(i, j + 1)) : 0.0f);
+    }
+    __device__ __forceinline__ void put(u32 i, u32 j, float2 x) const {
+        if (i >= m || j >= n) return;
+        if (!C_TRANSPOSED && paired && j + 1 < n) {
+#if C_IS_FLOAT
+            *reinterpret_cast<float2 *>(at(i, j)) = x;
+#else
+            *reinterpret_cast<u32 *>(at(i, j)) = pack(x.x, x.y);
+#endif
+            return;
+        }
+        *at(i, j) = narrow<out>(x.x);
+        if (j + 1 < n) *at(i, j + 1) = narrow<out>(x.y);
+    }
+
+    // Asks for the 64 × TILE_N elements that a consumer will add to.
+    __device__ __forceinline__ void prefetch(u32 row, u32 col) const {
+        const u32 LINE = 128 / sizeof(out), ROWS = C_TRANSPOSED ? TILE_N : 64, COLS = C_TRANSPOSED ? 64 : TILE_N;
+        const u32 LINES = (COLS + LINE - 1) / LINE;
 #pragma unroll
-    for (u32 k = 0; k < TILE_N / 8; k++) {
-        put(c, pitch, i, j + 8 * k, m, n, paired, alpha * d[4 * k], alpha * d[4 * k + 1]);
-        put(c, pitch, i + 8, j + 8 * k, m, n, paired, alpha * d[4 * k + 2], alpha * d[4 * k + 3]);
+        for (u32 e = threadIdx.x % 128; e < ROWS * LINES; e += 128) {
+            u32 y = e / LINES, x = e % LINES * LINE, i = row + (C_TRANSPOSED ? x : y), j = col + (C_TRANSPOSED ? y : x);
+            if (i < m && j < n) asm volatile("prefetch.global.L2 [%0];" ::"l"(at(i, j)));
+        }
+    }
+};
+
+// Where this thread's accumulators d[0], d[1] lie in a consumer's tile; d[2], d[3] lie 8 rows below, d[4 …] 8 columns on.
+__device__ __forceinline__ u32 own_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
+__device__ __forceinline__ u32 own_col() { return threadIdx.x % 4 * 2; }
+
+// 64 × TILE_N of a consumer. Reads come before writes, some at a time, so that they do not wait for each other.
+__device__ __forceinline__ void store(const Output &c, const float (&d)[TILE_N / 2], u32 row, u32 col, float alpha) {
+    const u32 PAIRS = TILE_N / 4, AT_ONCE = PAIRS % 16 == 0 && !C_TRANSPOSED ? 16 : 4;
+    row += own_row(), col += own_col();
+#pragma unroll
+    for (u32 first = 0; first < PAIRS; first += AT_ONCE) {
+        float2 x[AT_ONCE] = {};
+#pragma unroll
+        for (u32 k = 0; C_ADD && k < AT_ONCE; k++) x[k] = c.get(row + k % 2 * 8, col + (first + k) / 2 * 8);
+#pragma unroll
+        for (u32 k = 0; k < AT_ONCE; k++) {
+            x[k].x = fmaf(alpha, d[2 * (first + k)], x[k].x), x[k].y = fmaf(alpha, d[2 * (first + k) + 1], x[k].y);
+            c.put(row + k % 2 * 8, col + (first + k) / 2 * 8, x[k]);
+        }
     }
 }
 
 #if C_BULK
-// 64 × TILE_N of a consumer, all inside the matrix, through two swizzled buffers in turn.
-__device__ __forceinline__ void store_bulk(const TensorMap *c, float (&d)[TILE_N / 2], u32 row, u32 col, float alpha,
-                                           u32 buffers, u32 barrier) {
-    u32 t = threadIdx.x % 128, lane = t % 32, local = t / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
+constexpr u32 BULK_COLS = 128 / sizeof(out);
+
+// 64 × TILE_N of a consumer, all inside the matrix, through two buffers of 64 swizzled rows of 128 bytes in turn.
+__device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[TILE_N / 2], u32 row, u32 col,
+                                           float alpha, u32 buffers, u32 barrier) {
+    u32 t = threadIdx.x % 128, lane = t % 32;
 #pragma unroll
-    for (u32 part = 0; part < TILE_N / 64; part++) {
+    for (u32 part = 0; part < TILE_N / BULK_COLS; part++) {
         u32 buffer = buffers + part % 2 * BULK_BYTES;
+        const float *x = d + part * BULK_COLS / 2;
         if (t == 0) tma_store_wait<1>();
         named_barrier_sync(barrier, 128);
+#if C_IS_FLOAT
+        // Columns 8 k + 2 (lane % 4) and their right neighbours: half of the 16-byte chunk 2 k + lane % 4 / 2.
 #pragma unroll
-        for (u32 k = 0; k < 8; k += 2) {
-            const float *x = d + 4 * (8 * part + k);
-            stmatrix4(buffer + local * 128 + ((k + lane / 16) ^ (lane % 8)) * 16, pack(alpha * x[0], alpha * x[1]),
-                      pack(alpha * x[2], alpha * x[3]), pack(alpha * x[4], alpha * x[5]),
-                      pack(alpha * x[6], alpha * x[7]));
-        }
+        for (u32 k = 0; k < BULK_COLS / 8; k++)
+#pragma unroll
+            for (u32 half = 0; half < 2; half++) {
+                u32 y = own_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
+                asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + y * 128 + chunk * 16 + lane % 2 * 8),
+                             "f"(alpha * x[4 * k + 2 * half]), "f"(alpha * x[4 * k + 2 * half + 1])
+                             : "memory");
+            }
+#else
+        u32 y = t / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
+#pragma unroll
+        for (u32 k = 0; k < 8; k += 2)
+            stmatrix4(buffer + y * 128 + ((k + lane / 16) ^ (lane % 8)) * 16, pack(alpha * x[4 * k], alpha * x[4 * k + 1]),
+                      pack(alpha * x[4 * k + 2], alpha * x[4 * k + 3]), pack(alpha * x[4 * k + 4], alpha * x[4 * k + 5]),
+                      pack(alpha * x[4 * k + 6], alpha * x[4 * k + 7]));
+#endif
         fence_async_shared();
         named_barrier_sync(barrier, 128);
         if (t == 0) {
-            tma_store2(c, buffer, col + 64 * part, row);
+            if (C_ADD) tma_add2(c, buffer, col + BULK_COLS * part, row);
+            else tma_store2(c, buffer, col + BULK_COLS * part, row);
             tma_store_commit();
         }
     }
 }
 #endif
 
-// Writes before it are seen, by whoever sees a write after it, on the whole card.
-__device__ __forceinline__ void fence_device() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+// Tiles that were cut. Each consumer leaves its part of the sum in memory, as it lies in registers, and goes on; when all
+// its work is done it comes back and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
+// the one it begins in and the one it ends in.
+struct Cut {
+    const Walk &walk;
+    float *partials;
+    u32 *arrived;
+    u32 lane, barrier; // the consumer within its cluster; its named barrier
 
-// Adds up a tile that was cut. True in the consumer that came last: it holds the sum.
-__device__ __forceinline__ bool gather(float (&d)[TILE_N / 2], const Walk &walk, const Piece &p, float *partials,
-                                       u32 *arrived, u32 lane, u32 barrier, volatile u32 *flag) {
-    // A unit cuts at most two tiles: the one it begins in and the one it ends in.
-    const u32 LANES = 2 * CLUSTER, FLOATS = 64 * TILE_N;
-    u32 t = threadIdx.x % 128;
-    u32 first = walk.owner(p.first_step), last = walk.owner(p.first_step + p.group->steps - 1);
-    float4 *mine = reinterpret_cast<float4 *>(
-        partials + (u64)((2 * walk.unit + (p.begin == 0)) * LANES + lane) * FLOATS);
-#pragma unroll
-    for (u32 k = 0; k < TILE_N / 8; k++)
-        __stcg(mine + k * 128 + t, make_float4(d[4 * k], d[4 * k + 1], d[4 * k + 2], d[4 * k + 3]));
-    fence_device();
-    named_barrier_sync(barrier, 128);
-    if (t == 0) {
-        u32 *count = arrived + (p.tile - walk.work->whole) * LANES + lane;
-        bool complete = atomicAdd(count, 1) == last - first;
-        if (complete) *count = 0; // for the next launch
-        *flag = complete;
+    // 16 bytes of every thread for each eight columns.
+    __device__ __forceinline__ float4 *part(u32 unit, bool begins) const {
+        u64 tile = (2 * unit + begins) * 2 * CLUSTER + lane;
+        return reinterpret_cast<float4 *>(partials) + tile * (TILE_N / 8 * 128) + threadIdx.x % 128;
     }
-    named_barrier_sync(barrier, 128);
-    if (!*flag) return false;
-    fence_device();
+    __device__ __forceinline__ u32 *counter(const Piece &p) const {
+        return arrived + (p.tile - walk.work->whole) * 2 * CLUSTER + lane;
+    }
+
+    __device__ __forceinline__ void leave(const Piece &p, const float (&d)[TILE_N / 2]) const {
+        float4 *to = part(walk.unit, p.begin == 0);
 #pragma unroll
-    for (u32 k = 0; k < TILE_N / 2; k++) d[k] = 0.0f;
-    for (u32 unit = first; unit <= last; unit++) {
-        const float4 *from = reinterpret_cast<const float4 *>(
-            partials + (u64)((2 * unit + (unit == first)) * LANES + lane) * FLOATS);
+        for (u32 k = 0; k < TILE_N / 8; k++)
+            __stcg(to + k * 128, make_float4(d[4 * k], d[4 * k + 1], d[4 * k + 2], d[4 * k + 3]));
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        named_barrier_sync(barrier, 128);
+        if (threadIdx.x % 128 == 0) atomicAdd(counter(p), 1);
+    }
+
+    __device__ __forceinline__ void add_up(const Piece &p, const Output &c, u32 row, float alpha) const {
+        const u32 AT_ONCE = TILE_N >= 32 ? 4 : TILE_N / 8;
+        u32 first = walk.owner(p.first_step), last = walk.owner(p.first_step + p.group->steps - 1);
+        u32 count = last - first + 1, mine = walk.unit - first;
+        if (threadIdx.x % 128 == 0) {
+            u32 seen;
+            do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter(p)) : "memory");
+            while (seen < count);
+            if (atomicAdd(counter(p), 1) == 2 * count - 1) *counter(p) = 0; // the last to see it: for the next launch
+        }
+        named_barrier_sync(barrier, 128);
+        u32 begin = mine * (TILE_N / 8) / count, end = (mine + 1) * (TILE_N / 8) / count;
+        row += own_row();
+        for (u32 k = begin; k < end; k += AT_ONCE) {
+            float4 sum[AT_ONCE] = {};
+            for (u32 unit = first; unit <= last; unit += 4) {
+                float4 v[4][AT_ONCE];
 #pragma unroll
-        for (u32 k = 0; k < TILE_N / 8; k++) {
-            float4 v = __ldcg(from + k * 128 + t);
-            d[4 * k] += v.x, d[4 * k + 1] += v.y, d[4 * k + 2] += v.z, d[4 * k + 3] += v.w;
+                for (u32 u = 0; u < 4; u++)
+#pragma unroll
+                    for (u32 q = 0; q < AT_ONCE; q++)
+                        if (unit + u <= last && k + q < end)
+                            v[u][q] = __ldcg(part(unit + u, unit + u == first) + (k + q) * 128);
+#pragma unroll
+                for (u32 u = 0; u < 4; u++)
+#pragma unroll
+                    for (u32 q = 0; q < AT_ONCE; q++)
+                        if (unit + u <= last && k + q < end)
+                            sum[q].x += v[u][q].x, sum[q].y += v[u][q].y, sum[q].z += v[u][q].z, sum[q].w += v[u][q].w;
+            }
+#pragma unroll
+            for (u32 q = 0; q < AT_ONCE; q++) {
+                u32 j = p.col + own_col() + 8 * (k + q);
+                float2 x = {0.0f, 0.0f}, y = {0.0f, 0.0f};
+                if (C_ADD && k + q < end) x = c.get(row, j), y = c.get(row + 8, j);
+                sum[q].x = fmaf(alpha, sum[q].x, x.x), sum[q].y = fmaf(alpha, sum[q].y, x.y);
+                sum[q].z = fmaf(alpha, sum[q].z, y.x), sum[q].w = fmaf(alpha, sum[q].w, y.y);
+            }
+#pragma unroll
+            for (u32 q = 0; q < AT_ONCE; q++) {
+                u32 j = p.col + own_col() + 8 * (k + q);
+                if (k + q >= end) continue;
+                c.put(row, j, make_float2(sum[q].x, sum[q].y));
+                c.put(row + 8, j, make_float2(sum[q].z, sum[q].w));
+            }
         }
     }
-    return true;
-}
+};
 
 extern "C" __global__ void
 #if CLUSTER > 1
@@ -278,7 +377,6 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
            const __grid_constant__ TensorMap c_map, const __grid_constant__ Work work, out *c, u64 pitch, float alpha,
            float *partials, u32 *arrived) {
     extern __shared__ u8 memory[];
-    __shared__ u32 flags[2];
     u32 tiles = (shared_address(memory) + 1023) & ~1023u;
     u32 buffers = tiles + STAGES * STAGE_BYTES;
     u32 full = buffers + (C_BULK ? 4 * BULK_BYTES : 0), empty = full + 8 * STAGES;
@@ -290,6 +388,10 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
             mbarrier_init(empty + 8 * i, 2 * CLUSTER); // every consumer of the cluster
         }
         mbarrier_init_fence();
+    }
+    if (threadIdx.x == 32) {
+        tma_prefetch_map(&a), tma_prefetch_map(&b);
+        if (C_BULK) tma_prefetch_map(&c_map);
     }
     if (CLUSTER == 1) __syncthreads();
     else cluster_sync();
@@ -321,10 +423,14 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
         __syncwarp();
     } else {
         take_registers<232>();
-        u32 who = threadIdx.x / 128 - 1, t = threadIdx.x % 128, barrier = 1 + who;
+        u32 who = threadIdx.x / 128 - 1, barrier = 1 + who;
+        Cut sums{walk, partials, arrived, rank * 2 + who, barrier};
         float d[TILE_N / 2];
         while (walk.next(p)) {
-            u32 done = 0;
+            const Group &g = *p.group;
+            u32 row = p.row + rank * TILE_M + who * 64, done = 0;
+            bool cut = p.end - p.begin < g.steps;
+            if (C_ADD && !cut) Output(c, pitch, g).prefetch(row, p.col);
             for (u32 step = p.begin; step < p.end; step++) {
                 u32 tile_a = tiles + ring.stage * STAGE_BYTES, tile_b = tile_a + A_BYTES;
                 tile_a += who * PANEL;
@@ -349,23 +455,27 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
             wgmma_wait<0>();
             leave(empty + 8 * done);
 
-            const Group &g = *p.group;
-            u32 row = p.row + rank * TILE_M + who * 64;
-            if (p.end - p.begin < g.steps &&
-                !gather(d, walk, p, partials, arrived, rank * 2 + who, barrier, flags + who))
+            if (cut) {
+                sums.leave(p, d);
                 continue;
+            }
 #if C_BULK
             if (row + 64 <= g.m && p.col + TILE_N <= g.n) {
                 store_bulk(&c_map, d, g.c_row + row, g.c_col + p.col, alpha, buffers + who * 2 * BULK_BYTES, barrier);
                 continue;
             }
 #endif
-            out *corner = c + (C_TRANSPOSED ? g.c_col * pitch + g.c_row : g.c_row * pitch + g.c_col);
-            store(corner, pitch, d, row, p.col, g.m, g.n, alpha);
+            store(Output(c, pitch, g), d, row, p.col, alpha);
         }
 #if C_BULK
-        if (t == 0) tma_store_wait<0>();
+        if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 #endif
+        // Once more over what was cut.
+        Walk again = walk;
+        again.rewind();
+        while (again.next(p))
+            if (p.end - p.begin < p.group->steps)
+                sums.add_up(p, Output(c, pitch, *p.group), p.row + rank * TILE_M + who * 64, alpha);
     }
     // A block stays until no other can reach into its shared memory.
     if (CLUSTER > 1) cluster_sync();

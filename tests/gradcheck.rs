@@ -417,11 +417,12 @@ fn cached(q: &Tensor, k: &Tensor, v: &Tensor, starts: &[u32], attention: Attenti
     }
     let most = tables.iter().map(Vec::len).max().unwrap();
     let table = |d: usize| tables[d].iter().copied().chain([u32::MAX; 8]).take(most);
-    let mut contexts = Contexts::empty(Device::Cpu);
-    let positions: Vec<u32> = rows.iter().map(|(_, position)| *position as u32).collect();
-    contexts.positions = Tensor::from_u32(&[rows.len()], positions);
-    let pages: Vec<u32> = rows.iter().flat_map(|(d, _)| table(*d)).collect();
-    contexts.pages = Tensor::from_u32(&[rows.len(), most], pages);
+    let positions = rows.iter().map(|(_, position)| *position as u32).collect();
+    let pages = rows.iter().flat_map(|(d, _)| table(*d)).collect();
+    let contexts = Contexts::new(
+        Tensor::from_u32(&[rows.len()], positions),
+        Tensor::from_u32(&[rows.len(), most], pages),
+    );
     attention::store(cache.each_mut(), [k, v], &contexts).unwrap();
     let mut out = nan(q.shape());
     attention::cached(&mut out, q, cache.each_ref(), &contexts, attention).unwrap();

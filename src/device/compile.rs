@@ -33,6 +33,7 @@ const SOURCES: &[Source] = &[
     ("attention_backward.cu", include_str!("../../kernels/attention_backward.cu")),
     ("attention_cached.cu", include_str!("../../kernels/attention_cached.cu")),
     ("attention_forward.cu", include_str!("../../kernels/attention_forward.cu")),
+    ("attention_mma.cu", include_str!("../../kernels/attention_mma.cu")),
     ("attention_plain.cu", include_str!("../../kernels/attention_plain.cu")),
     ("cache.cu", include_str!("../../kernels/cache.cu")),
     ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),

@@ -87,13 +87,15 @@ pub struct Contexts {
 }
 
 impl Contexts {
+    /// Of (B) positions and (B, most) pages.
+    pub fn new(positions: Tensor, pages: Tensor) -> Self {
+        let scratch = Mutex::new(cuda::Scratch::empty(pages.device()));
+        Self { positions, pages, scratch }
+    }
+
     /// None yet.
     pub fn empty(device: Device) -> Self {
-        Self {
-            positions: Tensor::empty_on(device, DType::U32),
-            pages: Tensor::empty_on(device, DType::U32),
-            scratch: Mutex::new(cuda::Scratch::empty(device)),
-        }
+        Self::new(Tensor::empty_on(device, DType::U32), Tensor::empty_on(device, DType::U32))
     }
 
     fn check(&self, b: usize, device: Device) -> Result<()> {

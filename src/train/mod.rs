@@ -6,6 +6,7 @@
 //! | `example.rs` | documents → tokens and the mask of those that carry loss |
 //! | `settings.rs` | every choice of a run, with the recipe's values |
 //! | `packing.rs` | which examples a step uses, and how they share passes |
+//! | `optimiser.rs` | AdamW over everything that is trained |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
 //! | `run.rs` | the loop |
 //! | `memory.rs` | whether a run fits on the GPU, and what is kept |
@@ -18,6 +19,7 @@ pub mod dataset;
 pub mod example;
 pub mod memory;
 pub mod metrics;
+pub mod optimiser;
 mod output;
 pub mod packing;
 pub mod progress;

@@ -4,7 +4,7 @@ use emlab::device::{DType, Device, Tensor};
 use emlab::ops::attention::{self, Attention, Contexts, Documents, PAGE};
 use emlab::ops::rope::Heads;
 
-use super::{card, close, download, poisoned, random, upload};
+use super::{DTYPES, agree, card, download, poisoned, random, upload};
 
 /// Lengths of documents, H, KV, D, window.
 type Case<'a> = (&'a [usize], [usize; 3], Option<usize>);
@@ -54,8 +54,8 @@ fn packed(case: Case, dtype: DType, card: Device) {
     let [gq, gk, gv] = [&q, &k, &v].map(|x| upload(x, dtype, card));
     let (mut gout, mut glse) = (poisoned(&wide, dtype, card), poisoned(&[n, query], DType::F32, card));
     attention::forward(&mut gout, &mut glse, [&gq, &gk, &gv], &on_card, attention).unwrap();
-    close(&name("out"), &gout, &out);
-    close(&name("lse"), &glse, &lse);
+    agree(&name("out"), &gout, out.f32(), dtype);
+    agree(&name("lse"), &glse, lse.f32(), DType::F32);
 
     // Both backwards get what the card found, so that only they are compared.
     let out = Tensor::from_f32(&wide, download(&gout));
@@ -71,7 +71,7 @@ fn packed(case: Case, dtype: DType, card: Device) {
     }
     let [first, second] = &runs;
     for (i, (what, expected)) in [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter().enumerate() {
-        close(&name(what), &first[i], expected);
+        agree(&name(what), &first[i], expected.f32(), dtype);
         assert_eq!(download(&first[i]), download(&second[i]), "{}: twice the same bits", name(what));
     }
 }
@@ -80,8 +80,9 @@ fn packed(case: Case, dtype: DType, card: Device) {
 fn packed_documents() {
     let Some(card) = card() else { return };
     for case in NARROW.iter().chain(WIDE) {
-        packed(*case, DType::F32, card);
-        packed(*case, DType::Bf16, card);
+        for dtype in DTYPES {
+            packed(*case, dtype, card);
+        }
     }
 }
 
@@ -92,7 +93,7 @@ fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([T
     let total = positions.len() * most;
     // Page p of sequence s: far from its neighbours. What no row may read is out of range.
     let page = |s: usize, p: usize| ((s * most + p) * 7 % total) as u32;
-    assert!(total % 7 != 0, "7 must visit every page");
+    assert!(!total.is_multiple_of(7), "7 must visit every page");
     let all: Vec<(usize, usize)> =
         positions.iter().enumerate().flat_map(|(s, last)| (0..=*last).map(move |p| (s, p))).collect();
     let [k, v] = ["keys", "values"].map(|name| random(name, &[all.len(), width], dtype));
@@ -104,11 +105,9 @@ fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([T
                 (0..most).map(move |p| if p <= last / PAGE { page(s, p) } else { u32::MAX })
             };
             let pages = rows.iter().flat_map(|row| table(*row)).collect();
-            let mut contexts = Contexts::empty(device);
             let positions = rows.iter().map(|(_, p)| *p as u32).collect();
-            contexts.positions = Tensor::from_u32(&[rows.len()], positions).to(device).unwrap();
-            contexts.pages = Tensor::from_u32(&[rows.len(), most], pages).to(device).unwrap();
-            contexts
+            let positions = Tensor::from_u32(&[rows.len()], positions).to(device).unwrap();
+            Contexts::new(positions, Tensor::from_u32(&[rows.len(), most], pages).to(device).unwrap())
         };
         let nan = Tensor::from_f32(&[total * PAGE, width], vec![f32::NAN; total * PAGE * width]);
         let mut cache = [(); 2].map(|()| place(&nan));
@@ -137,16 +136,15 @@ fn in_cache(
     let gq = upload(&q, dtype, card);
     let mut gout = poisoned(&shape, dtype, card);
     attention::cached(&mut gout, &gq, gcache.each_ref(), &gcontexts, attention).unwrap();
-    close(&name, &gout, &out);
+    agree(&name, &gout, out.f32(), dtype);
 
     // A row alone has the same bits as in company, and so has a second launch on the same scratch.
     let (together, pages) = (download(&gout), gcontexts.pages.read::<u32>().unwrap());
     let most = pages.len() / positions.len();
     for (row, position) in positions.iter().enumerate() {
-        let mut alone = Contexts::empty(card);
-        alone.positions = Tensor::from_u32(&[1], vec![*position as u32]).to(card).unwrap();
         let table = pages[row * most..][..most].to_vec();
-        alone.pages = Tensor::from_u32(&[1, most], table).to(card).unwrap();
+        let position = Tensor::from_u32(&[1], vec![*position as u32]).to(card).unwrap();
+        let alone = Contexts::new(position, Tensor::from_u32(&[1, most], table).to(card).unwrap());
         let own = row * shape[1]..(row + 1) * shape[1];
         let q = Tensor::from_f32(&[1, shape[1]], q.f32()[own.clone()].to_vec());
         for _ in 0..2 {
@@ -171,7 +169,7 @@ fn contexts_in_the_cache() {
         ([4, 1, 256], None),
         ([8, 4, 256], Some(512)),
     ] {
-        for dtype in [DType::F32, DType::Bf16] {
+        for dtype in DTYPES {
             in_cache(&[0, 5, 15, 16, 255, 256, 300, 1025], heads, window, dtype, card);
         }
     }

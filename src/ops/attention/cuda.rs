@@ -3,7 +3,8 @@
 //! | kernel file | used for |
 //! |---|---|
 //! | `attention_forward`, `attention_backward` | packed documents on Hopper: bf16, D of 64, 128 or 256 |
-//! | `attention_plain` | packed documents otherwise |
+//! | `attention_mma` | packed documents on other cards: the same |
+//! | `attention_plain` | packed documents otherwise, and δ for all |
 //! | `attention_cached` | contexts in the cache: split over the context in bf16 and D of 64, 128 or 256, else plain |
 //! | `cache` | storing into the cache |
 
@@ -22,8 +23,10 @@ const BLOCK: usize = 128;
 const PLAIN: [usize; 2] = [16, 512];
 /// Threads of a block of the tiled kernels.
 const TILED_THREADS: u32 = 384;
-/// Positions that one block of the split kernel takes: a result depends on it, so it never changes with the batch.
+/// Most positions that one warp of the split kernel takes: a result depends on it, so it never changes with the batch.
 const CHUNK: usize = 256;
+/// Bytes of shared memory that a block of the split kernel takes.
+const SPLIT_SHARED: usize = 96 << 10;
 /// A window that hides nothing.
 const NO_WINDOW: usize = 1 << 31;
 
@@ -115,6 +118,13 @@ impl Scalars {
         [real, dim, ("BLOCK", BLOCK as i64)]
     }
 
+    /// The grid of an mma kernel, a block of which keeps `rows` rows and two tiles of the other side in shared memory.
+    fn mma_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
+        let tile = if self.dim == 64 { 64 } else { 32 };
+        let shared = (2 * (self.dim + 8) * (rows + 2 * tile)) as u32;
+        Grid { blocks: [(2 * blocks.count) as u32, heads as u32, 1], threads: 128, shared }
+    }
+
     /// The grid of a plain kernel, which keeps `rows` rows in shared memory.
     fn plain_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
         let [each, threads] = PLAIN;
@@ -148,24 +158,32 @@ pub(super) fn forward(
     attention: Attention,
 ) -> Result<()> {
     let (s, dtype) = (Scalars::of(attention), q.dtype());
-    let (list, count) = (Arg::from(&blocks.by_query), blocks.count);
-    if !s.tiled(gpu, dtype) {
-        let kernel = gpu.kernel("attention_plain", "attention_plain_forward", &s.plain_defines(dtype))?;
-        let grid = s.plain_grid(blocks, s.heads, 16 + 64);
-        let (q, k, v) = (q.into(), k.into(), v.into());
-        let args = [out.into(), lse.into(), q, k, v, list, s.heads.into(), s.kv.into(), s.scale.into()];
-        // SAFETY: attention_plain_forward(real *out, float *lse, const real *q, *k, *v, const uint4 *blocks,
-        // u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-        return unsafe { kernel.launch(gpu, grid, &[&args[..], &[s.window.into()]].concat()) };
+    let (into, list) = ([out.into(), lse.into()], Arg::from(&blocks.by_query));
+    if s.tiled(gpu, dtype) {
+        let [keys, shared] = if s.dim == 256 { [64, 768] } else { [128, 1536] };
+        let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &s.defines(dtype))?;
+        let grid = resident(gpu, blocks.count * s.heads).shared(shared * s.dim + 1152);
+        let inputs = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
+        let scale = s.scale * LOG2_E;
+        let tail = [list, blocks.count.into(), s.heads.into(), s.kv.into(), scale.into(), s.window.into()];
+        // SAFETY: attention_forward_tiles(real *out, float *lse, TensorMap q, k, v, const uint4 *blocks, u32 count,
+        // heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+        return unsafe { kernel.launch(gpu, grid, &[&into[..], &inputs, &tail].concat()) };
     }
-    let [keys, shared] = if s.dim == 256 { [64, 768] } else { [128, 1536] };
-    let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &s.defines(dtype))?;
-    let grid = resident(gpu, count * s.heads).shared(shared * s.dim + 1152);
-    let [q, k, v] = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
-    let (heads, kv, scale) = (s.heads.into(), s.kv.into(), (s.scale * LOG2_E).into());
-    let args = [out.into(), lse.into(), q, k, v, list, count.into(), heads, kv, scale, s.window.into()];
-    // SAFETY: attention_forward_tiles(real *out, float *lse, TensorMap q, k, v, const uint4 *blocks, u32 count, heads,
-    // kv_heads, float scale, u32 window); the op has checked the shapes.
+    let inputs = [q.into(), k.into(), v.into()];
+    let tail = [list, s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
+    let args = [&into[..], &inputs, &tail].concat();
+    let (kernel, grid) = if s.wide(dtype) {
+        (
+            gpu.kernel("attention_mma", "attention_mma_forward", &s.defines(dtype))?,
+            s.mma_grid(blocks, s.heads, 64),
+        )
+    } else {
+        let kernel = gpu.kernel("attention_plain", "attention_plain_forward", &s.plain_defines(dtype))?;
+        (kernel, s.plain_grid(blocks, s.heads, 16 + 64))
+    };
+    // SAFETY: attention_mma_forward and attention_plain_forward(real *out, float *lse, const real *q, *k, *v, const
+    // uint4 *blocks, u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
     unsafe { kernel.launch(gpu, grid, &args) }
 }
 
@@ -180,56 +198,59 @@ pub(super) fn backward(
     attention: Attention,
 ) -> Result<()> {
     let (s, dtype) = (Scalars::of(attention), q.dtype());
-    let ([n, _], plain) = (q.dims()?, s.plain_defines(dtype));
+    let ([n, _], defines, plain) = (q.dims()?, s.defines(dtype), s.plain_defines(dtype));
     let mut rows = blocks.rows.lock().unwrap_or_else(PoisonError::into_inner);
     rows.resize(&[2, s.heads, n])?;
-    let rows = &mut *rows;
-
     let kernel = gpu.kernel("attention_plain", "attention_plain_delta", &plain)?;
     let grid = Grid { blocks: [s.heads as u32, n.div_ceil(64) as u32, 1], threads: 256, shared: 0 };
-    let args = [rows.into(), dout.into(), out.into(), lse.into(), n.into(), s.heads.into()];
+    let args = [(&mut *rows).into(), dout.into(), out.into(), lse.into(), n.into(), s.heads.into()];
     // SAFETY: attention_plain_delta(float *rows, const real *dout, *out, const float *lse, u32 n, heads).
     unsafe { kernel.launch(gpu, grid, &args)? };
 
-    let rows = Arg::from(&*rows);
-    let tail = [n.into(), s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
+    let (rows, into_k) = (Arg::from(&*rows), [dk.into(), dv.into()]);
     let (by_query, by_key) = (Arg::from(&blocks.by_query), Arg::from(&blocks.by_key));
-    if !s.tiled(gpu, dtype) {
-        let kernel = gpu.kernel("attention_plain", "attention_plain_queries", &plain)?;
-        let inputs = [dout.into(), q.into(), k.into(), v.into(), rows];
-        let args = [&[dq.into()], &inputs[..], &[by_query], &tail].concat();
-        // SAFETY: attention_plain_queries(real *dq, const real *dout, *q, *k, *v, const float *rows, const uint4
+    let tail = [n.into(), s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
+    if s.tiled(gpu, dtype) {
+        // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for
+        // copies in flight.
+        let [halves, keys_shared] =
+            if s.dim == 256 { [2, 768 * s.dim + 34944] } else { [1, 1024 * s.dim + 2176] };
+        let [span, queries_shared] = if s.dim == 256 { [64, 896] } else { [96, 1792] };
+        let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
+        let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
+        let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
+        let args = [&into_k[..], &inputs, &[rows, by_key], &tail].concat();
+        // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4
         // *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-        unsafe { kernel.launch(gpu, s.plain_grid(blocks, s.heads, 32 + 64), &args)? };
-        let kernel = gpu.kernel("attention_plain", "attention_plain_keys", &plain)?;
-        let args = [&[dk.into(), dv.into()], &inputs[..], &[by_key], &tail].concat();
-        // SAFETY: attention_plain_keys(real *dk, *dv, …), then as above.
-        return unsafe { kernel.launch(gpu, s.plain_grid(blocks, s.kv, 32 + 64), &args) };
+        unsafe { kernel.launch(gpu, grid, &args)? };
+        let kernel = gpu.kernel("attention_backward", "attention_backward_queries", &defines)?;
+        let grid = resident(gpu, blocks.count * s.heads).shared(queries_shared * s.dim + 1152);
+        let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
+        let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
+        // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
+        // u32 count, n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+        return unsafe { kernel.launch(gpu, grid, &args) };
     }
 
-    let defines = s.defines(dtype);
-    // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for copies
-    // in flight.
-    let wide = s.dim == 256;
-    let [halves, keys_shared, span, queries_shared] = if wide {
-        [2, 768 * s.dim + 18560, 64, 896 * s.dim + 1152]
+    let inputs = [dout.into(), q.into(), k.into(), v.into(), rows];
+    let ([keys, queries], [keys_grid, queries_grid]) = if s.wide(dtype) {
+        let kernel = |name| gpu.kernel("attention_mma", name, &defines);
+        let mut keys_grid = s.mma_grid(blocks, s.kv, 128);
+        keys_grid.blocks[2] = s.dim.div_ceil(128) as u32; // 128 columns of dk and dv a block
+        let kernels = [kernel("attention_mma_keys")?, kernel("attention_mma_queries")?];
+        (kernels, [keys_grid, s.mma_grid(blocks, s.heads, 128)])
     } else {
-        [1, 1024 * s.dim + 2176, 96, 1792 * s.dim + 1152]
+        let kernel = |name| gpu.kernel("attention_plain", name, &plain);
+        let kernels = [kernel("attention_plain_keys")?, kernel("attention_plain_queries")?];
+        (kernels, [s.kv, s.heads].map(|heads| s.plain_grid(blocks, heads, 32 + 64)))
     };
-    let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
-    let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
-    let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
-    let args = [&[dk.into(), dv.into()], &inputs[..], &[rows, by_key], &tail].concat();
-    // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
-    // u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-    unsafe { kernel.launch(gpu, grid, &args)? };
-    let kernel = gpu.kernel("attention_backward", "attention_backward_queries", &defines)?;
-    let grid = resident(gpu, blocks.count * s.heads).shared(queries_shared);
-    let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
-    let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
-    // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks, u32
-    // count, n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-    unsafe { kernel.launch(gpu, grid, &args) }
+    let args = [&into_k[..], &inputs, &[by_key], &tail].concat();
+    // SAFETY: attention_mma_keys and attention_plain_keys(real *dk, *dv, const real *dout, *q, *k, *v, const float *rows,
+    // const uint4 *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+    unsafe { keys.launch(gpu, keys_grid, &args)? };
+    let args = [&[dq.into()], &inputs[..], &[by_query], &tail].concat();
+    // SAFETY: attention_mma_queries and attention_plain_queries(real *dq, …), then as above.
+    unsafe { queries.launch(gpu, queries_grid, &args) }
 }
 
 /// See [`super::cached`].
@@ -256,18 +277,21 @@ pub(super) fn cached(
         // max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
         return unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &tail].concat()) };
     }
-    // As many chunks as any context can need; within a window, one more than it fills, since it may begin anywhere.
-    let splits = (most * PAGE).div_ceil(CHUNK).min(s.window as usize / CHUNK + 2);
-    let parts = group.div_ceil(8);
+    // As many parts as any row's context can need; a window may begin anywhere in a page.
+    let visible = most.min((s.window as usize + PAGE - 2) / PAGE + 1);
+    let (splits, parts) = (visible.div_ceil(CHUNK / PAGE), group.div_ceil(8));
     let pairs = b * s.kv * parts;
     let mut scratch = contexts.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-    scratch.make_room(pairs * splits * group.div_ceil(parts) * (s.dim + 2), pairs)?;
+    scratch.make_room(pairs * splits * group.div_ceil(parts) * (s.dim + 4), pairs)?;
     let kernel = gpu.kernel("attention_cached", "attention_cached_split", &defines)?;
-    let grid = Grid { blocks: [splits as u32, (s.kv * parts) as u32, b as u32], threads: 128, shared: 0 };
-    let scratch = [(&scratch.partial).into(), (&scratch.counters).into()];
+    let each = (gpu.facts().shared as usize / (SPLIT_SHARED + 1024)).max(1);
+    let resident = each * gpu.facts().multiprocessors as usize;
+    let grid = Grid::new(resident.min(pairs * splits), (16384 / s.dim) as u32).shared(SPLIT_SHARED);
+    let scratch = [(&scratch.partial).into(), (&scratch.counters).into(), b.into(), splits.into()];
     let tail = [most.into(), s.kv.into(), (s.scale * LOG2_E).into(), s.window.into()];
     // SAFETY: attention_cached_split(real *out, const real *q, *keys, *values, const u32 *tables, *positions, float
-    // *partial, u32 *counters, u32 max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
+    // *partial, u32 *counters, u32 rows, splits, max_pages, kv_heads, float scale, u32 window); the op has checked the
+    // shapes.
     unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &scratch, &tail].concat()) }
 }
 
