@@ -1,15 +1,11 @@
 // Loss of a chunk of logits, and their gradient.  Maths, CPU reference: src/ops/linear_cross_entropy.rs
-//   cross_entropy_rows       lse = ln Σ_v exp logits,  nll = lse − logits[target],
-//                            dlogits = weight · (exp(logits − lse) − onehot), unless dlogits is null
-//   cross_entropy_combine    lse and nll from the maximum and Σ exp(logits − maximum) of every tile of a row
-//   cross_entropy_gradient   dlogits alone, from lse
+//   cross_entropy_rows   lse = ln Σ_v exp logits,  nll = lse − logits[target],
+//                        dlogits = weight · (exp(logits − lse) − onehot), unless dlogits is null
 //   logits (n, V) float    dlogits (n, V) real    nll, lse (n) float    targets (n) u32, below V
-//   tiles (n, count, 2) float: maximum and sum of each tile, as the product's epilogue may leave them
 //
 //   load-time  V; BLOCK (threads, a multiple of 32); CLUSTER (blocks a row; 1 below compute capability 9.0);
 //              RESIDENT (1: a row stays in shared memory; 0: it is read twice)
-//   launch     rows: n · CLUSTER blocks; if RESIDENT, 4 · (V / CLUSTER, rounded up to a multiple of 4) bytes of shared
-//              memory. combine: n blocks of 32. gradient: (ceil(V / 4096), n ≤ 65535) blocks of 256
+//   launch     n · CLUSTER blocks; if RESIDENT, 4 · (V / CLUSTER, rounded up to a multiple of 4) bytes of shared memory
 //   traffic    n · V · (4 + size of real) bytes (4 without the gradient): bandwidth-bound
 //   numerics   float; sums by thread, lane, warp and block of the cluster, in order; dlogits is rounded once
 //   measured   pending
@@ -144,37 +140,5 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
 #pragma unroll
         for (int j = 0; j < WIDTH; j++) x[j] = expf(x[j] - all.max) * factor - (i + j == chosen ? weight : 0.0f);
         store(to + i, x);
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(32)
-    cross_entropy_combine(float *nll, float *lse, const float *tiles, const float *logits, const u32 *targets, u32 count) {
-    const u32 row = blockIdx.x;
-    Sum all{-INFINITY_F, 0.0f};
-    for (u32 i = threadIdx.x; i < count; i += 32) {
-        const float *tile = tiles + ((u64)row * count + i) * 2;
-        all = merge(all, Sum{tile[0], tile[1]});
-    }
-    all = warp_merge(all);
-    if (threadIdx.x > 0) return;
-    const float total = all.max + logf(all.sum);
-    lse[row] = total;
-    nll[row] = total - logits[(u64)row * V + targets[row]];
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    cross_entropy_gradient(real *__restrict__ dlogits, const float *__restrict__ logits, const float *__restrict__ lse,
-                           const u32 *__restrict__ targets, float weight) {
-    const u32 row = blockIdx.y, target = targets[row], first = blockIdx.x * 4096;
-    const u64 at = (u64)row * V;
-    const float total = lse[row];
-    const u32 end = V - first < 4096 ? V : first + 4096;
-#pragma unroll 4
-    for (u32 i = first + threadIdx.x * WIDTH; i < end; i += 256 * WIDTH) {
-        float x[WIDTH];
-        load_floats(x, logits + at + i);
-#pragma unroll
-        for (int j = 0; j < WIDTH; j++) x[j] = weight * expf(x[j] - total) - (i + j == target ? weight : 0.0f);
-        store(dlogits + at + i, x);
     }
 }

@@ -7,10 +7,10 @@
 //   A token that is not below V gives a row of NaN, which the loss and the sampler report; its gradient is dropped.
 //
 //   load-time  C
-//   launch     forward, scatter: 256 threads; a thread a vector. order: N / 256 blocks of 256.
-//              backward: (N, ceil(C / (128 · WIDTH))) blocks of 128: the first row of a token adds all of them up
+//   launch     forward, scatter: 256 threads, a vector each. order: ceil(N / 32) blocks of 128.
+//              backward: (N, ceil(C / (64 · WIDTH))) blocks of 64: the first row of a token adds all of them up
 //   traffic    forward 2 N C real (w is read in rows); backward N C real + 8 N C bytes; bandwidth-bound.
-//              order compares N² pairs: 0.3 ms at N = 50,000
+//              order compares N² pairs
 //   numerics   float, one rounding at the store
 //   measured   pending
 #include "prelude.cuh"
@@ -48,64 +48,56 @@ extern "C" __global__ void __launch_bounds__(256) embedding_scatter(real *__rest
     *reinterpret_cast<Held<real, WIDTH> *>(x + (u64)target * C + column) = held;
 }
 
-// A row's place is the number of rows before it in the order (token, row).
-extern "C" __global__ void __launch_bounds__(256) embedding_order(u32 *__restrict__ order, const u32 *__restrict__ tokens,
+// A row's place is the number of rows before it in the order (token, row). A warp places 8 rows.
+extern "C" __global__ void __launch_bounds__(128) embedding_order(u32 *__restrict__ order, const u32 *__restrict__ tokens,
                                                                   u32 n) {
-    __shared__ u32 tile[256];
-    const u32 row = blockIdx.x * 256 + threadIdx.x, token = row < n ? tokens[row] : 0;
-    u32 place = 0;
-    for (u32 first = 0; first < n; first += 256) {
-        __syncthreads();
-        tile[threadIdx.x] = first + threadIdx.x < n ? tokens[first + threadIdx.x] : ~0u;
-        __syncthreads();
-        // Rows past n have the largest token and a larger number: they count for nobody.
-        const bool before = first + 256 <= blockIdx.x * 256, after = first > blockIdx.x * 256;
-        if (before) {
-#pragma unroll 16
-            for (u32 i = 0; i < 256; i++) place += tile[i] <= token;
-        } else if (after) {
-#pragma unroll 16
-            for (u32 i = 0; i < 256; i++) place += tile[i] < token;
-        } else {
-#pragma unroll 16
-            for (u32 i = 0; i < 256; i++) place += tile[i] < token || (tile[i] == token && first + i < row);
-        }
+    const u32 lane = threadIdx.x % 32, first = (blockIdx.x * 4 + threadIdx.x / 32) * 8;
+    u32 own[8], place[8];
+#pragma unroll
+    for (int r = 0; r < 8; r++) own[r] = first + r < n ? tokens[first + r] : 0, place[r] = 0;
+#pragma unroll 2
+    for (u32 i = lane; i < n; i += 32) {
+        const u32 token = tokens[i];
+#pragma unroll
+        for (int r = 0; r < 8; r++) place[r] += token < own[r] || (token == own[r] && i < first + r);
     }
-    if (row < n) order[place] = row;
+#pragma unroll
+    for (int r = 0; r < 8; r++) {
+#pragma unroll
+        for (int other = 16; other > 0; other >>= 1) place[r] += __shfl_xor_sync(~0u, place[r], other);
+        if (lane == 0 && first + r < n) order[place[r]] = first + r;
+    }
 }
 
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(64)
     embedding_backward(float *__restrict__ dw, const real *__restrict__ dx, const u32 *__restrict__ tokens,
                        const u32 *__restrict__ order, u32 n, u32 v, float scale) {
-    const u32 first = blockIdx.x, token = tokens[order[first]];
+    const u32 first = blockIdx.x, token = tokens[order[first]], lane = threadIdx.x % 32;
     if (token >= v || (first > 0 && tokens[order[first - 1]] == token)) return;
-    const int vector = (int)(blockIdx.y * 128 + threadIdx.x);
-    if (vector >= VECTORS) return;
-    float *to = dw + (u64)token * C + vector * WIDTH;
-    float sum[WIDTH];
-    load_floats(sum, to);
-    for (u32 at = first; at < n;) {
-        // Up to four rows on their way at once.
-        Held<real, WIDTH> held[4];
-        u32 rows = 0;
+    const int vector = (int)(blockIdx.y * 64 + threadIdx.x);
+    const bool live = vector < VECTORS;
+    float *to = dw + (u64)token * C + vector * WIDTH, sum[WIDTH];
+    if (live) load_floats(sum, to);
+    // The warp finds the next 32 rows of the token, then adds them, 8 on their way at once.
+    for (u32 at = first, count = 32; count == 32; at += 32) {
+        const u32 row = at + lane < n ? order[at + lane] : 0;
+        count = __popc(__ballot_sync(~0u, at + lane < n && tokens[row] == token));
+        for (u32 i = 0; i < count; i += 8) {
+            Held<real, WIDTH> held[8];
 #pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (at + j >= n || rows != j) break;
-            const u32 row = order[at + j];
-            if (tokens[row] != token) break;
-            hold(held[j], dx + (u64)row * C + vector * WIDTH);
-            rows = j + 1;
+            for (u32 j = 0; j < 8; j++) {
+                const u32 from = __shfl_sync(~0u, row, (int)(i + j) & 31);
+                if (live && i + j < count) hold(held[j], dx + (u64)from * C + vector * WIDTH);
+            }
+#pragma unroll
+            for (u32 j = 0; j < 8; j++) {
+                if (!live || i + j >= count) continue;
+                float d[WIDTH];
+                spread(d, held[j]);
+#pragma unroll
+                for (int k = 0; k < WIDTH; k++) sum[k] += d[k] * scale;
+            }
         }
-#pragma unroll
-        for (u32 j = 0; j < 4; j++) {
-            if (j >= rows) break;
-            float d[WIDTH];
-            spread(d, held[j]);
-#pragma unroll
-            for (int i = 0; i < WIDTH; i++) sum[i] += d[i] * scale;
-        }
-        if (rows < 4) break;
-        at += 4;
     }
-    store_floats(to, sum);
+    if (live) store_floats(to, sum);
 }

@@ -4,8 +4,8 @@
 //   a(x) = x σ(z),  a'(x) = σ + x σ (1 − σ) z';  z = x (silu) or 2 √(2/π) (x + 0.044715 x³) (gelu, tanh form)
 //   y, dy (N, F) real    gate_up, dgate_up (N, 2 F) real, the gate in the first half of a row
 //
-//   load-time  F; GELU (1: gelu, 0: silu); EACH (vectors a thread)
-//   launch     256 threads; a block takes EACH · 256 vectors of y, in order; n is the number of rows
+//   load-time  F; GELU (1: gelu, 0: silu)
+//   launch     256 threads, a vector of y each: over n · F / WIDTH; n is the number of rows
 //   traffic    of N·F real: forward 3, backward 5; bandwidth-bound
 //   numerics   float, one rounding at the store
 //   measured   pending
@@ -30,55 +30,36 @@ __device__ __forceinline__ void activate(float x, float &value, float &slope) {
 
 extern "C" __global__ void __launch_bounds__(256)
     glu_forward(real *__restrict__ y, const real *__restrict__ gate_up, u32 n) {
-    const u64 all = (u64)n * VECTORS, first = (u64)blockIdx.x * (256 * EACH) + threadIdx.x;
-    Held<real, WIDTH> gate[EACH], up[EACH];
+    const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= (u64)n * VECTORS) return;
+    const real *from = gate_up + (i + i / VECTORS * VECTORS) * WIDTH;
+    Held<real, WIDTH> gate, up;
+    hold(gate, from), hold(up, from + F);
+    float g[WIDTH], u[WIDTH], slope;
+    spread(g, gate), spread(u, up);
 #pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const u64 i = first + e * 256;
-        if (i >= all) continue;
-        const real *from = gate_up + (i + i / VECTORS * VECTORS) * WIDTH;
-        hold(gate[e], from), hold(up[e], from + F);
+    for (int j = 0; j < WIDTH; j++) {
+        activate(g[j], g[j], slope);
+        u[j] *= g[j];
     }
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const u64 i = first + e * 256;
-        if (i >= all) continue;
-        float g[WIDTH], u[WIDTH], slope;
-        spread(g, gate[e]), spread(u, up[e]);
-#pragma unroll
-        for (int j = 0; j < WIDTH; j++) {
-            activate(g[j], g[j], slope);
-            u[j] *= g[j];
-        }
-        store(y + i * WIDTH, u);
-    }
+    store(y + i * WIDTH, u);
 }
 
 extern "C" __global__ void __launch_bounds__(256) glu_backward(real *__restrict__ dgate_up, const real *__restrict__ dy,
                                                                const real *__restrict__ gate_up, u32 n) {
-    const u64 all = (u64)n * VECTORS, first = (u64)blockIdx.x * (256 * EACH) + threadIdx.x;
-    Held<real, WIDTH> gate[EACH], up[EACH], dout[EACH];
+    const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
+    if (i >= (u64)n * VECTORS) return;
+    const u64 at = (i + i / VECTORS * VECTORS) * WIDTH;
+    Held<real, WIDTH> gate, up, dout;
+    hold(gate, gate_up + at), hold(up, gate_up + at + F), hold(dout, dy + i * WIDTH);
+    float g[WIDTH], u[WIDTH], d[WIDTH];
+    spread(g, gate), spread(u, up), spread(d, dout);
 #pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const u64 i = first + e * 256;
-        if (i >= all) continue;
-        const real *from = gate_up + (i + i / VECTORS * VECTORS) * WIDTH;
-        hold(gate[e], from), hold(up[e], from + F), hold(dout[e], dy + i * WIDTH);
+    for (int j = 0; j < WIDTH; j++) {
+        float value, slope;
+        activate(g[j], value, slope);
+        g[j] = d[j] * u[j] * slope;
+        u[j] = d[j] * value;
     }
-#pragma unroll
-    for (int e = 0; e < EACH; e++) {
-        const u64 i = first + e * 256;
-        if (i >= all) continue;
-        float g[WIDTH], u[WIDTH], d[WIDTH];
-        spread(g, gate[e]), spread(u, up[e]), spread(d, dout[e]);
-#pragma unroll
-        for (int j = 0; j < WIDTH; j++) {
-            float value, slope;
-            activate(g[j], value, slope);
-            g[j] = d[j] * u[j] * slope;
-            u[j] = d[j] * value;
-        }
-        real *to = dgate_up + (i + i / VECTORS * VECTORS) * WIDTH;
-        store(to, g), store(to + F, u);
-    }
+    store(dgate_up + at, g), store(dgate_up + at + F, u);
 }

@@ -7,7 +7,7 @@
 //   parts (blocks, C) float: each block's share of Σ_n dy · x · r, if TRAINED; tensor_add_columns adds them to dw
 //
 //   load-time  C, BLOCK (threads, a multiple of 32), ONE_PLUS (1: the gain is 1 + w, 0: w), TRAINED (1: parts are wanted)
-//   launch     any number of blocks of BLOCK threads: a block takes every gridDim.x-th row
+//   launch     N blocks of BLOCK threads, or fewer: a block takes every gridDim.x-th row
 //   traffic    of N·C real: forward 2, add_forward 4, backward 3, add_backward 4; bandwidth-bound
 //   numerics   float; the sum of the stream and y, dx are rounded once each. A row lies in registers; sums over C
 //              are ordered by thread, lane, warp
@@ -18,8 +18,6 @@ static const int WIDTH = width_of<real>(C);
 // Vectors of a row, and how many of them a thread holds.
 static const int VECTORS = C / WIDTH;
 static const int HOLDS = (VECTORS + BLOCK - 1) / BLOCK;
-// Whether the next row is loaded while one is worked on: where registers suffice.
-static const bool AHEAD = HOLDS <= 2;
 
 typedef Held<real, WIDTH> Vec;
 
@@ -50,25 +48,20 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
                                         const float *__restrict__ w, u32 n, float eps) {
     __shared__ float shared[2][32];
     float g[HOLDS][WIDTH];
-    Vec next[HOLDS], next_delta[ADD ? HOLDS : 1];
-    u32 row = blockIdx.x;
-    if (row >= n) return;
-    const auto load = [&] {
-        hold_row(next, x, row);
-        if constexpr (ADD) hold_row(next_delta, delta, row);
-    };
-    load();
-    load_gain(g, w);
-    for (u32 turn = 0; row < n; turn ^= 1) {
+    for (u32 row = blockIdx.x, turn = 0; row < n; row += gridDim.x, turn ^= 1) {
+        Vec held[HOLDS], held_delta[ADD ? HOLDS : 1];
+        hold_row(held, x, row);
+        if constexpr (ADD) hold_row(held_delta, delta, row);
+        if (row == blockIdx.x) load_gain(g, w);
         float v[HOLDS][WIDTH], square = 0.0f;
         const u64 at = (u64)row * C;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
-            spread(v[i], next[i]);
+            spread(v[i], held[i]);
             if constexpr (ADD) {
                 float d[WIDTH];
-                spread(d, next_delta[i]);
+                spread(d, held_delta[i]);
 #pragma unroll
                 for (int j = 0; j < WIDTH; j++) v[i][j] = widen(narrow<real>(v[i][j] + d[j]));
                 store(sum + at + column(i) * WIDTH, v[i]);
@@ -76,11 +69,8 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) square += v[i][j] * v[i][j];
         }
-        const u32 now = row;
-        row += gridDim.x;
-        if (AHEAD && row < n) load();
         const float scale = 1.0f / sqrtf(row_sum<BLOCK>(square, shared, turn) / C + eps);
-        if (threadIdx.x == 0) r[now] = scale;
+        if (threadIdx.x == 0) r[row] = scale;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
@@ -88,7 +78,6 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
             for (int j = 0; j < WIDTH; j++) v[i][j] *= scale * g[i][j];
             store(y + at + column(i) * WIDTH, v[i]);
         }
-        if (!AHEAD && row < n) load();
     }
 }
 
@@ -109,31 +98,23 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
                                          const float *__restrict__ w, u32 n) {
     __shared__ float shared[2][32];
     float g[HOLDS][WIDTH], dw[TRAINED ? HOLDS : 1][WIDTH];
-    Vec next_dy[HOLDS], next_x[HOLDS], next_dx[ADD ? HOLDS : 1];
-    u32 row = blockIdx.x;
-    float next_r = 0.0f;
-    const auto load = [&] {
-        hold_row(next_dy, dy, row);
-        hold_row(next_x, x, row);
-        if constexpr (ADD) hold_row(next_dx, dx, row);
-        next_r = r[row];
-    };
-    if (row < n) load();
-    load_gain(g, w);
 #pragma unroll
     for (int i = 0; i < (TRAINED ? HOLDS : 1); i++)
 #pragma unroll
         for (int j = 0; j < WIDTH; j++) dw[i][j] = 0.0f;
-    for (u32 turn = 0; row < n; turn ^= 1) {
+    for (u32 row = blockIdx.x, turn = 0; row < n; row += gridDim.x, turn ^= 1) {
+        Vec held_dy[HOLDS], held_x[HOLDS], held_dx[ADD ? HOLDS : 1];
+        hold_row(held_dy, dy, row);
+        hold_row(held_x, x, row);
+        if constexpr (ADD) hold_row(held_dx, dx, row);
+        const float scale = r[row];
+        if (row == blockIdx.x) load_gain(g, w);
         float slope[HOLDS][WIDTH], v[HOLDS][WIDTH], dot = 0.0f;
-        Vec before[ADD ? HOLDS : 1];
-        const float scale = next_r;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
-            spread(slope[i], next_dy[i]);
-            spread(v[i], next_x[i]);
-            if constexpr (ADD) before[i] = next_dx[i];
+            spread(slope[i], held_dy[i]);
+            spread(v[i], held_x[i]);
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 if constexpr (TRAINED) dw[i][j] += slope[i][j] * v[i][j] * scale;
@@ -141,16 +122,14 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
                 dot += slope[i][j] * v[i][j];
             }
         }
-        const u64 at = (u64)row * C;
-        row += gridDim.x;
-        if (AHEAD && row < n) load();
         const float mean = row_sum<BLOCK>(dot, shared, turn) / C;
         const float along = scale * scale * mean;
+        const u64 at = (u64)row * C;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
             float d[WIDTH];
-            if constexpr (ADD) spread(d, before[i]);
+            if constexpr (ADD) spread(d, held_dx[i]);
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 const float change = scale * (slope[i][j] - v[i][j] * along);
@@ -158,7 +137,6 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
             }
             store(dx + at + column(i) * WIDTH, d);
         }
-        if (!AHEAD && row < n) load();
     }
     if constexpr (TRAINED) {
         float *to = parts + (u64)blockIdx.x * C;

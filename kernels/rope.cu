@@ -6,10 +6,9 @@
 //   r (N, H + KV)   angles (N, D)   frequencies (D / 2)   wq, wk (D)  float   positions (N) u32
 //   q_parts, k_parts (blocks, D) float: each block's share of dwq and dwk, if TRAINED; tensor_add_columns adds them
 //
-//   load-time  H, KV, D; BLOCK (threads, a multiple of 32); HEADS_EACH (heads that a thread works on at once);
-//              ONE_PLUS (1: gains are 1 + w), TRAINED (1: parts are wanted)
-//   launch     forward, backward: any number of blocks of BLOCK threads; all work is under way at once with
-//              ceil(n · ceil((H + 2 KV) / HEADS_EACH) / (BLOCK / LANES)). angles: over n · D / 2, 256 threads
+//   load-time  H, KV, D; BLOCK (threads, a multiple of 32); ONE_PLUS (1: gains are 1 + w), TRAINED (1: parts are wanted)
+//   launch     forward, backward: ceil(n (H + 2 KV) / (BLOCK / LANES)) blocks of BLOCK threads, or fewer: a group of
+//              LANES threads takes a head of a row at a time. angles: over n · D / 2, 256 threads
 //   traffic    2 N (H + 2 KV) D real + 4 N D bytes forward; one N (H + KV) D real more backward; bandwidth-bound
 //   numerics   float, rounded once at the store; angles through double, as good as correctly rounded
 //   measured   pending
@@ -25,8 +24,6 @@ static const int HOLDS = (VECTORS + LANES - 1) / LANES;
 static const int GROUPS = BLOCK / LANES;
 static const int HEADS = H + 2 * KV;
 static const int ROTATED = H + KV;
-// Groups of lanes a row: group s takes the heads s, s + STRIDE, …
-static const int STRIDE = (HEADS + HEADS_EACH - 1) / HEADS_EACH;
 
 struct Head {
     Held<real, WIDTH> lo[HOLDS], hi[HOLDS];
@@ -65,60 +62,45 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     rope_forward(real *__restrict__ q, real *__restrict__ k, real *__restrict__ v, float *__restrict__ r,
                  const real *__restrict__ qkv, const float *__restrict__ angles, const float *__restrict__ wq,
                  const float *__restrict__ wk, u32 n, float eps) {
-    const u32 work = n * STRIDE;
+    const u32 work = n * HEADS;
     for (u32 first = blockIdx.x * GROUPS; first < work; first += gridDim.x * GROUPS) {
         const u32 item = first + threadIdx.x / LANES;
         const bool live = item < work;
-        const u32 row = live ? item / STRIDE : 0;
-        const int head0 = (int)(item % STRIDE);
-        Head x[HEADS_EACH];
+        const u32 row = item / HEADS;
+        const int h = (int)(item % HEADS);
+        Head x;
+        if (live) hold_head(x, qkv + (u64)item * D);
+        // Groups without a head take part in the sum.
+        float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], square = 0.0f;
 #pragma unroll
-        for (int e = 0; e < HEADS_EACH; e++) {
-            const int h = head0 + e * STRIDE;
-            if (live && h < HEADS) hold_head(x[e], qkv + ((u64)row * HEADS + h) * D);
+        for (int i = 0; i < HOLDS; i++) {
+            if (!inside(i)) continue;
+            spread(lo[i], x.lo[i]), spread(hi[i], x.hi[i]);
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) square += lo[i][j] * lo[i][j] + hi[i][j] * hi[i][j];
         }
-        float cos[HOLDS][WIDTH], sin[HOLDS][WIDTH];
+        const float scale = 1.0f / sqrtf(head_sum(square) / D + eps);
+        if (!live) continue;
+        real *to = place(q, k, v, row, h);
+        if (h >= ROTATED) {
+            copy_head(to, x);
+            continue;
+        }
+        if (lane() == 0) r[(u64)row * ROTATED + h] = scale;
+        const float *w = h < H ? wq : wk, *angle = angles + (u64)row * D;
 #pragma unroll
-        for (int i = 0; i < HOLDS; i++)
-            if (inside(i)) {
-                load_floats(cos[i], angles + (u64)row * D + column(i));
-                load_floats(sin[i], angles + (u64)row * D + HALF + column(i));
+        for (int i = 0; i < HOLDS; i++) {
+            if (!inside(i)) continue;
+            float a[WIDTH], b[WIDTH], cos[WIDTH], sin[WIDTH];
+            load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
+            load_floats(cos, angle + column(i)), load_floats(sin, angle + HALF + column(i));
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) {
+                const float l = lo[i][j] * scale * (ONE_PLUS + a[j]), u = hi[i][j] * scale * (ONE_PLUS + b[j]);
+                lo[i][j] = l * cos[j] - u * sin[j];
+                hi[i][j] = u * cos[j] + l * sin[j];
             }
-#pragma unroll
-        for (int e = 0; e < HEADS_EACH; e++) {
-            const int h = head0 + e * STRIDE;
-            // Groups without a head take part in the sum.
-            const bool rotates = live && h < ROTATED;
-            float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], square = 0.0f;
-#pragma unroll
-            for (int i = 0; i < HOLDS; i++) {
-                if (!inside(i)) continue;
-                spread(lo[i], x[e].lo[i]), spread(hi[i], x[e].hi[i]);
-#pragma unroll
-                for (int j = 0; j < WIDTH; j++) square += lo[i][j] * lo[i][j] + hi[i][j] * hi[i][j];
-            }
-            const float scale = 1.0f / sqrtf(head_sum(square) / D + eps);
-            if (!live || h >= HEADS) continue;
-            real *to = place(q, k, v, row, h);
-            if (!rotates) {
-                copy_head(to, x[e]);
-                continue;
-            }
-            if (lane() == 0) r[(u64)row * ROTATED + h] = scale;
-            const float *w = h < H ? wq : wk;
-#pragma unroll
-            for (int i = 0; i < HOLDS; i++) {
-                if (!inside(i)) continue;
-                float a[WIDTH], b[WIDTH];
-                load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
-#pragma unroll
-                for (int j = 0; j < WIDTH; j++) {
-                    const float l = lo[i][j] * scale * (ONE_PLUS + a[j]), u = hi[i][j] * scale * (ONE_PLUS + b[j]);
-                    lo[i][j] = l * cos[i][j] - u * sin[i][j];
-                    hi[i][j] = u * cos[i][j] + l * sin[i][j];
-                }
-                store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
-            }
+            store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
         }
     }
 }
@@ -134,77 +116,60 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     for (int i = 0; i < (TRAINED ? HOLDS : 1); i++)
 #pragma unroll
         for (int j = 0; j < WIDTH; j++) dw[0][0][i][j] = dw[0][1][i][j] = dw[1][0][i][j] = dw[1][1][i][j] = 0.0f;
-    const u32 work = n * STRIDE;
+    const u32 work = n * HEADS;
     for (u32 first = blockIdx.x * GROUPS; first < work; first += gridDim.x * GROUPS) {
         const u32 item = first + threadIdx.x / LANES;
-        const bool live = item < work;
-        const u32 row = live ? item / STRIDE : 0;
-        const int head0 = (int)(item % STRIDE);
-        Head dy[HEADS_EACH], x[HEADS_EACH];
-        float scales[HEADS_EACH];
-#pragma unroll
-        for (int e = 0; e < HEADS_EACH; e++) {
-            const int h = head0 + e * STRIDE;
-            scales[e] = 0.0f;
-            if (!live || h >= HEADS) continue;
-            hold_head(dy[e], place(dq, dk, dv, row, h));
-            if (h >= ROTATED) continue;
-            hold_head(x[e], qkv + ((u64)row * HEADS + h) * D);
-            scales[e] = r[(u64)row * ROTATED + h];
+        const u32 row = item / HEADS;
+        const int h = (int)(item % HEADS);
+        const bool live = item < work, rotates = live && h < ROTATED;
+        const float *w = h < H ? wq : wk, *angle = angles + (u64)row * D;
+        Head dy, x;
+        float scale = 0.0f;
+        if (live) hold_head(dy, place(dq, dk, dv, row, h));
+        if (rotates) {
+            hold_head(x, qkv + (u64)item * D);
+            scale = r[(u64)row * ROTATED + h];
         }
-        float cos[HOLDS][WIDTH], sin[HOLDS][WIDTH];
+        float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], xlo[HOLDS][WIDTH], xhi[HOLDS][WIDTH], dot = 0.0f;
 #pragma unroll
-        for (int i = 0; i < HOLDS; i++)
-            if (inside(i)) {
-                load_floats(cos[i], angles + (u64)row * D + column(i));
-                load_floats(sin[i], angles + (u64)row * D + HALF + column(i));
-            }
+        for (int i = 0; i < HOLDS; i++) {
+            if (!inside(i) || !rotates) continue;
+            float a[WIDTH], b[WIDTH], cos[WIDTH], sin[WIDTH];
+            load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
+            load_floats(cos, angle + column(i)), load_floats(sin, angle + HALF + column(i));
+            spread(lo[i], dy.lo[i]), spread(hi[i], dy.hi[i]);
+            spread(xlo[i], x.lo[i]), spread(xhi[i], x.hi[i]);
 #pragma unroll
-        for (int e = 0; e < HEADS_EACH; e++) {
-            const int h = head0 + e * STRIDE;
-            const bool rotates = live && h < ROTATED;
-            const float *w = h < H ? wq : wk;
-            float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], xlo[HOLDS][WIDTH], xhi[HOLDS][WIDTH], dot = 0.0f;
-#pragma unroll
-            for (int i = 0; i < HOLDS; i++) {
-                if (!inside(i) || !rotates) continue;
-                float a[WIDTH], b[WIDTH];
-                spread(lo[i], dy[e].lo[i]), spread(hi[i], dy[e].hi[i]);
-                spread(xlo[i], x[e].lo[i]), spread(xhi[i], x[e].hi[i]);
-                load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
-#pragma unroll
-                for (int j = 0; j < WIDTH; j++) {
-                    const float l = lo[i][j] * cos[i][j] + hi[i][j] * sin[i][j];
-                    const float u = hi[i][j] * cos[i][j] - lo[i][j] * sin[i][j];
-                    if constexpr (TRAINED) {
-                        const float dl = l * xlo[i][j] * scales[e], du = u * xhi[i][j] * scales[e];
-                        if (h < H)
-                            dw[0][0][i][j] += dl, dw[0][1][i][j] += du;
-                        else
-                            dw[1][0][i][j] += dl, dw[1][1][i][j] += du;
-                    }
-                    lo[i][j] = l * (ONE_PLUS + a[j]), hi[i][j] = u * (ONE_PLUS + b[j]);
-                    dot += lo[i][j] * xlo[i][j] + hi[i][j] * xhi[i][j];
+            for (int j = 0; j < WIDTH; j++) {
+                const float l = lo[i][j] * cos[j] + hi[i][j] * sin[j], u = hi[i][j] * cos[j] - lo[i][j] * sin[j];
+                if constexpr (TRAINED) {
+                    const float dl = l * xlo[i][j] * scale, du = u * xhi[i][j] * scale;
+                    if (h < H)
+                        dw[0][0][i][j] += dl, dw[0][1][i][j] += du;
+                    else
+                        dw[1][0][i][j] += dl, dw[1][1][i][j] += du;
                 }
+                lo[i][j] = l * (ONE_PLUS + a[j]), hi[i][j] = u * (ONE_PLUS + b[j]);
+                dot += lo[i][j] * xlo[i][j] + hi[i][j] * xhi[i][j];
             }
-            const float mean = head_sum(dot) / D;
-            if (!live || h >= HEADS) continue;
-            real *to = dqkv + ((u64)row * HEADS + h) * D;
-            if (!rotates) {
-                copy_head(to, dy[e]);
-                continue;
-            }
-            const float scale = scales[e], along = scale * scale * mean;
+        }
+        // Groups without a head to rotate take part in the sum.
+        const float along = scale * scale * (head_sum(dot) / D);
+        if (!live) continue;
+        real *to = dqkv + (u64)item * D;
+        if (!rotates) {
+            copy_head(to, dy);
+            continue;
+        }
 #pragma unroll
-            for (int i = 0; i < HOLDS; i++) {
-                if (!inside(i)) continue;
+        for (int i = 0; i < HOLDS; i++) {
+            if (!inside(i)) continue;
 #pragma unroll
-                for (int j = 0; j < WIDTH; j++) {
-                    lo[i][j] = scale * (lo[i][j] - xlo[i][j] * along);
-                    hi[i][j] = scale * (hi[i][j] - xhi[i][j] * along);
-                }
-                store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
+            for (int j = 0; j < WIDTH; j++) {
+                lo[i][j] = scale * (lo[i][j] - xlo[i][j] * along);
+                hi[i][j] = scale * (hi[i][j] - xhi[i][j] * along);
             }
+            store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
         }
     }
     if constexpr (TRAINED) {

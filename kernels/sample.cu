@@ -208,11 +208,17 @@ __device__ __forceinline__ u32 bound_of(const Part &part, Blocks &blocks, u32 la
     return hi;
 }
 
+// Between two keys: the middle of the values, which lie evenly; after that many steps, that of the keys.
+__device__ __forceinline__ u32 between(u32 lo, u32 hi, int step) {
+    const u32 middle = ordered(0.5f * value_of(lo) + 0.5f * value_of(hi));
+    return step < 24 && middle > lo && middle < hi ? middle : lo + (hi - lo) / 2;
+}
+
 // The k largest: bisects for the largest `last` with at least k tokens from it on.
 __device__ __forceinline__ Kept top_k(const Part &part, Blocks &blocks, u32 best, u32 k) {
     u32 lo = 0, hi = best + 1, at_lo = V, at_hi = 0;
-    while (hi - lo > 1 && at_lo != k) {
-        const u32 middle = lo + (hi - lo) / 2;
+    for (int step = 0; hi - lo > 1 && at_lo != k; step++) {
+        const u32 middle = between(lo, hi, step);
         u32 count = 0;
         part.each([&](const float(&z)[WIDTH], u32) {
 #pragma unroll
@@ -248,8 +254,8 @@ __device__ __forceinline__ Kept top_p(const Part &part, Blocks &blocks, Kept kep
     };
     Mass at_lo = mass(lo, hi), at_hi{0.0, 0};
     const double wanted = p * at_lo.mass;
-    while (hi - lo > 1 && at_lo.count - at_hi.count > 1) {
-        const u32 middle = lo + (hi - lo) / 2;
+    for (int step = 0; hi - lo > 1 && at_lo.count - at_hi.count > 1; step++) {
+        const u32 middle = between(lo, hi, step);
         const Mass at = merge(at_hi, mass(middle, hi));
         if (at.mass >= wanted)
             lo = middle, at_lo = at;
@@ -327,7 +333,7 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
         const uint4 words = noise(first / 4);
 #pragma unroll
         for (int j = 0; j < WIDTH; j++) {
-            const float u = open_unit(word(words, (first + j) % 4));
+            const float u = open_unit(word(words, WIDTH == 4 ? j : first % 4));
             if (1.0f - u > __expf(z[j] - bound) * 1.01f || !kept.has(z[j], first + j)) continue;
             const float value = z[j] + gumbel(u);
             winner = merge(winner, contender(value, first + j));

@@ -1,15 +1,11 @@
 // Element-wise work on whole tensors.
-//   tensor_narrow        y bf16 ← x float, rounded to nearest even
-//   tensor_widen         y float ← x bf16, exact
-//   tensor_half_narrow   y bf16 ← x half (IEEE binary16), rounded; infinities and NaN stay
-//   tensor_half_widen    y float ← x half, exact
-//   tensor_fill          y real ← value
-//   tensor_add           y real ← y + scale · x, rounded once
-//   tensor_copy_rows     row i of y ← row i of x, of `bytes` bytes each, at distances `to` and `from` bytes
-//   tensor_add_columns   y[c] float += Σ_p parts[p][c], p in order: the second stage of a sum over rows
+//   tensor_narrow       y bf16 ← x float, rounded to nearest even
+//   tensor_widen        y float ← x bf16, exact
+//   tensor_fill         y real ← value
+//   tensor_add          y real ← y + scale · x, rounded once
+//   tensor_add_columns  y[c] float += Σ_p parts[p][c], p in order: the second stage of a sum over rows
 //
-//   launch     256 threads, 8 elements each: over n / 8. copy_rows: 256 threads, 16 bytes each (one, if anything is
-//              no multiple of 16). add_columns: ceil(c / 32) blocks of 512 threads
+//   launch     256 threads, 8 elements each: over n / 8. add_columns: ceil(c / 32) blocks of 512 threads
 //   traffic    every operand once; bandwidth-bound
 //   measured   pending
 #include "prelude.cuh"
@@ -23,27 +19,9 @@ template <typename F> __device__ __forceinline__ void each8(u64 n, F f) {
         for (u64 i = first; i < n; i++) f.one(i);
 }
 
-struct half16 {
-    u16 bits;
-};
-__device__ __forceinline__ float widen(half16 x) {
-    float y;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
-    return y;
-}
-
 // 8 elements ↔ floats; base addresses are multiples of 16 bytes.
 __device__ __forceinline__ void load8(float (&y)[8], const bf16 *x) { load16(y, x); }
 __device__ __forceinline__ void load8(float (&y)[8], const float *x) { load_floats(y, x); }
-__device__ __forceinline__ void load8(float (&y)[8], const half16 *x) {
-    const uint4 v = *reinterpret_cast<const uint4 *>(x);
-    const u32 pairs[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        y[2 * i] = widen(half16{(u16)pairs[i]});
-        y[2 * i + 1] = widen(half16{(u16)(pairs[i] >> 16)});
-    }
-}
 __device__ __forceinline__ void store8(bf16 *y, const float (&x)[8]) { store16(y, x); }
 __device__ __forceinline__ void store8(float *y, const float (&x)[8]) { store_floats(y, x); }
 
@@ -66,15 +44,6 @@ extern "C" __global__ void __launch_bounds__(256)
     tensor_widen(float *__restrict__ y, const bf16 *__restrict__ x, u64 n) {
     each8(n, Cast<float, bf16>{y, x});
 }
-extern "C" __global__ void __launch_bounds__(256)
-    tensor_half_narrow(bf16 *__restrict__ y, const half16 *__restrict__ x, u64 n) {
-    each8(n, Cast<bf16, half16>{y, x});
-}
-extern "C" __global__ void __launch_bounds__(256)
-    tensor_half_widen(float *__restrict__ y, const half16 *__restrict__ x, u64 n) {
-    each8(n, Cast<float, half16>{y, x});
-}
-
 struct Fill {
     real *y;
     float value;
@@ -103,18 +72,6 @@ struct Add {
 };
 extern "C" __global__ void __launch_bounds__(256) tensor_add(real *y, const real *x, float scale, u64 n) {
     each8(n, Add{y, x, scale});
-}
-
-extern "C" __global__ void __launch_bounds__(256)
-    tensor_copy_rows(u8 *__restrict__ y, const u8 *__restrict__ x, u64 bytes, u64 to, u64 from, u64 rows) {
-    const u64 width = (bytes | to | from | (u64)y | (u64)x) % 16 == 0 ? 16 : 1, vectors = bytes / width;
-    const u64 i = (u64)blockIdx.x * 256 + threadIdx.x;
-    if (i >= rows * vectors) return;
-    const u64 row = i / vectors, column = (i - row * vectors) * width;
-    if (width == 16)
-        *reinterpret_cast<uint4 *>(y + row * to + column) = *reinterpret_cast<const uint4 *>(x + row * from + column);
-    else
-        y[row * to + column] = x[row * from + column];
 }
 
 // 16 warps share the parts of 32 columns: warp p adds p, p + 16, …, then the 16 sums are added in order.

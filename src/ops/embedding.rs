@@ -133,10 +133,10 @@ mod cuda {
             let (kernel, _) = kernel(gpu, "embedding_order", dx)?;
             let args = [(&mut *order).into(), tokens.into(), n.into()];
             // SAFETY: embedding_order(u32 *order, const u32 *tokens, u32 n); n elements each.
-            unsafe { kernel.launch(gpu, Grid::over(n, 1, 256), &args)? };
+            unsafe { kernel.launch(gpu, Grid::new(n.div_ceil(32), 128), &args)? };
             let (kernel, _) = self::kernel(gpu, "embedding_backward", dx)?;
-            let columns = (c / dx.dtype().width(c)).div_ceil(128);
-            let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 128) };
+            let columns = (c / dx.dtype().width(c)).div_ceil(64);
+            let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 64) };
             let order = &*order;
             let args = [dw.into(), dx.into(), tokens.into(), order.into(), n.into(), v.into(), scale.into()];
             // SAFETY: embedding_backward(float *dw, const real *dx, const u32 *tokens, const u32 *order, u32 n, u32 v,

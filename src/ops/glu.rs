@@ -104,9 +104,6 @@ mod cuda {
     use crate::device::{Gpu, Tensor};
     use crate::error::Result;
 
-    /// Vectors a thread.
-    const EACH: usize = 2;
-
     fn kernel(
         gpu: Gpu,
         name: &'static str,
@@ -115,8 +112,8 @@ mod cuda {
     ) -> Result<(&'static Kernel, Grid)> {
         let [n, f] = y.dims()?;
         let gelu = i64::from(activation == Activation::GeluTanh);
-        let defines = [y.dtype().define(), ("F", f as i64), ("GELU", gelu), ("EACH", EACH as i64)];
-        Ok((gpu.kernel("glu", name, &defines)?, Grid::over(n * (f / y.dtype().width(f)), EACH, 256)))
+        let defines = [y.dtype().define(), ("F", f as i64), ("GELU", gelu)];
+        Ok((gpu.kernel("glu", name, &defines)?, Grid::over(n * (f / y.dtype().width(f)), 1, 256)))
     }
 
     /// See [`super::forward`].

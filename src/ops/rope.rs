@@ -274,8 +274,6 @@ mod cuda {
     use crate::error::Result;
 
     const THREADS: usize = 128;
-    /// Heads that a thread works on at once.
-    const HEADS_EACH: usize = 2;
 
     fn kernel(
         gpu: Gpu,
@@ -291,7 +289,6 @@ mod cuda {
             ("KV", heads.kv as i64),
             ("D", heads.dim as i64),
             ("BLOCK", THREADS as i64),
-            ("HEADS_EACH", HEADS_EACH as i64),
             norm.gain.define(),
             ("TRAINED", i64::from(trained)),
         ];
@@ -302,7 +299,7 @@ mod cuda {
     fn blocks(dtype: DType, heads: Heads, n: usize) -> usize {
         let half = heads.dim / 2;
         let lanes = (half / dtype.width(half)).next_power_of_two().min(32);
-        (n * (heads.query + 2 * heads.kv).div_ceil(HEADS_EACH)).div_ceil(THREADS / lanes).max(1)
+        (n * (heads.query + 2 * heads.kv)).div_ceil(THREADS / lanes).max(1)
     }
 
     /// See [`super::angles`].

@@ -6,9 +6,7 @@ use crate::device::{DType, Gpu};
 
 /// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
 /// read while others compute.
-const SLICE: usize = 72 << 10;
-/// Most blocks that every card of compute capability 9.0 runs as a cluster.
-const MOST: usize = 8;
+const SLICE: usize = 40 << 10;
 /// What kernels need of the shared memory for themselves.
 const OWN: usize = 10 << 10;
 
@@ -26,11 +24,19 @@ impl Slices {
     /// For rows of `v` f32 elements.
     pub(super) fn of(gpu: Gpu, v: usize) -> Self {
         let bytes = |blocks: usize| v.div_ceil(4).div_ceil(blocks) * 16;
-        let most = if gpu.facts().capability >= (9, 0) { MOST } else { 1 };
-        let blocks =
-            [1, 2, 4].into_iter().find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE).unwrap_or(most);
+        // The most blocks of a cluster.
+        let most = match gpu.facts().capability {
+            (9 | 10, _) => 16,
+            (major, _) if major > 8 => 8,
+            _ => 1,
+        };
+        let blocks = [1, 2, 4, 8]
+            .into_iter()
+            .find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE)
+            .unwrap_or(most);
         let fits = bytes(blocks) + OWN <= gpu.facts().shared as usize;
-        let threads = v.div_ceil(4 * blocks).next_multiple_of(32).clamp(32, 512);
+        let most = if fits { 256 } else { 1024 };
+        let threads = v.div_ceil(4 * blocks).next_multiple_of(32).clamp(32, most);
         Self { blocks, threads, shared: if fits { bytes(blocks) } else { 0 }, v }
     }
 
