@@ -97,3 +97,54 @@ template <int THREADS> __device__ __forceinline__ float block_max(float x, float
     float y = threadIdx.x % 32 < THREADS / 32 ? shared[threadIdx.x % 32] : -INFINITY_F;
     return warp_max(y);
 }
+
+// WIDTH neighbours as they lie in memory: 16 aligned bytes, or one element where a row may start anywhere.
+template <typename T, int WIDTH> struct Held {
+    uint4 bits;
+};
+template <typename T> struct Held<T, 1> {
+    T bits;
+};
+template <typename T, int WIDTH> __device__ __forceinline__ void hold(Held<T, WIDTH> &y, const T *x) {
+    y = *reinterpret_cast<const Held<T, WIDTH> *>(x);
+}
+template <typename T> __device__ __forceinline__ void spread(float (&y)[1], const Held<T, 1> &x) { y[0] = widen(x.bits); }
+template <typename T, int WIDTH> __device__ __forceinline__ void spread(float (&y)[WIDTH], const Held<T, WIDTH> &x) {
+    load16(y, reinterpret_cast<const T *>(&x));
+}
+
+// WIDTH neighbours → memory, with the one rounding.
+template <typename T> __device__ __forceinline__ void store(T *y, const float (&x)[1]) { *y = narrow<T>(x[0]); }
+template <typename T, int WIDTH> __device__ __forceinline__ void store(T *y, const float (&x)[WIDTH]) { store16(y, x); }
+__device__ __forceinline__ void store(bf16 *y, const float (&x)[4]) {
+    *reinterpret_cast<uint2 *>(y) = make_uint2(pack(x[0], x[1]), pack(x[2], x[3]));
+}
+
+// WIDTH floats, 1 or a multiple of 4.
+__device__ __forceinline__ void load_floats(float (&y)[1], const float *x) { y[0] = *x; }
+template <int WIDTH> __device__ __forceinline__ void load_floats(float (&y)[WIDTH], const float *x) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += 4) {
+        float4 v = *reinterpret_cast<const float4 *>(x + i);
+        y[i] = v.x, y[i + 1] = v.y, y[i + 2] = v.z, y[i + 3] = v.w;
+    }
+}
+__device__ __forceinline__ void store_floats(float *y, const float (&x)[1]) { *y = x[0]; }
+template <int WIDTH> __device__ __forceinline__ void store_floats(float *y, const float (&x)[WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += 4) *reinterpret_cast<float4 *>(y + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+}
+
+// Neighbours in a 16-byte access to rows of `n` elements, which start at multiples of n.
+template <typename T> __host__ __device__ constexpr int width_of(int n) {
+    return n % Vector<T>::N == 0 ? Vector<T>::N : 1;
+}
+
+// Sum over a block of THREADS threads, in every thread, with one barrier: call it with `turn` 0 and 1 in alternation.
+template <int THREADS> __device__ __forceinline__ float row_sum(float x, float (&shared)[2][32], u32 turn) {
+    x = warp_sum(x);
+    if (THREADS == 32) return x;
+    if (threadIdx.x % 32 == 0) shared[turn][threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_sum(threadIdx.x % 32 < THREADS / 32 ? shared[turn][threadIdx.x % 32] : 0.0f);
+}

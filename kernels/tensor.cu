@@ -1,10 +1,90 @@
 // Element-wise work on whole tensors.
-//   cast_*   y (n) ← x (n), another element type; one rounding
-//   launch   grid over n, 256 threads, 1 element a thread
-//   traffic  n · (size of x + size of y) bytes
+//   tensor_narrow       y bf16 ← x float, rounded to nearest even
+//   tensor_widen        y float ← x bf16, exact
+//   tensor_fill         y real ← value
+//   tensor_add          y real ← y + scale · x, rounded once
+//   tensor_add_columns  y[c] float += Σ_p parts[p][c], p in order: the second stage of a sum over rows
+//
+//   launch     256 threads, 8 elements each: over n / 8. add_columns: ceil(c / 32) blocks of 512 threads
+//   traffic    every operand once; bandwidth-bound
+//   measured   pending
 #include "prelude.cuh"
 
-extern "C" __global__ void tensor_narrow(bf16 *y, const float *x, u64 n) {
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) y[i] = narrow<bf16>(x[i]);
+// Calls f with 8 neighbours, or with what is left at the end.
+template <typename F> __device__ __forceinline__ void each8(u64 n, F f) {
+    const u64 first = ((u64)blockIdx.x * 256 + threadIdx.x) * 8;
+    if (first + 8 <= n)
+        f.eight(first);
+    else
+        for (u64 i = first; i < n; i++) f.one(i);
+}
+
+// 8 elements ↔ floats; base addresses are multiples of 16 bytes.
+__device__ __forceinline__ void load8(float (&y)[8], const bf16 *x) { load16(y, x); }
+__device__ __forceinline__ void load8(float (&y)[8], const float *x) { load_floats(y, x); }
+__device__ __forceinline__ void store8(bf16 *y, const float (&x)[8]) { store16(y, x); }
+__device__ __forceinline__ void store8(float *y, const float (&x)[8]) { store_floats(y, x); }
+
+template <typename Y, typename X> struct Cast {
+    Y *y;
+    const X *x;
+    __device__ __forceinline__ void eight(u64 i) {
+        float v[8];
+        load8(v, x + i);
+        store8(y + i, v);
+    }
+    __device__ __forceinline__ void one(u64 i) { y[i] = narrow<Y>(widen(x[i])); }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+    tensor_narrow(bf16 *__restrict__ y, const float *__restrict__ x, u64 n) {
+    each8(n, Cast<bf16, float>{y, x});
+}
+extern "C" __global__ void __launch_bounds__(256)
+    tensor_widen(float *__restrict__ y, const bf16 *__restrict__ x, u64 n) {
+    each8(n, Cast<float, bf16>{y, x});
+}
+struct Fill {
+    real *y;
+    float value;
+    __device__ __forceinline__ void eight(u64 i) {
+        float v[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = value;
+        store8(y + i, v);
+    }
+    __device__ __forceinline__ void one(u64 i) { y[i] = narrow<real>(value); }
+};
+extern "C" __global__ void __launch_bounds__(256) tensor_fill(real *y, float value, u64 n) { each8(n, Fill{y, value}); }
+
+struct Add {
+    real *y;
+    const real *x;
+    float scale;
+    __device__ __forceinline__ void eight(u64 i) {
+        float a[8], b[8];
+        load8(a, y + i), load8(b, x + i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) a[j] += scale * b[j];
+        store8(y + i, a);
+    }
+    __device__ __forceinline__ void one(u64 i) { y[i] = narrow<real>(widen(y[i]) + scale * widen(x[i])); }
+};
+extern "C" __global__ void __launch_bounds__(256) tensor_add(real *y, const real *x, float scale, u64 n) {
+    each8(n, Add{y, x, scale});
+}
+
+// 16 warps share the parts of 32 columns: warp p adds p, p + 16, …, then the 16 sums are added in order.
+extern "C" __global__ void __launch_bounds__(512)
+    tensor_add_columns(float *__restrict__ y, const float *__restrict__ parts, u32 count, u32 columns) {
+    __shared__ float sums[16][32];
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    float sum = 0.0f;
+    if (column < columns)
+        for (u32 p = warp; p < count; p += 16) sum += parts[(u64)p * columns + column];
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || column >= columns) return;
+    for (int p = 1; p < 16; p++) sum += sums[p][lane];
+    y[column] += sum;
 }

@@ -417,13 +417,12 @@ fn cached(q: &Tensor, k: &Tensor, v: &Tensor, starts: &[u32], attention: Attenti
     }
     let most = tables.iter().map(Vec::len).max().unwrap();
     let table = |d: usize| tables[d].iter().copied().chain([u32::MAX; 8]).take(most);
-    let contexts = Contexts {
-        positions: Tensor::from_u32(
-            &[rows.len()],
-            rows.iter().map(|(_, position)| *position as u32).collect(),
-        ),
-        pages: Tensor::from_u32(&[rows.len(), most], rows.iter().flat_map(|(d, _)| table(*d)).collect()),
-    };
+    let positions = rows.iter().map(|(_, position)| *position as u32).collect();
+    let pages = rows.iter().flat_map(|(d, _)| table(*d)).collect();
+    let contexts = Contexts::new(
+        Tensor::from_u32(&[rows.len()], positions),
+        Tensor::from_u32(&[rows.len(), most], pages),
+    );
     attention::store(cache.each_mut(), [k, v], &contexts).unwrap();
     let mut out = nan(q.shape());
     attention::cached(&mut out, q, cache.each_ref(), &contexts, attention).unwrap();

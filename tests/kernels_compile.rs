@@ -16,7 +16,20 @@ const SERIALISED: [&str; 3] = ["C7510", "C7511", "C7515"];
 type Variant = (&'static str, Vec<Define>);
 
 fn variants() -> Vec<Variant> {
-    vec![("random", vec![]), ("tensor", vec![])]
+    let mut all = vec![("random", vec![]), ("tensor", vec![])];
+    for dim in [16, 20, 64, 128, 256] {
+        all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
+        all.push(("cache", vec![("WIDTH", 3 * dim), ("PAGE", 16)]));
+        for group in [1, 4, 5, 8] {
+            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
+        }
+    }
+    for dim in [64, 128, 256] {
+        for source in ["attention_backward", "attention_forward", "attention_mma"] {
+            all.push((source, vec![("D", dim)]));
+        }
+    }
+    all
 }
 
 #[test]

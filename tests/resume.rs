@@ -14,7 +14,7 @@ use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
 use emlab::train::metrics::Metric;
-use emlab::train::{self, Example, Job, Report, Settings, Status};
+use emlab::train::{self, Event, Example, Job, Report, Settings};
 
 fn examples() -> Vec<Example> {
     let path = Arc::new(PathBuf::from("data.jsonl"));
@@ -45,7 +45,7 @@ fn train(
     base: &Path,
     out: &Path,
     settings: &Settings,
-    watch: &mut dyn FnMut(&Status),
+    watch: &mut dyn FnMut(Event),
 ) -> emlab::Result<Report> {
     let mut model = Transformer::load(base, Place::CPU).unwrap();
     train::run(&mut model, &Job { base, examples: &examples(), settings, out }, watch)
@@ -79,7 +79,8 @@ fn a_run_stopped_after_any_step_ends_in_the_same_bytes() {
         let settings = Settings { full, ..settings() };
         // What a kill after each step would leave on the disk.
         let left = |step: usize| dir.path().join(format!("left-{step}"));
-        let report = train(&base, &out, &settings, &mut |status| {
+        let report = train(&base, &out, &settings, &mut |event| {
+            let Event::Step(status) = event else { return };
             fs::create_dir(left(status.step)).unwrap();
             for (name, content) in bytes(&out) {
                 fs::write(left(status.step).join(name), content).unwrap();

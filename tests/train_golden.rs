@@ -1,6 +1,7 @@
 //! Ten optimiser steps on tiny random models against PEFT and transformers' Trainer: warm-up, schedule, clipping,
 //! accumulation over unequal examples, an incomplete last step, `AdamW`. `tools/make_goldens.py` writes the expected
-//! values; the adapters start from emlab's own first weights, which it draws too.
+//! values; the adapters start from emlab's own first weights, which it draws too. On the CPU and, if there is one, on the
+//! GPU in f32 and in bf16.
 #![allow(clippy::unwrap_used)]
 
 mod golden;
@@ -11,15 +12,14 @@ use std::sync::Arc;
 
 use emlab::device::Tensor;
 use emlab::model::adapter::Lora;
-use emlab::model::place::Place;
 use emlab::model::transformer::Transformer;
 use emlab::train::dataset::Origin;
 use emlab::train::{self, Example, Job, Settings};
-use golden::{Golden, MODELS, Training, read_tensors};
+use golden::{Golden, MODELS, Training, check_all, places, read_tensors};
 
 /// Relative difference of a loss. Both sides round in f32, and `AdamW` divides by small numbers.
-const LOSS_BOUND: f64 = 1e-5;
-const NORM_BOUND: f64 = 1e-4;
+const LOSS_BOUND: f32 = 1e-5;
+const NORM_BOUND: f32 = 1e-4;
 /// Share of a trained matrix's largest element.
 const WEIGHT_BOUND: f32 = 1e-3;
 
@@ -57,50 +57,43 @@ fn check_curve(golden: &Golden, training: &Training, out: &Path, full: bool) {
         })
         .collect();
     let settings = settings(training, full);
-    let mut model = Transformer::load(&golden.folder, Place::CPU).unwrap();
+    let mut model = Transformer::load(&golden.folder, golden.place).unwrap();
     let job = Job { base: &golden.folder, examples: &examples, settings: &settings, out };
     let report = train::run(&mut model, &job, &mut |_| {}).unwrap();
-    assert_eq!(report.steps, training.settings.steps, "{}: steps", golden.name);
+    let run = if full { "full_training" } else { "adapter_training" };
+    assert_eq!(report.steps, training.settings.steps, "{}, {run}: steps", golden.title());
 
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> =
         metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let curves = [
-        ("loss", &training.losses, LOSS_BOUND),
-        ("grad_norm", &training.gradient_norms, NORM_BOUND),
-        ("learning_rate", &training.learning_rates, 1e-12),
-    ];
-    for (step, line) in lines.iter().enumerate() {
-        for (key, expected, bound) in curves {
-            let (found, expected) = (line[key].as_f64().unwrap(), expected[step]);
-            let what = format!("{}, full {full}, step {}: {key}", golden.name, step + 1);
-            assert!((found - expected).abs() <= bound * expected, "{what} {found}, expected {expected}");
-        }
+    let curve = |key: &str| lines.iter().map(|line| line[key].as_f64().unwrap()).collect::<Vec<_>>();
+    for (found, expected) in curve("learning_rate").iter().zip(&training.learning_rates) {
+        assert!((found - expected).abs() <= 1e-12 * expected, "learning rate {found}, expected {expected}");
     }
-    assert_eq!(lines.len(), training.losses.len());
+    golden.compare_curve(&format!("{run}.losses"), &curve("loss"), &training.losses, LOSS_BOUND);
+    let norms = &training.gradient_norms;
+    golden.compare_curve(&format!("{run}.gradient_norms"), &curve("grad_norm"), norms, NORM_BOUND);
 }
 
 #[test]
 fn adapters() {
-    for name in MODELS {
-        let golden = Golden::read(name);
+    check_all(&places(), &MODELS, |golden| {
         let out = tempfile::tempdir().unwrap();
-        check_curve(&golden, &golden.numbers.adapter_training, out.path(), false);
+        check_curve(golden, &golden.numbers.adapter_training, out.path(), false);
         let found = read_tensors(&out.path().join("adapter_model.safetensors"));
         assert_eq!(found.len(), golden.tensors.keys().filter(|key| key.starts_with("trained.")).count());
         for (key, (shape, data)) in found {
             let path = key.strip_prefix("base_model.model.").unwrap().strip_suffix(".weight").unwrap();
             golden.compare(&[format!("trained.{path}")], &Tensor::from_f32(&shape, data), WEIGHT_BOUND);
         }
-    }
+    });
 }
 
 #[test]
 fn every_weight() {
-    for name in MODELS {
-        let golden = Golden::read(name);
+    check_all(&places(), &MODELS, |golden| {
         let out = tempfile::tempdir().unwrap();
-        check_curve(&golden, &golden.numbers.full_training, out.path(), true);
-        Transformer::load(out.path(), Place::CPU).unwrap();
-    }
+        check_curve(golden, &golden.numbers.full_training, out.path(), true);
+        Transformer::load(out.path(), golden.place).unwrap();
+    });
 }

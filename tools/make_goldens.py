@@ -8,10 +8,23 @@ Each model becomes a Hugging Face folder (config.json, model.safetensors), an ad
 
     expected.json          documents, loss masks, losses, greedy continuations, two training runs of ten steps
     expected.safetensors   activations at every named site, logits, negative log-likelihoods and gradients
+    bf16.json              how far plain bf16 arithmetic is from f32 at each of them and for each loss; the losses and
+                           gradient norms of rounded weights
+    bf16.safetensors       what replaces expected.safetensors for rounded weights, where that differs; in half precision
 
-All arithmetic is f32 with eager attention; seeds are fixed, so a second run changes nothing. Sizes are odd on purpose:
-H != KV, D != C/H, the first document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma
-is not D^-1/2.
+All arithmetic of the expected values is f32 with eager attention; seeds are fixed, so a second run changes nothing
+(bf16 errors may differ in a digit on another processor). Sizes are odd on purpose: H != KV, D != C/H, the first
+document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma is not D^-1/2.
+
+An error is the relative Frobenius error |found - exact| / |exact| of transformers (and PEFT) in bf16, all weights
+rounded, against the same rounded weights in f32, so that arithmetic alone makes the difference; ten losses or gradient
+norms of a training run (*_training.*) are one vector. In training the optimiser holds the weights in f32 and the model
+computes with their rounding. A number, or a tensor of few elements, can come out right by luck: each error is therefore
+the root mean square of several, one with the weights as they are, the others with each weight moved to a neighbour in
+bf16 or left where it is, at random.
+
+What emlab is compared with differs slightly from that f32: matrices and adapters are rounded, but norm gains are not,
+since emlab keeps them in f32. That makes a difference only for a model whose file is f32.
 
 Sites, in the order of the forward pass (rows N of all documents, each document computed alone):
 
@@ -53,6 +66,7 @@ DOCUMENT_LENGTHS = [3 * WINDOW, 1, 6]
 LORA = dict(r=3, lora_alpha=7, use_rslora=True, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
 TRAINING = dict(seed=5, warmup_steps=3, weight_decay=0.01, batch=2, accumulation=3, steps=10)
 GREEDY_TOKENS = 24
+ERROR_DRAWS = 8
 
 
 def gemma3() -> transformers.PreTrainedModel:
@@ -139,15 +153,26 @@ def write_model(model: transformers.PreTrainedModel, folder: Path, dtype: torch.
     return load_model(folder)
 
 
-def load_model(folder: Path) -> transformers.PreTrainedModel:
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder, dtype=dtype, attn_implementation="eager"
     ).eval()
+
+
+def with_adapter(model: torch.nn.Module, values: dict[str, torch.Tensor] | None = None) -> peft.PeftModel:
+    """An adapter on all seven projections, in the element type of the model; its parameters by name if given."""
+    config = peft.LoraConfig(target_modules=TARGETS, **LORA)
+    model = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and values:
+                weight.copy_(values[name])
+    return model
 
 
 def attach_adapter(model: torch.nn.Module, generator: torch.Generator) -> peft.PeftModel:
     """An adapter on all seven projections, with B far from zero so that it matters."""
-    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=TARGETS, **LORA))
+    model = with_adapter(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.requires_grad:
@@ -158,7 +183,7 @@ def attach_adapter(model: torch.nn.Module, generator: torch.Generator) -> peft.P
 
 def attach_first_adapter(model: torch.nn.Module, seed: int) -> peft.PeftModel:
     """The adapter that emlab starts to train: A Kaiming-uniform (a = 5^1/2) from its own random numbers, B zero."""
-    model = peft.get_peft_model(model, peft.LoraConfig(target_modules=TARGETS, **LORA))
+    model = with_adapter(model)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_A" in name:
@@ -241,7 +266,7 @@ def logits_of(model: torch.nn.Module, ids: list[int]) -> torch.Tensor:
 
 def nll_of(logits: torch.Tensor, ids: list[int]) -> torch.Tensor:
     """Negative log-likelihood of the following token at each row; 0 at the last row, which predicts nothing."""
-    nll = F.cross_entropy(logits[:-1], torch.tensor(ids[1:], dtype=torch.long), reduction="none")
+    nll = F.cross_entropy(logits[:-1].float(), torch.tensor(ids[1:], dtype=torch.long), reduction="none")
     return torch.cat([nll, torch.zeros(1)])
 
 
@@ -266,6 +291,7 @@ def random_example(length: int, generator: torch.Generator) -> dict:
 
 
 def forward_goldens(model, documents: list[dict], keep_sites: bool) -> dict[str, torch.Tensor]:
+    """Activations, logits and likelihoods, the rows of all documents one after the other."""
     parts: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad(), recorded(model) as sites:
         for document in documents:
@@ -284,6 +310,21 @@ def gradients(model, examples: list[dict]) -> tuple[float, dict[str, torch.Tenso
     (total / count).backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
     return float(total.detach() / count), found
+
+
+def base_goldens(model, documents: list[dict], keep_sites: bool) -> tuple[float, dict[str, torch.Tensor]]:
+    """Everything that is compared of a model without an adapter: its loss, and tensors by name."""
+    tensors = forward_goldens(model, documents, keep_sites)
+    loss, found = gradients(model, documents)
+    return loss, tensors | {f"gradient.{name}": value for name, value in found.items()}
+
+
+def adapted_goldens(model, documents: list[dict]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The same of a model with an adapter."""
+    with torch.no_grad():
+        logits = torch.cat([logits_of(model, document["ids"]) for document in documents])
+    loss, found = gradients(model, documents)
+    return loss, {"adapted.logits": logits} | {f"gradient.{module_name(n)}": v for n, v in found.items()}
 
 
 def greedy_goldens(model, generator: torch.Generator) -> list[dict]:
@@ -307,11 +348,14 @@ def greedy_goldens(model, generator: torch.Generator) -> list[dict]:
     return found
 
 
-def train(model, examples: list[dict], settings: dict) -> dict:
+def train(model, examples: list[dict], settings: dict, masters: dict | None = None) -> dict:
     """The reference trainer's arithmetic, written out: the losses of all accumulated examples are summed and
     divided by the number of their loss tokens (transformers >= 4.46); gradients are clipped to `max_grad_norm`;
-    AdamW with decoupled decay, on matrices only; linear schedule after a warm-up that starts at 0."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    AdamW with decoupled decay, on matrices only; linear schedule after a warm-up that starts at 0.
+
+    With `masters`, f32 weights by name, the optimiser steps those, and the model computes with their rounding."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = [masters[name] for name in own] if masters else list(own.values())
     groups = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings["weight_decay"]},
         {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
@@ -321,9 +365,16 @@ def train(model, examples: list[dict], settings: dict) -> dict:
     each = settings["batch"] * settings["accumulation"]
     losses, norms, rates = [], [], []
     for step in range(settings["steps"]):
-        optimizer.zero_grad()
+        model.zero_grad()
+        if masters:
+            with torch.no_grad():
+                for name, p in own.items():
+                    p.copy_(masters[name])
         total, count = masked_loss(model, examples[step * each : (step + 1) * each])
         (total / count).backward()
+        if masters:
+            for name, p in own.items():
+                masters[name].grad = p.grad.float()
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, settings["max_grad_norm"])))
         losses.append(float(total.detach() / count))
         rates.append(schedule.get_last_lr()[0])
@@ -402,10 +453,8 @@ def make(name: str, root: Path, scratch: Path) -> None:
     lengths = torch.randint(4, 24, (57,), generator=generator).tolist()
     examples = [random_example(length, generator) for length in lengths]
 
-    tensors = forward_goldens(model, documents, keep_sites)
     text = {"documents": documents, "greedy": greedy_goldens(model, generator), "examples": examples}
-    text["loss"], full = gradients(model, documents)
-    tensors.update({f"gradient.{key}": value for key, value in full.items()})
+    text["loss"], tensors = base_goldens(model, documents, keep_sites)
 
     settings["learning_rate"] = 1e-3
     whole = load_model(folder)
@@ -416,10 +465,9 @@ def make(name: str, root: Path, scratch: Path) -> None:
     adapted.save_pretrained(folder / "adapter")
     (folder / "adapter" / "README.md").unlink()
     tidy_adapter_config(folder / "adapter" / "adapter_config.json")
-    with torch.no_grad():
-        tensors["adapted.logits"] = torch.cat([logits_of(adapted, d["ids"]) for d in documents])
-    text["adapted_loss"], of_adapter = gradients(adapted, documents)
-    tensors.update({f"gradient.{module_name(key)}": value for key, value in of_adapter.items()})
+    adapter = trainable(adapted)
+    text["adapted_loss"], of_adapter = adapted_goldens(adapted, documents)
+    tensors.update(of_adapter)
 
     settings.update(learning_rate=2e-2, max_grad_norm=adapter_norm)
     first = attach_first_adapter(load_model(folder), settings["seed"])
@@ -431,6 +479,77 @@ def make(name: str, root: Path, scratch: Path) -> None:
 
     save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")
     write_json(folder / "expected.json", text)
+    make_bf16(folder, keep_sites, adapter, text, tensors)
+
+
+def make_bf16(folder: Path, keep_sites: bool, adapter: dict, text: dict, expected: dict) -> None:
+    """bf16.json and bf16.safetensors of a model, by the rules at the head of this file."""
+    adapter = {name: value.bfloat16().float() for name, value in adapter.items()}
+    draws = []
+    for draw in range(ERROR_DRAWS):
+        weights = [rounded_weights(folder, gains=True), adapter]
+        if draw > 0:
+            generator = torch.Generator().manual_seed(draw)
+            weights = [{name: neighbour(v, generator) for name, v in each.items()} for each in weights]
+        types = (torch.bfloat16, torch.float32)
+        found, exact = [everything(folder, dtype, *weights, keep_sites, text) for dtype in types]
+        draws.append({name: relative_error(found[name], value) for name, value in exact.items()})
+    squares = {name: sum(draw[name] ** 2 for draw in draws) / ERROR_DRAWS for name in draws[0]}
+    errors = {name: float(f"{math.sqrt(square):.3e}") for name, square in squares.items()}
+
+    weights = rounded_weights(folder, gains=False)
+    reference = everything(folder, torch.float32, weights, adapter, keep_sites, text)
+    numbers = {name: reference.pop(name).flatten().tolist() for name in reference.keys() - expected.keys()}
+    assert reference.keys() == expected.keys()
+    changed = {name: value for name, value in reference.items() if not torch.equal(value, expected[name])}
+    for name, value in changed.items():
+        assert relative_error(value.half(), value) < 2**-11, f"{name} is too small for half precision"
+    save_file({name: value.half().contiguous() for name, value in changed.items()}, folder / "bf16.safetensors")
+    write_json(folder / "bf16.json", {"errors": errors, "numbers": dict(sorted(numbers.items()))})
+
+
+def rounded_weights(folder: Path, gains: bool) -> dict[str, torch.Tensor]:
+    """The weights of a model by name, matrices, and with `gains` the gains of norms too, rounded to bf16. As f32."""
+    weights = {name: weight.detach() for name, weight in load_model(folder).named_parameters()}
+    return {name: v.bfloat16().float() if gains or v.dim() > 1 else v for name, v in weights.items()}
+
+
+def neighbour(weight: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Moves each element to a neighbour in bf16, up or down, or leaves it."""
+    step = torch.randint(-1, 2, weight.shape, generator=generator)
+    return (weight * (1 + step * 2**-8)).bfloat16().float()
+
+
+def everything(folder, dtype, weights: dict, adapter: dict, keep_sites: bool, text: dict) -> dict[str, torch.Tensor]:
+    """All that is compared, by name, of a model with these weights, with them and this adapter, and of the two training
+    runs that begin with these weights. Losses and the curves of a run are among the tensors."""
+
+    def build(dtype):
+        model = load_model(folder, dtype)
+        with torch.no_grad():
+            for name, weight in model.named_parameters():
+                weight.copy_(weights[name])
+        return model
+
+    documents = text["documents"]
+    loss, found = base_goldens(build(dtype), documents, keep_sites)
+    adapted_loss, more = adapted_goldens(with_adapter(build(dtype), adapter), documents)
+    found.update(more, loss=torch.tensor(loss), adapted_loss=torch.tensor(adapted_loss))
+    for run in ("full_training", "adapter_training"):
+        settings = text[run]["settings"]
+        first = (lambda m: attach_first_adapter(m, settings["seed"])) if "adapter" in run else lambda m: m
+        model = first(build(dtype))
+        masters = trainable(first(build(torch.float32))) if dtype == torch.bfloat16 else None
+        curves = train(model, text["examples"], settings, masters)
+        found.update({f"{run}.{key}": torch.tensor(curves[key]) for key in ("losses", "gradient_norms")})
+    trained = masters or trainable(model)
+    found.update({f"trained.{module_name(name)}": value for name, value in trained.items()})
+    return found
+
+
+def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """Frobenius."""
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
 def tidy_adapter_config(path: Path) -> None:

@@ -20,17 +20,35 @@ pub type Define = (&'static str, i64);
 /// A file of `kernels/` and its text.
 type Source = (&'static str, &'static str);
 
-macro_rules! source {
-    ($name:literal) => {
-        ($name, include_str!(concat!("../../kernels/", $name)))
-    };
-}
-
 /// What kernels include.
-const HEADERS: &[Source] = &[source!("prelude.cuh"), source!("philox.cuh")];
+const HEADERS: &[Source] = &[
+    ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
+    ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
+    ("philox.cuh", include_str!("../../kernels/philox.cuh")),
+];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
-const SOURCES: &[Source] = &[source!("random.cu"), source!("tensor.cu")];
+const SOURCES: &[Source] = &[
+    ("adamw.cu", include_str!("../../kernels/adamw.cu")),
+    ("attention_backward.cu", include_str!("../../kernels/attention_backward.cu")),
+    ("attention_cached.cu", include_str!("../../kernels/attention_cached.cu")),
+    ("attention_forward.cu", include_str!("../../kernels/attention_forward.cu")),
+    ("attention_mma.cu", include_str!("../../kernels/attention_mma.cu")),
+    ("attention_plain.cu", include_str!("../../kernels/attention_plain.cu")),
+    ("cache.cu", include_str!("../../kernels/cache.cu")),
+    ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),
+    ("embedding.cu", include_str!("../../kernels/embedding.cu")),
+    ("gemm_mma.cu", include_str!("../../kernels/gemm_mma.cu")),
+    ("gemm_plain.cu", include_str!("../../kernels/gemm_plain.cu")),
+    ("gemm_wgmma.cu", include_str!("../../kernels/gemm_wgmma.cu")),
+    ("glu.cu", include_str!("../../kernels/glu.cu")),
+    ("linear.cu", include_str!("../../kernels/linear.cu")),
+    ("norm.cu", include_str!("../../kernels/norm.cu")),
+    ("random.cu", include_str!("../../kernels/random.cu")),
+    ("rope.cu", include_str!("../../kernels/rope.cu")),
+    ("sample.cu", include_str!("../../kernels/sample.cu")),
+    ("tensor.cu", include_str!("../../kernels/tensor.cu")),
+];
 
 /// Names of all kernel files, without `.cu`.
 pub fn sources() -> impl Iterator<Item = &'static str> {

@@ -207,6 +207,13 @@ impl Gpu {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             result::function::set_function_attribute(function, attribute, most)
                 .map_err(|e| failed(name, e))?;
+            if self.0.facts.capability >= (9, 0) {
+                // Clusters of 16 blocks.
+                let attribute =
+                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
+                result::function::set_function_attribute(function, attribute, 1)
+                    .map_err(|e| failed(name, e))?;
+            }
         }
         Ok(Kernel { function, name, parameters: parameters(function) })
     }

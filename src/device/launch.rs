@@ -45,6 +45,12 @@ impl Grid {
         Self::new(n.div_ceil(each * threads as usize).max(1), threads)
     }
 
+    /// With another number of threads a block.
+    #[must_use]
+    pub fn threads(self, threads: u32) -> Self {
+        Self { threads, ..self }
+    }
+
     /// With dynamic shared memory.
     #[must_use]
     pub fn shared(self, bytes: usize) -> Self {
@@ -59,7 +65,7 @@ pub struct TensorMap(pub(super) sys::CUtensorMap);
 
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug)]
-pub enum Arg {
+pub enum Arg<'a> {
     /// An address on the card; 0 for none.
     Pointer(u64),
     /// `u32` or `int`.
@@ -72,9 +78,11 @@ pub enum Arg {
     F64(f64),
     /// `const __grid_constant__ CUtensorMap`.
     Map(TensorMap),
+    /// A structure of `u32`, passed by value.
+    Words(&'a [u32]),
 }
 
-impl Arg {
+impl Arg<'_> {
     fn parts(&self) -> (*mut c_void, usize) {
         match self {
             Self::Pointer(x) | Self::U64(x) => (ptr::from_ref(x).cast_mut().cast(), 8),
@@ -82,38 +90,39 @@ impl Arg {
             Self::F32(x) => (ptr::from_ref(x).cast_mut().cast(), 4),
             Self::F64(x) => (ptr::from_ref(x).cast_mut().cast(), 8),
             Self::Map(x) => (ptr::from_ref(x).cast_mut().cast(), 128),
+            Self::Words(x) => (x.as_ptr().cast_mut().cast(), size_of_val(*x)),
         }
     }
 }
 
-impl From<&Tensor> for Arg {
+impl From<&Tensor> for Arg<'_> {
     fn from(tensor: &Tensor) -> Self {
         Self::Pointer(tensor.pointer())
     }
 }
-impl From<&mut Tensor> for Arg {
+impl From<&mut Tensor> for Arg<'_> {
     fn from(tensor: &mut Tensor) -> Self {
         Self::Pointer(tensor.pointer())
     }
 }
-impl From<u32> for Arg {
+impl From<u32> for Arg<'_> {
     fn from(x: u32) -> Self {
         Self::U32(x)
     }
 }
 /// Sizes: kernels take them as `u32`.
-impl From<usize> for Arg {
+impl From<usize> for Arg<'_> {
     fn from(x: usize) -> Self {
         Self::U32(u32::try_from(x).expect("a size that kernels count in 32 bits"))
     }
 }
 /// Addresses and large counts.
-impl From<u64> for Arg {
+impl From<u64> for Arg<'_> {
     fn from(x: u64) -> Self {
         Self::U64(x)
     }
 }
-impl From<f32> for Arg {
+impl From<f32> for Arg<'_> {
     fn from(x: f32) -> Self {
         Self::F32(x)
     }

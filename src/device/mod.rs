@@ -7,13 +7,18 @@
 //! | `gpu.rs` | [`Gpu`]: context, stream, facts, memory, kernels |
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
+//! | `gemm.rs` | matrix products on the card |
+//! | `elementwise.rs` | casts, sums and the like on the GPU |
+//! | `workspace.rs` | memory that an op needs between its launches |
 //! | `upload.rs` | large amounts of host data to the GPU, through pinned memory |
 //! | `random.rs` | normal random numbers made on the GPU |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
 pub mod compile;
+pub mod elementwise;
 pub mod file;
+pub mod gemm;
 pub mod gpu;
 pub mod launch;
 pub mod philox;
@@ -21,14 +26,10 @@ pub mod product;
 pub mod random;
 pub mod tensor;
 pub mod upload;
+pub mod workspace;
 
 pub use gpu::Gpu;
 pub use tensor::{DType, Device, Tensor};
-
-/// While kernels are being written.
-pub(crate) fn unported() -> crate::Error {
-    crate::Error::Cuda("this op has no kernel yet".into())
-}
 
 /// Runs `f` on a worker of the thread pool. Called from outside, every parallel loop hands its work over and waits to
 /// be woken, some 50 µs a loop; from a worker it just begins. A pass over a model is hundreds of loops.

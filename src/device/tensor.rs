@@ -42,6 +42,12 @@ impl DType {
         ("REAL_IS_FLOAT", i64::from(self == Self::F32))
     }
 
+    /// Neighbours that a kernel takes in one access to rows of `n` elements: `width_of` in kernels/prelude.cuh.
+    pub fn width(self, n: usize) -> usize {
+        let whole = 16 / self.size();
+        if n.is_multiple_of(whole) { whole } else { 1 }
+    }
+
     /// The name used in messages.
     pub fn name(self) -> &'static str {
         match self {

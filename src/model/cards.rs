@@ -1,6 +1,9 @@
 //! [`Card`]: what is known beforehand about the checkpoints of the study. The files are in `models/`.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::error::{Error, Result};
 
@@ -81,6 +84,44 @@ pub fn find(name: &str) -> Option<Card> {
 }
 
 impl Card {
+    /// The checkpoint's spec, without its files: to compute with random weights of its size.
+    ///
+    /// # Errors
+    /// [`Error::File`] if the card describes a model that this engine does not compute.
+    pub fn spec(&self) -> Result<Spec> {
+        let s = &self.sizes;
+        let mut config = json!({
+            "vocab_size": s.vocab,
+            "hidden_size": s.channels,
+            "intermediate_size": s.mlp_width,
+            "num_hidden_layers": s.layers,
+            "num_attention_heads": s.heads,
+            "num_key_value_heads": s.kv_heads,
+            "head_dim": s.head_dim,
+            "tie_word_embeddings": s.tied,
+        });
+        let more = if self.repo.starts_with("google/") {
+            // 27B is the one size whose scale is not that of its heads.
+            let scalar = if s.channels == 5376 { s.channels / s.heads } else { s.head_dim };
+            let scaling =
+                if s.layers >= 34 { json!({"rope_type": "linear", "factor": 8.0}) } else { json!(null) };
+            json!({
+                "model_type": "gemma3_text",
+                "sliding_window": s.window,
+                "query_pre_attn_scalar": scalar,
+                "rope_scaling": scaling,
+            })
+        } else {
+            json!({"model_type": "qwen3", "rope_theta": 1e6, "max_position_embeddings": 40960, "use_sliding_window": false})
+        };
+        if let (Some(config), Some(more)) = (config.as_object_mut(), more.as_object()) {
+            config.extend(more.clone());
+        }
+        let spec = Spec::from_config(Path::new(&self.name), config)?;
+        self.check(&spec)?;
+        Ok(spec)
+    }
+
     /// Checks that a folder's configuration is that of this checkpoint.
     ///
     /// # Errors
@@ -121,6 +162,7 @@ mod tests {
             let embeddings = if s.tied { 1 } else { 2 };
             let parameters = embeddings * s.vocab * s.channels + s.layers * block + s.channels;
             assert_eq!(card.parameters, parameters, "{}", card.name);
+            assert_eq!(card.spec().unwrap().parameters(), card.parameters, "{}", card.name);
             assert_eq!(find(&card.name).unwrap().repo, card.repo);
             assert_eq!(find(&card.repo).unwrap().name, card.name);
             let pinned = card.revision.len() == 40 && card.revision.bytes().all(|b| b.is_ascii_hexdigit());

@@ -80,6 +80,11 @@ impl Linear {
         self.weight.value.shape()[0]
     }
 
+    /// Columns of S, the adapters' inner width: G·R.
+    pub(super) fn adapter_width(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |stack| stack.targets.len() * stack.rank)
+    }
+
     /// Adds trained adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero,
     /// as PEFT initialises them. A depends on (seed, `path`, target).
     pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str, place: Place) -> Result<()> {

@@ -9,6 +9,7 @@
 //! | [`parameter`], [`linear`], [`adapter`] | a weight and its gradient; fused projections; `LoRA` |
 //! | `block.rs`, [`transformer`] | the graph |
 //! | [`place`] | where the model computes, and in which element type |
+//! | `footprint.rs` | how much memory a training pass takes |
 //! | [`saved`] | what a forward leaves for its backward |
 //! | [`cache`] | paged keys and values |
 //! | [`probe`] | named sites to look into |
@@ -20,6 +21,7 @@ pub mod cache;
 pub mod cards;
 pub mod chat;
 pub mod checkpoint;
+mod footprint;
 mod gemma3;
 pub mod linear;
 pub mod parameter;

@@ -226,3 +226,84 @@ pub(super) fn set(tensor: &mut Tensor, shape: &[usize], values: &[u32]) -> Resul
     tensor.resize(shape)?;
     tensor.write(0, values)
 }
+
+#[cfg(test)]
+impl Saved {
+    /// Bytes in use.
+    fn bytes(&self) -> usize {
+        let Self { hidden, dhidden, residual, final_r, scratch: t, .. } = self;
+        let blocks = self.blocks.iter().flat_map(BlockSaved::tensors);
+        let own = [hidden, dhidden, residual, final_r, &t.stream, &t.dx, &t.dy, &t.dgate_up, &t.dglu];
+        let more = [&t.dattention, &t.dq, &t.dk, &t.dv, &t.dqkv, &t.ds, &t.rows, &t.drows, &t.logits];
+        let indices = [&self.tokens, &self.contexts.positions, &t.indices];
+        let angles = self.angles.iter().map(|(_, angles)| angles);
+        let all = blocks.chain(own).chain(more).chain(angles).chain(&self.inputs);
+        all.chain(indices).map(Tensor::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+impl BlockSaved {
+    fn tensors(&self) -> [&Tensor; 25] {
+        let s = self;
+        [
+            &s.x,
+            &s.attention_norm,
+            &s.attention_norm_r,
+            &s.qkv,
+            &s.qkv_s,
+            &s.q,
+            &s.k,
+            &s.v,
+            &s.qk_r,
+            &s.attention,
+            &s.lse,
+            &s.o_s,
+            &s.attention_out,
+            &s.attention_delta,
+            &s.attention_delta_r,
+            &s.residual_mid,
+            &s.mlp_norm,
+            &s.mlp_norm_r,
+            &s.gate_up,
+            &s.gate_up_s,
+            &s.glu,
+            &s.down_s,
+            &s.mlp_out,
+            &s.mlp_delta,
+            &s.mlp_delta_r,
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::adapter::Lora;
+    use crate::model::transformer::Batch;
+
+    #[test]
+    fn the_footprint_is_what_a_pass_takes() {
+        for family in ["gemma3", "qwen3"] {
+            let spec =
+                Spec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(family)).unwrap();
+            let mut model = Transformer::random(spec, 0, Place::CPU).unwrap();
+            model.attach(&Lora { rank: 4, ..Lora::default() }, 0).unwrap();
+            let n = 300;
+            let batch = Batch { tokens: vec![5; n], starts: vec![0, 120, n as u32], dropout: None };
+            let rows: Vec<u32> = (0..n as u32).collect();
+            for (recompute, mut saved) in
+                [(false, Saved::for_training(&model)), (true, Saved::for_recomputing(&model))]
+            {
+                model.forward(&mut saved, &batch, &mut ()).unwrap();
+                model.loss_gradient(&mut saved, &rows, &vec![1; n], 1.0).unwrap();
+                model.backward(&mut saved, &batch).unwrap();
+                let (found, planned) = (saved.bytes(), model.training_bytes(n, recompute));
+                assert!(found <= planned, "{family}: {found} bytes, {planned} planned");
+                assert!(planned < found + found / 10, "{family}: {found} bytes, {planned} planned");
+            }
+        }
+    }
+}

@@ -91,17 +91,22 @@ impl Spec {
     /// this engine does not compute (another architecture, softcapping, biases, quantisation, …).
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let config: Value = parse(&path, &read(&path)?)?;
-        refuse(
-            &path,
-            "quantization_config",
-            config.get("quantization_config").is_some_and(|q| !q.is_null()),
-        )?;
-        refuse(&path, "architectures", !generates_text(&config))?;
+        let mut spec = Self::from_config(&path, parse(&path, &read(&path)?)?)?;
+        let path = dir.join("generation_config.json");
+        if path.exists() {
+            spec.set_ids(&parse(&path, &read(&path)?)?);
+        }
+        Ok(spec)
+    }
+
+    /// From the value of a `config.json`, which messages call `path`.
+    pub(super) fn from_config(path: &Path, config: Value) -> Result<Self> {
+        refuse(path, "quantization_config", config.get("quantization_config").is_some_and(|q| !q.is_null()))?;
+        refuse(path, "architectures", !generates_text(&config))?;
         let text = text_config(&config);
         let mut spec = match text.get("model_type").and_then(Value::as_str) {
-            Some("gemma3_text") => gemma3::spec(&path, &text)?,
-            Some("qwen3") => qwen3::spec(&path, &text)?,
+            Some("gemma3_text") => gemma3::spec(path, &text)?,
+            Some("qwen3") => qwen3::spec(path, &text)?,
             Some(other) => {
                 let what =
                     format!("model type `{other}` is not supported; gemma3_text, gemma3 and qwen3 are");
@@ -109,13 +114,9 @@ impl Spec {
             }
             None => return Err(Error::file(path, "no `model_type`: not the config of a Hugging Face model")),
         };
-        spec.check(&path)?;
-        spec.set_ids(&from_value(&path, text)?);
-        spec.set_ids(&from_value(&path, config)?);
-        let path = dir.join("generation_config.json");
-        if path.exists() {
-            spec.set_ids(&parse(&path, &read(&path)?)?);
-        }
+        spec.check(path)?;
+        spec.set_ids(&from_value(path, text)?);
+        spec.set_ids(&from_value(path, config)?);
         Ok(spec)
     }
 

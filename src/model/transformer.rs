@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::device::philox::Key;
-use crate::device::{Tensor, on_workers};
+use crate::device::{Tensor, gpu, on_workers};
 use crate::error::{Error, Result};
 use crate::model::adapter::Lora;
 use crate::model::block::{Attend, Block};
@@ -104,13 +104,15 @@ impl Transformer {
         if !(0.0..1.0).contains(&lora.dropout) {
             return Err(Error::Setting(format!("dropout is {}; it must be in [0, 1)", lora.dropout)));
         }
-        for block in &mut self.blocks {
-            let path = format!("model.layers.{}", block.layer);
-            for linear in block.linears_mut() {
-                linear.attach(lora, seed, &path, self.place)?;
+        gpu::purpose("adapters", || {
+            for block in &mut self.blocks {
+                let path = format!("model.layers.{}", block.layer);
+                for linear in block.linears_mut() {
+                    linear.attach(lora, seed, &path, self.place)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Back to the base.

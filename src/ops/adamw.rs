@@ -26,35 +26,60 @@ pub struct AdamW {
     pub step: u32,
 }
 
-/// One step: updates `p`, `m` and `v`; the gradient is `scale · g` (clipping). `copy` receives p rounded, where ops
-/// compute with that.
+impl AdamW {
+    /// lr / (1 − β₁ᵗ) and √(1 − β₂ᵗ). In f32 they would lose digits when β₂ is near 1.
+    fn corrected(self) -> [f32; 2] {
+        let [first, second] = self.betas.map(|beta| 1.0 - f64::from(beta).powi(self.step as i32));
+        [(f64::from(self.lr) / first) as f32, second.sqrt() as f32]
+    }
+}
+
+/// A trained tensor and what belongs to it, all of one shape, f32.
+#[derive(Debug)]
+pub struct Trained<'a> {
+    /// The parameter.
+    pub p: &'a mut Tensor,
+    /// The mean of the gradient.
+    pub m: &'a mut Tensor,
+    /// The mean of its square.
+    pub v: &'a mut Tensor,
+    /// Receives p rounded to bf16, where ops compute with that.
+    pub copy: Option<&'a mut Tensor>,
+    /// The gradient; zero after the step.
+    pub g: &'a mut Tensor,
+    /// Whether the weight decays.
+    pub decays: bool,
+}
+
+/// One step of every tensor; the gradients are `scale · g` (clipping), and zero afterwards.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
-pub fn step(
-    [p, m, v]: [&mut Tensor; 3],
-    copy: Option<&mut Tensor>,
-    g: &Tensor,
-    scale: f32,
-    adamw: AdamW,
-) -> Result<()> {
-    let shape = g.shape();
-    expect_f32("adamw", g.device(), &[("p", p, shape), ("m", m, shape), ("v", v, shape), ("g", g, shape)])?;
-    if let Some(copy) = &copy {
-        expect_shape("adamw", "copy", copy, shape)?;
-        expect_device("adamw", "copy", copy, g.device())?;
-        expect_dtype("adamw", "copy", copy, DType::Bf16)?;
-    }
-    match g.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
-        Device::Cpu => {
-            cpu::step([p.f32_mut(), m.f32_mut(), v.f32_mut()], g.f32(), scale, adamw);
-            if let Some(copy) = copy {
-                *copy = p.to_bf16();
-            }
+pub fn step(all: &mut [Trained], scale: f32, adamw: AdamW) -> Result<()> {
+    let Some(device) = all.first().map(|t| t.g.device()) else { return Ok(()) };
+    for Trained { p, m, v, copy, g, .. } in all.iter() {
+        let shape = g.shape();
+        expect_f32("adamw", device, &[("g", g, shape), ("p", p, shape), ("m", m, shape), ("v", v, shape)])?;
+        if let Some(copy) = copy {
+            expect_shape("adamw", "copy", copy, shape)?;
+            expect_device("adamw", "copy", copy, device)?;
+            expect_dtype("adamw", "copy", copy, DType::Bf16)?;
         }
     }
-    Ok(())
+    match device {
+        Device::Cuda(gpu) => cuda::step(gpu, all, scale, adamw),
+        Device::Cpu => {
+            for Trained { p, m, v, copy, g, decays } in all {
+                let adamw = AdamW { decay: if *decays { adamw.decay } else { 0.0 }, ..adamw };
+                cpu::step([p.f32_mut(), m.f32_mut(), v.f32_mut()], g.f32(), scale, adamw);
+                if let Some(copy) = copy {
+                    **copy = p.to_bf16();
+                }
+                g.clear()?;
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Σ g² over all of `gradients`, in double precision and in a fixed order: the square of the global norm.
@@ -68,7 +93,7 @@ pub fn square_sum(gradients: &[&Tensor]) -> Result<f64> {
     }
     match device {
         Device::Cpu => Ok(gradients.iter().map(|g| cpu::square_sum(g.f32())).sum()),
-        Device::Cuda(_) => Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::square_sum(gpu, gradients),
     }
 }
 
@@ -82,11 +107,7 @@ pub mod cpu {
 
     /// See [`super::step`].
     pub fn step([p, m, v]: [&mut [f32]; 3], g: &[f32], scale: f32, adamw: AdamW) {
-        let [b1, b2] = adamw.betas;
-        // The corrections lose digits in f32 when β₂ is near 1.
-        let correction = |beta: f32| 1.0 - f64::from(beta).powi(adamw.step as i32);
-        let rate = (f64::from(adamw.lr) / correction(b1)) as f32;
-        let root = correction(b2).sqrt() as f32;
+        let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
         let keep = 1.0 - adamw.lr * adamw.decay;
         let moments = m.par_chunks_mut(CHUNK).zip(v.par_chunks_mut(CHUNK));
         p.par_chunks_mut(CHUNK).zip(moments).zip(g.par_chunks(CHUNK)).for_each(|((p, (m, v)), g)| {
@@ -130,5 +151,105 @@ pub mod cpu {
                 }
             }
         }
+    }
+}
+
+mod cuda {
+    use std::collections::HashMap;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{AdamW, Trained};
+    use crate::device::launch::{Arg, Grid};
+    use crate::device::{DType, Device, Gpu, Tensor, gpu, workspace};
+    use crate::error::Result;
+
+    /// Elements of a block's work, at most: `CHUNK` in kernels/adamw.cu.
+    const CHUNK: usize = 4096;
+    /// `struct Chunk` there, in 32-bit words.
+    const WORDS: usize = 12;
+
+    /// Addresses of p, m, v, g and the copy, 0 for none; elements; whether they decay.
+    type Place = ([u64; 5], usize, bool);
+
+    /// Calls `f` with the table of all chunks of these tensors, and their number. Tables are kept: tensors seldom move.
+    fn with_table<R>(gpu: Gpu, places: Vec<Place>, f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
+        static TABLES: Mutex<Option<HashMap<Vec<Place>, Tensor>>> = Mutex::new(None);
+        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let tables = tables.get_or_insert_default();
+        if !tables.contains_key(&places) {
+            if tables.len() >= 16 {
+                tables.clear();
+            }
+            let words: Vec<u32> = places.iter().flat_map(|place| chunks(*place)).flatten().collect();
+            let host = Tensor::from_u32(&[words.len() / WORDS, WORDS], words);
+            let table = gpu::purpose("optimiser", || host.to(Device::Cuda(gpu)))?;
+            tables.insert(places.clone(), table);
+        }
+        let table = &tables[&places];
+        f(table, table.shape()[0])
+    }
+
+    /// The entries of one tensor.
+    fn chunks((pointers, n, decays): Place) -> impl Iterator<Item = [u32; WORDS]> {
+        (0..n).step_by(CHUNK).map(move |first| {
+            let mut words = [0; WORDS];
+            for (i, pointer) in pointers.into_iter().enumerate() {
+                // All but the copy, the last, hold 4 bytes an element.
+                let at = if pointer == 0 { 0 } else { pointer + (first * if i == 4 { 2 } else { 4 }) as u64 };
+                words[2 * i..][..2].copy_from_slice(&[at as u32, (at >> 32) as u32]);
+            }
+            words[10] = CHUNK.min(n - first) as u32;
+            words[11] = f32::from(u8::from(decays)).to_bits();
+            words
+        })
+    }
+
+    /// See [`super::step`].
+    pub fn step(gpu: Gpu, all: &mut [Trained], scale: f32, adamw: AdamW) -> Result<()> {
+        let place = |t: &Trained| {
+            let copy = t.copy.as_ref().map_or(0, |copy| copy.pointer());
+            ([t.p.pointer(), t.m.pointer(), t.v.pointer(), t.g.pointer(), copy], t.g.len(), t.decays)
+        };
+        let places: Vec<Place> = all.iter().map(place).filter(|(_, n, _)| *n > 0).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        let kernel = gpu.kernel("adamw", "adamw_steps", &[DType::Bf16.define()])?;
+        let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
+        with_table(gpu, places, |table, count| {
+            let floats = [scale, b1, b2, adamw.eps, rate, root, adamw.lr * adamw.decay].map(Arg::F32);
+            let args = [&[table.into()], &floats[..], &[Arg::U32(1)]].concat();
+            // SAFETY: adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root,
+            // float lr_decay, u32 clear); the table names the tensors that the caller holds, whose sizes were checked.
+            unsafe { kernel.launch(gpu, Grid::new(count, 256), &args) }
+        })
+    }
+
+    /// See [`super::square_sum`].
+    pub fn square_sum(gpu: Gpu, gradients: &[&Tensor]) -> Result<f64> {
+        let place = |g: &&&Tensor| !g.is_empty();
+        let places: Vec<Place> =
+            gradients.iter().filter(place).map(|g| ([0, 0, 0, g.pointer(), 0], g.len(), false)).collect();
+        if places.is_empty() {
+            return Ok(0.0);
+        }
+        with_table(gpu, places, |table, count| {
+            // Doubles: the total, then a sum for every chunk.
+            workspace::with(gpu, DType::U32, &[2 + 2 * count], |doubles| {
+                let defines = [DType::Bf16.define()];
+                let (total, sums) = (doubles.pointer(), doubles.pointer() + 8);
+                let kernel = gpu.kernel("adamw", "adamw_square_sums", &defines)?;
+                let args = [Arg::Pointer(sums), table.into()];
+                // SAFETY: adamw_square_sums(double *sums, const Chunk *chunks), a block a chunk.
+                unsafe { kernel.launch(gpu, Grid::new(count, 256), &args)? };
+                let kernel = gpu.kernel("adamw", "adamw_total", &defines)?;
+                let args = [Arg::Pointer(total), Arg::Pointer(sums), count.into()];
+                // SAFETY: adamw_total(double *total, const double *sums, u32 count).
+                unsafe { kernel.launch(gpu, Grid::new(1, 256), &args)? };
+                doubles.resize(&[2])?;
+                let words = doubles.read::<u32>()?;
+                Ok(f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32))
+            })
+        })
     }
 }

@@ -12,6 +12,8 @@
 //! h·KV/H. Documents are given by their first rows, ending with N. Tiling and recomputation of p as in
 //! FlashAttention (Dao, arXiv 2307.08691): no N × N matrix is kept.
 
+use std::sync::{Arc, Mutex};
+
 use crate::device::tensor::{expect, expect_device, expect_dtype, expect_f32, expect_shape};
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
@@ -43,6 +45,8 @@ pub const PAGE: usize = 16;
 pub struct Documents {
     /// The first row of each, and N at the end.
     starts: Vec<u32>,
+    /// What the kernels of a GPU work on.
+    blocks: Option<Arc<cuda::Blocks>>,
 }
 
 impl Documents {
@@ -50,15 +54,23 @@ impl Documents {
     ///
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
-    pub fn new(starts: &[u32], _device: Device) -> Result<Self> {
+    pub fn new(starts: &[u32], device: Device) -> Result<Self> {
         let ordered = starts.windows(2).all(|w| w[0] < w[1]);
         assert!(ordered && starts.first() == Some(&0), "document starts {starts:?}");
-        Ok(Self { starts: starts.to_vec() })
+        let blocks = match device {
+            Device::Cpu => None,
+            Device::Cuda(_) => Some(Arc::new(cuda::Blocks::new(starts, device)?)),
+        };
+        Ok(Self { starts: starts.to_vec(), blocks })
     }
 
     /// N.
     pub fn rows(&self) -> usize {
         self.starts.last().map_or(0, |end| *end as usize)
+    }
+
+    fn blocks(&self) -> &cuda::Blocks {
+        self.blocks.as_ref().expect("documents made for the GPU")
     }
 }
 
@@ -70,12 +82,20 @@ pub struct Contexts {
     pub positions: Tensor,
     /// (B, most pages of a sequence), u32; what lies behind a sequence's last page is not read.
     pub pages: Tensor,
+    /// What a GPU needs while it works.
+    scratch: Mutex<cuda::Scratch>,
 }
 
 impl Contexts {
+    /// Of (B) positions and (B, most) pages.
+    pub fn new(positions: Tensor, pages: Tensor) -> Self {
+        let scratch = Mutex::new(cuda::Scratch::empty(pages.device()));
+        Self { positions, pages, scratch }
+    }
+
     /// None yet.
     pub fn empty(device: Device) -> Self {
-        Self { positions: Tensor::empty_on(device, DType::U32), pages: Tensor::empty_on(device, DType::U32) }
+        Self::new(Tensor::empty_on(device, DType::U32), Tensor::empty_on(device, DType::U32))
     }
 
     fn check(&self, b: usize, device: Device) -> Result<()> {
@@ -109,7 +129,7 @@ pub fn forward(
     expect_f32("attention", q.device(), &[("lse", lse, &[n, heads.query])])?;
     assert_eq!(documents.rows(), n, "rows of the documents");
     match q.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, out, lse, [q, k, v], documents.blocks(), attention)?,
         Device::Cpu => {
             let (out, lse) = (out.f32_mut(), lse.f32_mut());
             cpu::forward(out, lse, [q.f32(), k.f32(), v.f32()], &documents.starts, attention);
@@ -144,7 +164,10 @@ pub fn backward(
     expect_f32("attention backward", q.device(), &[("lse", lse, &[n, heads.query])])?;
     assert_eq!(documents.rows(), n, "rows of the documents");
     match q.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => {
+            let blocks = documents.blocks();
+            cuda::backward(gpu, [dq, dk, dv], dout, [out, lse], [q, k, v], blocks, attention)?;
+        }
         Device::Cpu => cpu::backward(
             [dq.f32_mut(), dk.f32_mut(), dv.f32_mut()],
             dout.f32(),
@@ -178,7 +201,7 @@ pub fn cached(
     )?;
     contexts.check(n, q.device())?;
     match q.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::cached(gpu, out, q, [keys, values], contexts, attention)?,
         Device::Cpu => cpu::cached(out.f32_mut(), q.f32(), [keys.f32(), values.f32()], contexts, attention),
     }
     Ok(())
@@ -195,7 +218,7 @@ pub fn store([keys, values]: [&mut Tensor; 2], [k, v]: [&Tensor; 2], contexts: &
     expect("attention", &[("k", k, rows), ("v", v, rows), ("keys", keys, cache), ("values", values, cache)])?;
     contexts.check(n, k.device())?;
     match k.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::store(gpu, [keys, values], [k, v], contexts)?,
         Device::Cpu => {
             cpu::store(keys.f32_mut(), k.f32(), contexts);
             cpu::store(values.f32_mut(), v.f32(), contexts);
@@ -203,6 +226,8 @@ pub fn store([keys, values]: [&mut Tensor; 2], [k, v]: [&Tensor; 2], contexts: &
     }
     Ok(())
 }
+
+mod cuda;
 
 /// The definition.
 pub mod cpu {

@@ -27,7 +27,7 @@ pub fn forward(y: &mut Tensor, gate_up: &Tensor, activation: Activation) -> Resu
     let [n, f] = y.dims()?;
     expect("glu", &[("y", y, &[n, f]), ("gate_up", gate_up, &[n, 2 * f])])?;
     match y.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, gate_up, activation)?,
         Device::Cpu => cpu::forward(y.f32_mut(), gate_up.f32(), f, activation),
     }
     Ok(())
@@ -42,7 +42,7 @@ pub fn backward(dgate_up: &mut Tensor, dy: &Tensor, gate_up: &Tensor, activation
     let wide: &[usize] = &[n, 2 * f];
     expect("glu backward", &[("dgate_up", dgate_up, wide), ("dy", dy, &[n, f]), ("gate_up", gate_up, wide)])?;
     match dy.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::backward(gpu, dgate_up, dy, gate_up, activation)?,
         Device::Cpu => cpu::backward(dgate_up.f32_mut(), dy.f32(), gate_up.f32(), f, activation),
     }
     Ok(())
@@ -95,5 +95,46 @@ pub mod cpu {
                 dup[i] = dy[i] * value;
             }
         });
+    }
+}
+
+mod cuda {
+    use super::Activation;
+    use crate::device::launch::{Grid, Kernel};
+    use crate::device::{Gpu, Tensor};
+    use crate::error::Result;
+
+    fn kernel(
+        gpu: Gpu,
+        name: &'static str,
+        y: &Tensor,
+        activation: Activation,
+    ) -> Result<(&'static Kernel, Grid)> {
+        let [n, f] = y.dims()?;
+        let gelu = i64::from(activation == Activation::GeluTanh);
+        let defines = [y.dtype().define(), ("F", f as i64), ("GELU", gelu)];
+        Ok((gpu.kernel("glu", name, &defines)?, Grid::over(n * (f / y.dtype().width(f)), 1, 256)))
+    }
+
+    /// See [`super::forward`].
+    pub fn forward(gpu: Gpu, y: &mut Tensor, gate_up: &Tensor, activation: Activation) -> Result<()> {
+        let (kernel, grid) = kernel(gpu, "glu_forward", y, activation)?;
+        let n = y.shape()[0].into();
+        // SAFETY: glu_forward(real *y, const real *gate_up, u32 n); shapes were checked.
+        unsafe { kernel.launch(gpu, grid, &[y.into(), gate_up.into(), n]) }
+    }
+
+    /// See [`super::backward`].
+    pub fn backward(
+        gpu: Gpu,
+        dgate_up: &mut Tensor,
+        dy: &Tensor,
+        gate_up: &Tensor,
+        activation: Activation,
+    ) -> Result<()> {
+        let (kernel, grid) = kernel(gpu, "glu_backward", dy, activation)?;
+        let args = [dgate_up.into(), dy.into(), gate_up.into(), dy.shape()[0].into()];
+        // SAFETY: glu_backward(real *dgate_up, const real *dy, const real *gate_up, u32 n); shapes were checked.
+        unsafe { kernel.launch(gpu, grid, &args) }
     }
 }

@@ -11,8 +11,13 @@ use crate::device::tensor::{expect, expect_f32, expect_weight};
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 
-/// Rows whose logits exist at the same time.
+/// Rows whose logits exist at the same time on the CPU.
 pub const CHUNK: usize = 128;
+
+/// Rows whose logits exist at the same time.
+pub fn chunk(device: Device) -> usize {
+    if device == Device::Cpu { CHUNK } else { cuda::CHUNK }
+}
 
 /// Gradients wanted from [`forward`], each of `weight · Σ nll`.
 #[derive(Debug, Default)]
@@ -48,10 +53,10 @@ pub fn forward(
     if let Some(dw) = &gradients.dw {
         expect_f32("linear_cross_entropy", x.device(), &[("dw", dw, &[v, c])])?;
     }
-    scratch.resize(&[CHUNK.min(n), v])?;
+    scratch.resize(&[chunk(x.device()).min(n), v])?;
     let mut nll = vec![0.0; n];
     match x.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, &mut nll, gradients, scratch, [x, w], targets, weight)?,
         Device::Cpu => {
             let grads = (gradients.dx.map(Tensor::f32_mut), gradients.dw.map(Tensor::f32_mut));
             let logits = scratch.f32_mut();
@@ -124,5 +129,92 @@ pub mod cpu {
         }
         row[target] -= weight;
         max + sum.ln() - at_target
+    }
+}
+
+mod cuda {
+    use super::Gradients;
+    use crate::device::gemm::{Part, View, multiply};
+    use crate::device::launch::Arg;
+    use crate::device::product::Store;
+    use crate::device::{DType, Gpu, Tensor, workspace};
+    use crate::error::Result;
+    use crate::ops::slices::Slices;
+
+    /// Rows whose logits exist at the same time.
+    pub const CHUNK: usize = 512;
+
+    /// See [`super::forward`].
+    pub fn forward(
+        gpu: Gpu,
+        nll: &mut [f32],
+        mut gradients: Gradients,
+        logits: &mut Tensor,
+        [x, w]: [&Tensor; 2],
+        targets: &[u32],
+        weight: f32,
+    ) -> Result<()> {
+        let ([n, _], [v, _]) = (x.dims()?, w.dims()?);
+        if n == 0 {
+            return Ok(());
+        }
+        // nll, lse and targets, 4 bytes a row each.
+        workspace::with(gpu, DType::U32, &[3, n], |rows| {
+            rows.write(2 * n, targets)?;
+            for first in (0..n).step_by(CHUNK) {
+                let range = first..n.min(first + CHUNK);
+                logits.resize(&[range.len(), v])?;
+                let part = Part::new(View::new(x).rows(range.clone()), View::new(w).t());
+                multiply(gpu, logits, Store::Overwrite, 1.0, &[part])?;
+                let place = [0, n, 2 * n].map(|row| rows.pointer() + 4 * (row + first) as u64);
+                if gradients.dx.is_none() && gradients.dw.is_none() {
+                    losses(gpu, place, None, logits, weight)?;
+                    continue;
+                }
+                workspace::with(gpu, x.dtype(), &[range.len(), v], |dlogits| {
+                    losses(gpu, place, Some(&mut *dlogits), logits, weight)?;
+                    if let Some(dx) = &mut gradients.dx {
+                        let part = Part { at: [first, 0], ..Part::new(View::new(dlogits), View::new(w)) };
+                        multiply(gpu, dx, Store::Overwrite, 1.0, &[part])?;
+                    }
+                    if let Some(dw) = &mut gradients.dw {
+                        let part = Part::new(View::new(dlogits).t(), View::new(x).rows(range.clone()));
+                        multiply(gpu, dw, Store::Accumulate, 1.0, &[part])?;
+                    }
+                    Ok(())
+                })?;
+            }
+            rows.resize(&[n])?;
+            for (nll, bits) in nll.iter_mut().zip(rows.read::<u32>()?) {
+                *nll = f32::from_bits(bits);
+            }
+            Ok(())
+        })
+    }
+
+    /// nll and lse of a chunk of logits, and their gradient.
+    fn losses(
+        gpu: Gpu,
+        [nll, lse, targets]: [u64; 3],
+        dlogits: Option<&mut Tensor>,
+        logits: &Tensor,
+        weight: f32,
+    ) -> Result<()> {
+        let [n, v] = logits.dims()?;
+        let real = dlogits.as_ref().map_or(DType::F32, |d| d.dtype());
+        let slices = Slices::of(gpu, v);
+        let kernel = gpu.kernel("cross_entropy", "cross_entropy_rows", &slices.defines(real))?;
+        let dlogits = dlogits.map_or(Arg::Pointer(0), Into::into);
+        let args = [
+            Arg::Pointer(nll),
+            Arg::Pointer(lse),
+            dlogits,
+            logits.into(),
+            Arg::Pointer(targets),
+            weight.into(),
+        ];
+        // SAFETY: cross_entropy_rows(float *nll, float *lse, real *dlogits, const float *logits, const u32 *targets, float
+        // weight); n rows each, targets below V as the op checked.
+        unsafe { kernel.launch(gpu, slices.grid(n), &args) }
     }
 }

@@ -28,3 +28,4 @@ pub mod norm;
 pub mod real;
 pub mod rope;
 pub mod sample;
+mod slices;

@@ -7,6 +7,7 @@
 //! Shapes: x, y (N, C); w (C); r (N), saved for the backward. Source: Zhang & Sennrich, arXiv 1910.07467.
 //! Gemma applies the gain in f32 before its one rounding, Qwen rounds x·r first; in f32 the two agree.
 
+use crate::device::compile::Define;
 use crate::device::tensor::{expect, expect_f32};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
@@ -18,6 +19,13 @@ pub enum Gain {
     OnePlus,
     /// w: Qwen.
     Plain,
+}
+
+impl Gain {
+    /// The load-time constant of kernels: what is added to w.
+    pub(super) fn define(self) -> Define {
+        ("ONE_PLUS", i64::from(self == Self::OnePlus))
+    }
 }
 
 /// The scalars of a norm.
@@ -38,7 +46,7 @@ pub fn forward(y: &mut Tensor, r: &mut Tensor, x: &Tensor, w: &Tensor, norm: Nor
     expect("norm", &[("x", x, &[n, c]), ("y", y, &[n, c])])?;
     expect_f32("norm", x.device(), &[("r", r, &[n]), ("w", w, &[c])])?;
     match x.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, y, r, x, w, norm)?,
         Device::Cpu => cpu::forward(y.f32_mut(), r.f32_mut(), x.f32(), w.f32(), norm),
     }
     Ok(())
@@ -62,7 +70,7 @@ pub fn add_forward(
     expect("norm add", &[("x", x, rows), ("sum", sum, rows), ("delta", delta, rows), ("y", y, rows)])?;
     expect_f32("norm add", x.device(), &[("r", r, &[n]), ("w", w, &[c])])?;
     match x.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::add_forward(gpu, [sum, y, r], [x, delta, w], norm)?,
         Device::Cpu => {
             let (sum, y, r) = (sum.f32_mut(), y.f32_mut(), r.f32_mut());
             cpu::add_forward(sum, y, r, x.f32(), delta.f32(), w.f32(), norm);
@@ -86,7 +94,7 @@ pub fn backward(
 ) -> Result<()> {
     check_backward(dx, dw.as_deref(), dy, x, r, w)?;
     match x.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::backward(gpu, "norm_backward", dx, dw, [dy, x, r, w], norm)?,
         Device::Cpu => {
             let dw = dw.map(Tensor::f32_mut);
             cpu::backward(dx.f32_mut(), dw, dy.f32(), x.f32(), r.f32(), w.f32(), norm);
@@ -111,7 +119,7 @@ pub fn add_backward(
 ) -> Result<()> {
     check_backward(stream, dw.as_deref(), dy, sum, r, w)?;
     match sum.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::backward(gpu, "norm_add_backward", stream, dw, [dy, sum, r, w], norm)?,
         Device::Cpu => {
             let dw = dw.map(Tensor::f32_mut);
             cpu::add_backward(stream.f32_mut(), dw, dy.f32(), sum.f32(), r.f32(), w.f32(), norm);
@@ -272,5 +280,92 @@ pub mod cpu {
                 *dw += *dy * *x * *r;
             }
         }
+    }
+}
+
+mod cuda {
+    use super::Norm;
+    use crate::device::elementwise::add_columns;
+    use crate::device::launch::{Grid, Kernel};
+    use crate::device::{DType, Gpu, Tensor, workspace};
+    use crate::error::Result;
+
+    /// Threads for rows of `c` elements: one to four accesses each.
+    fn threads(dtype: DType, c: usize) -> usize {
+        let vectors = c / dtype.width(c);
+        let fitting =
+            (1..=4).map(|each| vectors.div_ceil(each).next_multiple_of(32)).find(|threads| *threads <= 256);
+        fitting.unwrap_or_else(|| vectors.div_ceil(4).next_multiple_of(32)).clamp(32, 1024)
+    }
+
+    fn kernel(
+        gpu: Gpu,
+        name: &'static str,
+        x: &Tensor,
+        norm: Norm,
+        trained: bool,
+    ) -> Result<(&'static Kernel, Grid)> {
+        let [n, c] = x.dims()?;
+        let threads = threads(x.dtype(), c);
+        let constants = [("C", c as i64), ("BLOCK", threads as i64), ("TRAINED", i64::from(trained))];
+        let defines = [&[x.dtype().define(), norm.gain.define()], &constants[..]].concat();
+        Ok((gpu.kernel("norm", name, &defines)?, Grid::new(n.max(1), threads as u32)))
+    }
+
+    /// See [`super::forward`].
+    pub fn forward(
+        gpu: Gpu,
+        y: &mut Tensor,
+        r: &mut Tensor,
+        x: &Tensor,
+        w: &Tensor,
+        norm: Norm,
+    ) -> Result<()> {
+        let (kernel, grid) = kernel(gpu, "norm_forward", x, norm, false)?;
+        let args = [y.into(), r.into(), x.into(), w.into(), x.shape()[0].into(), norm.eps.into()];
+        // SAFETY: norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps); shapes were checked.
+        unsafe { kernel.launch(gpu, grid, &args) }
+    }
+
+    /// See [`super::add_forward`].
+    pub fn add_forward(
+        gpu: Gpu,
+        [sum, y, r]: [&mut Tensor; 3],
+        [x, delta, w]: [&Tensor; 3],
+        norm: Norm,
+    ) -> Result<()> {
+        let (kernel, grid) = kernel(gpu, "norm_add_forward", x, norm, false)?;
+        let n = x.shape()[0].into();
+        let args = [sum.into(), y.into(), r.into(), x.into(), delta.into(), w.into(), n, norm.eps.into()];
+        // SAFETY: norm_add_forward(real *sum, real *y, float *r, const real *x, const real *delta, const float *w, u32 n,
+        // float eps); shapes were checked.
+        unsafe { kernel.launch(gpu, grid, &args) }
+    }
+
+    /// See [`super::backward`] and [`super::add_backward`], by the kernel's name.
+    pub fn backward(
+        gpu: Gpu,
+        name: &'static str,
+        dx: &mut Tensor,
+        dw: Option<&mut Tensor>,
+        [dy, x, r, w]: [&Tensor; 4],
+        norm: Norm,
+    ) -> Result<()> {
+        let [n, c] = x.dims()?;
+        let (kernel, grid) = kernel(gpu, name, x, norm, dw.is_some())?;
+        let run = |dx: &mut Tensor, parts: Option<&mut Tensor>, grid: Grid| {
+            let parts = parts.map_or(0u64.into(), Into::into);
+            let args = [dx.into(), parts, dy.into(), x.into(), r.into(), w.into(), n.into()];
+            // SAFETY: norm_backward and norm_add_backward (real *dx, float *parts, const real *dy, const real *x, const
+            // float *r, const float *w, u32 n); shapes were checked, parts has a row for every block.
+            unsafe { kernel.launch(gpu, grid, &args) }
+        };
+        let Some(dw) = dw else { return run(dx, None, grid) };
+        // As many blocks as run at once: each leaves a row of sums.
+        let blocks = n.clamp(1, gpu.facts().multiprocessors as usize * (1024 / grid.threads as usize).max(1));
+        workspace::with(gpu, DType::F32, &[blocks, c], |parts| {
+            run(dx, Some(parts), Grid::new(blocks, grid.threads))?;
+            add_columns(dw, parts)
+        })
     }
 }

@@ -24,6 +24,17 @@ pub struct Rope {
     pub factor: f64,
 }
 
+impl Rope {
+    /// base^(−2i/D) / factor for i < D/2.
+    fn frequencies(self, dim: usize) -> Vec<f32> {
+        let one = |i: usize| {
+            let power = self.base.powf(f64::from((2 * i) as f32 / dim as f32)) as f32;
+            1.0 / power / self.factor as f32
+        };
+        (0..dim / 2).map(one).collect()
+    }
+}
+
 /// Head counts and width of one attention layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {
@@ -61,7 +72,7 @@ pub fn angles(angles: &mut Tensor, positions: &Tensor, rope: Rope, dim: usize) -
     expect_dtype("rope", "positions", positions, DType::U32)?;
     angles.resize(&[n, dim])?;
     match positions.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::angles(gpu, angles, positions, rope, dim)?,
         Device::Cpu => cpu::angles(angles.f32_mut(), positions.u32(), rope, dim),
     }
     Ok(())
@@ -93,7 +104,7 @@ pub fn forward(
         &[statistics, ("angles", angles, &[n, d]), ("wq", wq, &[d]), ("wk", wk, &[d])],
     )?;
     match qkv.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, [q, k, v, r], [qkv, angles, wq, wk], heads, norm)?,
         Device::Cpu => cpu::forward(
             [q.f32_mut(), k.f32_mut(), v.f32_mut(), r.f32_mut()],
             qkv.f32(),
@@ -133,7 +144,10 @@ pub fn backward(
         &[statistics, ("angles", angles, &[n, d]), ("wq", wq, &[d]), ("wk", wk, &[d])],
     )?;
     match qkv.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => {
+            let inputs = [dq, dk, dv, qkv, r, angles, wq, wk];
+            cuda::backward(gpu, dqkv, dw, inputs, heads, norm)?;
+        }
         Device::Cpu => cpu::backward(
             dqkv.f32_mut(),
             dw.map(|[q, k]| [q.f32_mut(), k.f32_mut()]),
@@ -157,13 +171,7 @@ pub mod cpu {
 
     /// See [`super::angles`].
     pub fn angles(angles: &mut [f32], positions: &[u32], rope: Rope, dim: usize) {
-        let half = dim / 2;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| {
-                let power = rope.base.powf(f64::from((2 * i) as f32 / dim as f32)) as f32;
-                1.0 / power / rope.factor as f32
-            })
-            .collect();
+        let (half, frequencies) = (dim / 2, rope.frequencies(dim));
         angles.par_chunks_mut(dim).zip(positions).for_each(|(row, position)| {
             let (cos, sin) = row.split_at_mut(half);
             for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&frequencies) {
@@ -253,5 +261,117 @@ pub mod cpu {
                 dy.copy_from_slice(&dx);
             }
         });
+    }
+}
+
+mod cuda {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{Heads, Norm, Rope};
+    use crate::device::elementwise::add_columns;
+    use crate::device::launch::{Arg, Grid, Kernel};
+    use crate::device::{DType, Device, Gpu, Tensor, workspace};
+    use crate::error::Result;
+
+    const THREADS: usize = 128;
+
+    fn kernel(
+        gpu: Gpu,
+        name: &'static str,
+        dtype: DType,
+        heads: Heads,
+        norm: Norm,
+        trained: bool,
+    ) -> Result<&'static Kernel> {
+        let defines = [
+            dtype.define(),
+            ("H", heads.query as i64),
+            ("KV", heads.kv as i64),
+            ("D", heads.dim as i64),
+            ("BLOCK", THREADS as i64),
+            norm.gain.define(),
+            ("TRAINED", i64::from(trained)),
+        ];
+        gpu.kernel("rope", name, &defines)
+    }
+
+    /// Blocks that have all of the work of `n` rows under way.
+    fn blocks(dtype: DType, heads: Heads, n: usize) -> usize {
+        let half = heads.dim / 2;
+        let lanes = (half / dtype.width(half)).next_power_of_two().min(32);
+        (n * (heads.query + 2 * heads.kv)).div_ceil(THREADS / lanes).max(1)
+    }
+
+    /// See [`super::angles`].
+    pub fn angles(gpu: Gpu, angles: &mut Tensor, positions: &Tensor, rope: Rope, dim: usize) -> Result<()> {
+        type Key = ([u64; 2], usize);
+        static FREQUENCIES: Mutex<Vec<(Key, Tensor)>> = Mutex::new(Vec::new());
+        let key = ([rope.base.to_bits(), rope.factor.to_bits()], dim);
+        let mut all = FREQUENCIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = if let Some(at) = all.iter().position(|(k, _)| *k == key) {
+            at
+        } else {
+            let host = Tensor::from_f32(&[dim / 2], rope.frequencies(dim));
+            all.push((key, host.to(Device::Cuda(gpu))?));
+            all.len() - 1
+        };
+        let n = positions.len();
+        // Heads and gain do not matter to this kernel.
+        let heads = Heads { query: 1, kv: 1, dim };
+        let norm = Norm { gain: crate::ops::norm::Gain::Plain, eps: 0.0 };
+        let kernel = kernel(gpu, "rope_angles", DType::F32, heads, norm, false)?;
+        let args = [angles.into(), positions.into(), (&all[at].1).into(), n.into()];
+        // SAFETY: rope_angles(float *angles, const u32 *positions, const float *frequencies, u32 n); angles is (n, D).
+        unsafe { kernel.launch(gpu, Grid::over(n * (dim / 2), 1, 256), &args) }
+    }
+
+    /// See [`super::forward`].
+    pub fn forward(
+        gpu: Gpu,
+        [q, k, v, r]: [&mut Tensor; 4],
+        [qkv, angles, wq, wk]: [&Tensor; 4],
+        heads: Heads,
+        norm: Norm,
+    ) -> Result<()> {
+        let n = qkv.shape()[0];
+        let kernel = kernel(gpu, "rope_forward", qkv.dtype(), heads, norm, false)?;
+        let grid = Grid::new(blocks(qkv.dtype(), heads, n), THREADS as u32);
+        let outputs = [q.into(), k.into(), v.into(), r.into()];
+        let inputs = [qkv.into(), angles.into(), wq.into(), wk.into(), n.into(), norm.eps.into()];
+        let args = [&outputs[..], &inputs].concat();
+        // SAFETY: rope_forward(real *q, real *k, real *v, float *r, const real *qkv, const float *angles, const float *wq,
+        // const float *wk, u32 n, float eps); shapes were checked.
+        unsafe { kernel.launch(gpu, grid, &args) }
+    }
+
+    /// See [`super::backward`]. Inputs: dq, dk, dv, qkv, r, angles, wq, wk.
+    pub fn backward(
+        gpu: Gpu,
+        dqkv: &mut Tensor,
+        dw: Option<[&mut Tensor; 2]>,
+        inputs: [&Tensor; 8],
+        heads: Heads,
+        norm: Norm,
+    ) -> Result<()> {
+        let (n, d, dtype) = (dqkv.shape()[0], heads.dim, dqkv.dtype());
+        let kernel = kernel(gpu, "rope_backward", dtype, heads, norm, dw.is_some())?;
+        let run = |dqkv: &mut Tensor, parts: [Arg; 2], blocks: usize| {
+            let args = [&[dqkv.into()], &parts[..], &inputs.map(Into::into), &[n.into()]].concat();
+            // SAFETY: rope_backward(real *dqkv, float *q_parts, float *k_parts, const real *dq, const real *dk, const real
+            // *dv, const real *qkv, const float *r, const float *angles, const float *wq, const float *wk, u32 n); shapes
+            // were checked, the parts have a row for every block.
+            unsafe { kernel.launch(gpu, Grid::new(blocks, THREADS as u32), &args) }
+        };
+        let blocks = blocks(dtype, heads, n);
+        let Some([dwq, dwk]) = dw else { return run(dqkv, [Arg::Pointer(0); 2], blocks) };
+        // As many blocks as run at once: each leaves a row of sums.
+        let blocks = blocks.min(4 * gpu.facts().multiprocessors as usize);
+        workspace::with(gpu, DType::F32, &[blocks, d], |q_parts| {
+            workspace::with(gpu, DType::F32, &[blocks, d], |k_parts| {
+                run(dqkv, [(&mut *q_parts).into(), (&mut *k_parts).into()], blocks)?;
+                add_columns(dwq, q_parts)?;
+                add_columns(dwk, k_parts)
+            })
+        })
     }
 }

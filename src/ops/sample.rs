@@ -8,8 +8,8 @@
 //! draw is the same whatever batch it is made in. Ties go to the lowest id. Shapes: logits (N, V).
 
 use crate::device::philox::Key;
-use crate::device::tensor::expect;
-use crate::device::{Device, Tensor};
+use crate::device::tensor::expect_f32;
+use crate::device::{DType, Device, Gpu, Tensor};
 use crate::error::{Error, Result};
 
 /// How the distribution is shaped before a token is drawn from it.
@@ -53,22 +53,89 @@ pub struct Draw<'a> {
     pub forbidden: &'a [u32],
 }
 
-/// Draws one token a row of `logits` (N, V); `logits` is left tempered and restricted.
+/// Draws one token a row of `logits` (N, V), which is scratch afterwards.
 ///
 /// # Errors
 /// A shape or element type that disagrees; a row that is not finite.
 pub fn forward(tokens: &mut [u32], logits: &mut Tensor, sampling: Sampling, draws: &[Draw]) -> Result<()> {
     let [n, v] = logits.dims()?;
-    expect("sample", &[("logits", logits, &[n, v])])?;
+    expect_f32("sample", logits.device(), &[("logits", logits, &[n, v])])?;
     assert_eq!((tokens.len(), draws.len()), (n, n), "one token and one draw a row");
     let finite = match logits.device() {
-        Device::Cuda(_) => return Err(crate::device::unported()),
+        Device::Cuda(gpu) => cuda::forward(gpu, tokens, logits, sampling, draws)?,
         Device::Cpu => cpu::forward(tokens, logits.f32_mut(), sampling, draws),
     };
     if finite {
         return Ok(());
     }
     Err(Error::Run("the model's logits are not finite: its weights or its adapter are damaged".into()))
+}
+
+/// What decides a batch's draws, and the tokens drawn, on the GPU: a graph may be replayed on them.
+#[derive(Debug)]
+pub struct Batch {
+    /// The streams (N, 2) u32.
+    pub keys: Tensor,
+    /// Indices of the tokens in their answers (N) u32.
+    pub positions: Tensor,
+    /// Tokens that may not come, row after row, and where each row's begin, (N + 1), u32; they hold while the position is
+    /// below `until`.
+    pub forbidden: Tensor,
+    /// See [`forbidden`](Self::forbidden).
+    pub starts: Tensor,
+    /// See [`forbidden`](Self::forbidden).
+    pub until: u32,
+    /// The tokens drawn (N) u32.
+    pub tokens: Tensor,
+    /// (1) u32: 1 once a row was not finite. Only [`set`](Self::set) clears it.
+    pub damaged: Tensor,
+}
+
+impl Batch {
+    /// For no rows yet.
+    pub fn new(gpu: Gpu) -> Self {
+        let empty = || Tensor::empty_on(Device::Cuda(gpu), DType::U32);
+        let [keys, positions, forbidden, starts, tokens, damaged] = std::array::from_fn(|_| empty());
+        Self { keys, positions, forbidden, starts, until: u32::MAX, tokens, damaged }
+    }
+
+    /// Takes over what decides the draws of a batch.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if too little is free; [`Error::Cuda`] if the GPU has failed.
+    pub fn set(&mut self, draws: &[Draw]) -> Result<()> {
+        let set = |to: &mut Tensor, shape: &[usize], values: &[u32]| {
+            to.resize(shape)?;
+            to.write(0, values)
+        };
+        let n = draws.len();
+        let keys: Vec<u32> = draws.iter().flat_map(|draw| draw.key.0).collect();
+        let positions: Vec<u32> = draws.iter().map(|draw| draw.position).collect();
+        let forbidden: Vec<u32> = draws.iter().flat_map(|draw| draw.forbidden).copied().collect();
+        let mut starts = vec![0];
+        starts.extend(draws.iter().scan(0, |end, draw| {
+            *end += draw.forbidden.len() as u32;
+            Some(*end)
+        }));
+        set(&mut self.keys, &[n, 2], &keys)?;
+        set(&mut self.positions, &[n], &positions)?;
+        set(&mut self.forbidden, &[forbidden.len()], &forbidden)?;
+        set(&mut self.starts, &[n + 1], &starts)?;
+        set(&mut self.damaged, &[1], &[0])?;
+        self.tokens.resize(&[n])
+    }
+
+    /// Draws: one launch, which is not waited for. `logits` (N, V) is scratch afterwards.
+    ///
+    /// # Errors
+    /// A shape or element type that disagrees.
+    pub fn draw(&mut self, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
+        let ([n], device) = (self.positions.dims()?, self.keys.device());
+        let [_, v] = logits.dims()?;
+        expect_f32("sample", device, &[("logits", logits, &[n, v])])?;
+        let Device::Cuda(gpu) = device else { unreachable!("a batch lies on a GPU") };
+        cuda::draw(gpu, self, logits, sampling)
+    }
 }
 
 /// The definition.
@@ -184,5 +251,61 @@ pub mod cpu {
             }
         }
         token as u32
+    }
+}
+
+mod cuda {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::{Batch, Draw, Sampling};
+    use crate::device::launch::Arg;
+    use crate::device::{DType, Gpu, Tensor};
+    use crate::error::Result;
+    use crate::ops::slices::Slices;
+
+    /// See [`super::forward`]; false if a row is not finite.
+    pub fn forward(
+        gpu: Gpu,
+        tokens: &mut [u32],
+        logits: &mut Tensor,
+        sampling: Sampling,
+        draws: &[Draw],
+    ) -> Result<bool> {
+        static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
+        let mut batch = BATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = batch.get_or_insert_with(|| Batch::new(gpu));
+        batch.set(draws)?;
+        batch.draw(logits, sampling)?;
+        tokens.copy_from_slice(&batch.tokens.read::<u32>()?);
+        Ok(batch.damaged.read::<u32>()? == [0])
+    }
+
+    /// See [`Batch::draw`].
+    pub fn draw(gpu: Gpu, batch: &mut Batch, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
+        let [n, v] = logits.dims()?;
+        if n == 0 {
+            return Ok(());
+        }
+        let slices = Slices::of(gpu, v);
+        let kernel = gpu.kernel("sample", "sample_draw", &slices.defines(DType::F32))?;
+        let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
+        let Batch { keys, positions, forbidden, starts, until, tokens, damaged } = batch;
+        let args = [
+            tokens.into(),
+            damaged.into(),
+            logits.into(),
+            (&*keys).into(),
+            (&*positions).into(),
+            (&*forbidden).into(),
+            (&*starts).into(),
+            Arg::U32(*until),
+            inverse.into(),
+            // More than there are is all.
+            Arg::U32(sampling.top_k.min(v) as u32),
+            sampling.top_p.into(),
+        ];
+        // SAFETY: sample_draw(u32 *tokens, u32 *flag, float *logits, const uint2 *keys, const u32 *positions, const u32
+        // *forbidden, const u32 *starts, u32 until, float inverse, u32 k, float p); `Batch` keeps their sizes.
+        unsafe { kernel.launch(gpu, slices.grid(n), &args) }
     }
 }

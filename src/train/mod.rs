@@ -6,8 +6,10 @@
 //! | `example.rs` | documents → tokens and the mask of those that carry loss |
 //! | `settings.rs` | every choice of a run, with the recipe's values |
 //! | `packing.rs` | which examples a step uses, and how they share passes |
+//! | `optimiser.rs` | AdamW over everything that is trained |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
 //! | `run.rs` | the loop |
+//! | `memory.rs` | whether a run fits on the GPU, and what is kept |
 //! | `state.rs` | checkpoint and resume |
 //! | `metrics.rs` `progress.rs` | the curve on disk; the state on stderr |
 //! | `output.rs` | the finished adapter or model |
@@ -15,7 +17,9 @@
 pub mod clip;
 pub mod dataset;
 pub mod example;
+pub mod memory;
 pub mod metrics;
+pub mod optimiser;
 mod output;
 pub mod packing;
 pub mod progress;
@@ -25,6 +29,6 @@ pub mod settings;
 mod state;
 
 pub use example::Example;
-pub use progress::Status;
+pub use progress::{Event, Status};
 pub use run::{Job, Report, run};
 pub use settings::Settings;

@@ -5,6 +5,17 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::memory::Plan;
+
+/// What a run tells.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// Where its memory goes, before the first step; on a GPU only.
+    Memory(&'a Plan),
+    /// An optimiser step was made.
+    Step(&'a Status),
+}
+
 /// The state of a run after an optimiser step.
 #[derive(Clone, Copy, Debug)]
 pub struct Status {
@@ -30,14 +41,18 @@ impl Status {
 }
 
 /// Shows a run on stderr: a bar on a terminal, otherwise a line every half minute and one at the end.
-pub fn show() -> impl FnMut(&Status) {
+pub fn show() -> impl FnMut(Event) {
     const QUIET: Duration = Duration::from_secs(30);
     let style = ProgressStyle::with_template("{bar:24} step {pos}/{len} · {msg} · {eta} left");
     let bar = ProgressBar::no_length().with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let terminal = std::io::stderr().is_terminal();
     let mut last = Instant::now();
     let mut begun = false;
-    move |status| {
+    move |event| {
+        let status = match event {
+            Event::Memory(plan) => return eprintln!("{plan}"),
+            Event::Step(status) => status,
+        };
         let Status { step, steps, loss, learning_rate, .. } = *status;
         let text =
             format!("loss {loss:.4} · lr {learning_rate:.2e} · {:.0} tokens/s", status.tokens_per_second());

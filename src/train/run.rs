@@ -3,19 +3,20 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::memory::Plan;
 use super::metrics::{Metric, Metrics};
+use super::optimiser::Optimiser;
 use super::packing::{self, Order, Packed, Pass};
-use super::progress::Status;
+use super::progress::{Event, Status};
 use super::settings::Settings;
-use super::state::{self, Moments};
-use super::{Example, clip, output};
+use super::state;
+use super::{Example, output};
+use crate::device::gpu;
 use crate::device::philox::Key;
-use crate::device::{DType, Tensor, gpu};
 use crate::error::{Error, Result};
-use crate::model::parameter::Parameter;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
-use crate::ops::adamw::{self, AdamW};
+use crate::ops::adamw::AdamW;
 
 /// What is to be trained, on what, and where to.
 pub struct Job<'a> {
@@ -50,7 +51,7 @@ pub struct Report {
 /// [`Error::Setting`] for settings that cannot work; [`Error::File`] if the folder holds another run;
 /// [`Error::Run`] naming the step and the example if the loss is not finite, the checkpoints being kept;
 /// [`Error::Io`] if a file cannot be read or written.
-pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)) -> Result<Report> {
+pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(Event)) -> Result<Report> {
     let settings = job.settings;
     settings.check()?;
     if job.examples.is_empty() {
@@ -63,7 +64,10 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)
     }
     state::claim(job.out, &state::fingerprint(model, job.examples, settings)?, settings)?;
     let mut trainer = Trainer::new(model, job)?;
-    let resumed = state::load(job.out, trainer.model, &mut trainer.moments)?;
+    if let Some(plan) = &trainer.plan {
+        progress(Event::Memory(plan));
+    }
+    let resumed = state::load(job.out, trainer.model, &mut trainer.optimiser.moments)?;
     let mut metrics = Metrics::resume(job.out, resumed)?;
     let begun = Instant::now();
     for step in resumed..trainer.order.steps {
@@ -75,11 +79,11 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(&Status)
         if trainer.is_due(step + 1, settings.checkpoint_steps) {
             // The lines first: a checkpoint promises every line up to its step.
             metrics.sync()?;
-            state::save(job.out, step + 1, trainer.model, &trainer.moments)?;
+            state::save(job.out, step + 1, trainer.model, &trainer.optimiser.moments)?;
         }
         if let Metric::Train { step, loss, learning_rate, .. } = metric {
             let (steps, tokens, elapsed) = (trainer.order.steps, trainer.tokens, begun.elapsed());
-            progress(&Status { step, steps, loss, learning_rate, tokens, elapsed });
+            progress(Event::Step(&Status { step, steps, loss, learning_rate, tokens, elapsed }));
         }
     }
     let steps = trainer.order.steps;
@@ -102,7 +106,8 @@ struct Trainer<'a> {
     model: &'a mut Transformer,
     job: &'a Job<'a>,
     order: Order,
-    moments: Vec<Moments>,
+    optimiser: Optimiser,
+    plan: Option<Plan>,
     saved: Saved,
     /// Tokens that went through the model since this process began.
     tokens: usize,
@@ -110,15 +115,14 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn new(model: &'a mut Transformer, job: &'a Job<'a>) -> Result<Self> {
-        let zeros =
-            |parameter: &Parameter| Tensor::zeros_on(model.place.device, DType::F32, parameter.value.shape());
-        let moments = gpu::purpose("optimiser", || {
-            let moments = |(_, parameter)| Ok(Moments { mean: zeros(parameter)?, square: zeros(parameter)? });
-            model.trainable().into_iter().map(moments).collect::<Result<_>>()
-        })?;
+        let optimiser = Optimiser::new(model)?;
         let order = Order::new(job.examples.len(), job.settings);
-        let saved = Saved::for_training(model);
-        Ok(Self { model, job, order, moments, saved, tokens: 0 })
+        let plan = Plan::new(model, largest_pass(&order, job))?;
+        let recompute = plan.as_ref().is_some_and(|plan| plan.recompute);
+        let saved = gpu::purpose("activations", || {
+            if recompute { Saved::for_recomputing(model) } else { Saved::for_training(model) }
+        });
+        Ok(Self { model, job, order, optimiser, plan, saved, tokens: 0 })
     }
 
     /// Makes optimiser step `step` (from 0).
@@ -147,29 +151,11 @@ impl<'a> Trainer<'a> {
     /// Applies the gradients and clears them; returns their global norm before clipping.
     fn update(&mut self, step: usize, learning_rate: f64) -> Result<f64> {
         let Settings { beta1, beta2, epsilon, weight_decay, max_grad_norm, .. } = *self.job.settings;
-        let mut parameters = self.model.trainable_mut();
-        let gradients: Vec<&Tensor> =
-            parameters.iter().filter_map(|(_, parameter)| parameter.gradient.as_ref()).collect();
-        let norm = adamw::square_sum(&gradients)?.sqrt();
-        if !norm.is_finite() {
-            return Err(self.diverged(step, "the gradient"));
-        }
-        let scale = clip::factor(norm, max_grad_norm) as f32;
         let betas = [beta1 as f32, beta2 as f32];
-        let (eps, decay, step) = (epsilon as f32, weight_decay as f32, step as u32 + 1);
-        let adamw = AdamW { lr: learning_rate as f32, betas, eps, decay, step };
-        for ((_, parameter), Moments { mean, square }) in parameters.iter_mut().zip(&mut self.moments) {
-            let Parameter { value, master, gradient: Some(gradient) } = &mut **parameter else { continue };
-            // As the reference trainer: matrices decay, the gains of norms do not.
-            let decay = if value.shape().len() > 1 { adamw.decay } else { 0.0 };
-            let (full, copy) = match master {
-                Some(master) => (master, Some(value)),
-                None => (value, None),
-            };
-            adamw::step([full, mean, square], copy, gradient, scale, AdamW { decay, ..adamw })?;
-            gradient.clear()?;
-        }
-        Ok(norm)
+        let (lr, decay) = (learning_rate as f32, weight_decay as f32);
+        let adamw = AdamW { lr, betas, eps: epsilon as f32, decay, step: step as u32 + 1 };
+        let norm = self.optimiser.step(self.model, adamw, max_grad_norm)?;
+        if norm.is_finite() { Ok(norm) } else { Err(self.diverged(step, "the gradient")) }
     }
 
     /// Whether something that happens every `every` steps, and after the last, happens after `step` steps.
@@ -215,6 +201,15 @@ impl<'a> Trainer<'a> {
             self.job.out.display()
         ))
     }
+}
+
+/// Tokens of the largest pass of the whole run.
+fn largest_pass(order: &Order, job: &Job) -> usize {
+    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].inputs()).sum::<usize>();
+    let passes = (0..order.steps)
+        .flat_map(|step| packing::passes(job.examples, &order.step(step), job.settings))
+        .chain(packing::pack(job.examples, &order.held_out, 1.0, job.settings.pack_tokens));
+    passes.map(|pass| tokens(&pass)).max().unwrap_or(0)
 }
 
 fn sum(nll: &[f32]) -> f64 {

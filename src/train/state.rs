@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::example::Example;
+use super::optimiser::Moments;
 use super::settings::Settings;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
@@ -18,14 +19,6 @@ use crate::model::transformer::Transformer;
 
 /// Checkpoints that are kept: should the newest be damaged, one is left.
 const KEPT: usize = 2;
-
-/// `AdamW`'s running means of one parameter's gradient.
-pub struct Moments {
-    /// Of the gradient.
-    pub mean: Tensor,
-    /// Of its square.
-    pub square: Tensor,
-}
 
 /// What `run.json` holds.
 #[derive(Serialize, Deserialize)]

@@ -1,0 +1,324 @@
+// Attention forward on Hopper: wgmma and TMA. Maths, CPU reference: src/ops/attention.rs
+//   s_ij = scale · q_i · k_j for j in i's document, j ≤ i, i − j < window;   lse_i = ln Σ_j exp s_ij
+//   out_i = Σ_j exp(s_ij − lse_i) v_j
+//   q, out (N, H·D) bf16   k, v (N, KV·D) bf16   lse (N, H) float   blocks (M) of four u32: first row, end row, first
+//   and end row of the document; none longer than 128, the longest work first
+//   load-time  REAL_IS_FLOAT = 0, D (64, 128, 256)
+//   launch     grid min(multiprocessors, M·H), block 384: a warpgroup that loads, two that own 64 query rows each
+//              dynamic shared 1536·D + 1152 bytes, 768·D + 1152 at D = 256; maps: boxes of 64 columns × 64 rows (q) and
+//              × KEYS rows (k, v)
+//   scale      > 0, given as scale · log₂e;  window: 2³¹ for none
+//   work       4·D flops a visible pair of rows and query head: bound by the tensor cores
+//   numerics   float scores and sums, base-2 exponentials; p rounds to bf16 before p·v; one rounding at the store
+//   measured   causal, TFLOP/s (ratio to cuDNN through torch 2.11): 2 × 2048 tokens, 32/8 heads of 128: 527 (1.12), 8/4 of
+//              256: 510 (1.38), 16/16 of 64: 320 (1.13); 8 × 384, 32/8 of 128: 233 (0.97); 2026-11-25, H100
+#include "prelude.cuh"
+#include "hopper.cuh"
+
+#if ARCH == 90 && !REAL_IS_FLOAT
+
+const u32 KEYS = D == 256 ? 64 : 128; // a tile
+const u32 Q_STAGES = D == 256 ? 1 : 2;
+const u32 STAGES = 2;
+const u32 CONSUMERS = 256;
+const u32 QUERY_PANEL = 64 * 128; // bytes of 64 rows × 64 columns
+const u32 KEY_PANEL = KEYS * 128;
+const u32 QUERY_BYTES = 128 * D * 2;
+const u32 KEY_BYTES = KEYS * D * 2;
+
+// Shared memory, in bytes from its 1024-byte aligned start.
+const u32 AT_K = Q_STAGES * QUERY_BYTES;
+const u32 AT_V = AT_K + STAGES * KEY_BYTES;
+const u32 AT_BARRIERS = AT_V + STAGES * KEY_BYTES;
+
+extern __shared__ u8 shared[];
+
+// A ring of SIZE slots: a barrier for full, one for empty, each. `n` counts uses.
+template <u32 SIZE> struct Ring {
+    u32 barriers;
+    __device__ u32 full(u32 n) const { return barriers + n % SIZE * 8; }
+    __device__ u32 empty(u32 n) const { return barriers + (SIZE + n % SIZE) * 8; }
+    __device__ void init(u32 producers, u32 consumers) const {
+        for (u32 n = 0; n < SIZE; n++) mbarrier_init(full(n), producers), mbarrier_init(empty(n), consumers);
+    }
+    __device__ void wait_full(u32 n) const { mbarrier_wait(full(n), n / SIZE & 1); }
+    __device__ void wait_empty(u32 n) const { mbarrier_wait(empty(n), n / SIZE & 1 ^ 1); }
+};
+struct Rings {
+    Ring<Q_STAGES> q;
+    Ring<STAGES> k, v;
+};
+
+// The `round`-th item of this block: there and back again over the list, so that every block gets heavy and light ones.
+__device__ __forceinline__ u32 item(u32 round) {
+    return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+}
+
+// The first row that query row `i` sees.
+__device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
+    return i - document < window ? document : i + 1 - window;
+}
+
+__device__ __forceinline__ float exp2_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Thread c of four holds x[i] = element (i, c); afterwards x[i] = element (c, i).
+__device__ __forceinline__ void transpose_quad(u32 (&x)[4]) {
+    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        u32 y = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
+        if (odd) x[i] = y;
+        else x[i + 1] = y;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        u32 y = __shfl_xor_sync(~0u, upper ? x[i] : x[i + 2], 2);
+        if (upper) x[i] = y;
+        else x[i + 2] = y;
+    }
+}
+
+__device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap &k_map, const TensorMap &v_map,
+                                        const uint4 *blocks, u32 count, u32 heads, u32 kv_heads, u32 window, u32 base,
+                                        Rings rings) {
+    u32 n_q = 0, n_k = 0, n_v = 0;
+    for (u32 round = 0; round * gridDim.x < count * heads; round++) {
+        u32 i = item(round);
+        if (i >= count * heads) continue;
+        uint4 block = blocks[i / heads];
+        u32 h = i % heads, g = h * kv_heads / heads;
+        u32 from = first_visible(block.x, block.z, window), tiles = (block.y - from + KEYS - 1) / KEYS;
+
+        rings.q.wait_empty(n_q);
+        mbarrier_arrive_expect(rings.q.full(n_q), QUERY_BYTES);
+        for (u32 part = 0; part < 2 * (D / 64); part++)
+            tma_load2(base + n_q % Q_STAGES * QUERY_BYTES + part * QUERY_PANEL, &q_map, rings.q.full(n_q),
+                      h * D + part % (D / 64) * 64, block.x + part / (D / 64) * 64);
+        n_q++;
+
+        // The next tile's keys before this tile's values: the scores run one tile ahead.
+        for (u32 t = tiles + 1; t-- > 0;) {
+            if (t > 0) {
+                u32 to = base + AT_K + n_k % STAGES * KEY_BYTES;
+                rings.k.wait_empty(n_k);
+                mbarrier_arrive_expect(rings.k.full(n_k), KEY_BYTES);
+                for (u32 part = 0; part < D / 64; part++)
+                    tma_load2(to + part * KEY_PANEL, &k_map, rings.k.full(n_k), g * D + part * 64, from + (t - 1) * KEYS);
+                n_k++;
+            }
+            if (t < tiles) {
+                u32 to = base + AT_V + n_v % STAGES * KEY_BYTES;
+                rings.v.wait_empty(n_v);
+                mbarrier_arrive_expect(rings.v.full(n_v), KEY_BYTES);
+                for (u32 part = 0; part < D / 64; part++)
+                    tma_load2(to + part * KEY_PANEL, &v_map, rings.v.full(n_v), g * D + part * 64, from + t * KEYS);
+                n_v++;
+            }
+        }
+    }
+}
+
+struct Rows {
+    float max[2], sum[2], shrink[2]; // of rows g and g + 8 of the warp; sums of this thread's columns alone
+};
+
+// Scores → exponentials, in place; `rows.shrink` is the factor on what was summed before.
+__device__ __forceinline__ void exponentials(float (&s)[KEYS / 2], Rows &rows, float scale) {
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float next = rows.max[r];
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++) next = fmaxf(next, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
+        next = fmaxf(next, __shfl_xor_sync(~0u, next, 1));
+        next = fmaxf(next, __shfl_xor_sync(~0u, next, 2));
+        float base = next == -INFINITY_F ? 0.0f : next * scale; // no key visible yet
+        rows.shrink[r] = exp2_fast(rows.max[r] * scale - base);
+        rows.max[r] = next;
+        float sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < KEYS / 8; j++) {
+            float &a = s[4 * j + 2 * r], &b = s[4 * j + 2 * r + 1];
+            a = exp2_fast(fmaf(a, scale, -base));
+            b = exp2_fast(fmaf(b, scale, -base));
+            sum += a + b;
+        }
+        rows.sum[r] = rows.sum[r] * rows.shrink[r] + sum;
+    }
+}
+
+__device__ __forceinline__ void pack_all(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
+#pragma unroll
+    for (int k = 0; k < KEYS / 16; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) p[k][i] = pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
+}
+
+__device__ __forceinline__ void consume(real *out, float *lse, const uint4 *blocks, u32 count, u32 heads, float scale,
+                                        u32 window, u32 base, Rings rings) {
+    u32 group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    bool signals = threadIdx.x % 32 == 0;
+    u32 n_q = 0, n_k = 0, n_v = 0;
+    float o[D / 2], s[KEYS / 2];
+    u32 p[KEYS / 16][4];
+    if (group == 1) named_barrier_arrive(1, CONSUMERS);
+
+    // The warpgroups take turns in beginning their products: one computes exponentials while the other multiplies.
+    auto my_turn = [&]() { named_barrier_sync(1 + group, CONSUMERS); };
+    auto your_turn = [&]() { named_barrier_arrive(2 - group, CONSUMERS); };
+    auto scores = [&]() { // s = q kᵀ, begun
+        rings.k.wait_full(n_k);
+        my_turn();
+        u64 queries = wgmma_k_major(base + n_q % Q_STAGES * QUERY_BYTES + group * (D / 64) * QUERY_PANEL);
+        u64 keys = wgmma_k_major(base + AT_K + n_k % STAGES * KEY_BYTES);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < D / 16; k++)
+            Wgmma<KEYS>::mma<0, 0>(s, wgmma_advance(queries, k / 4 * QUERY_PANEL + k % 4 * 32),
+                                   wgmma_advance(keys, k / 4 * KEY_PANEL + k % 4 * 32), k > 0);
+        wgmma_commit();
+    };
+    auto weigh = [&](u32 add) { // o (+)= p v, begun
+        rings.v.wait_full(n_v);
+        u64 values = wgmma_mn_major(base + AT_V + n_v % STAGES * KEY_BYTES, KEY_PANEL);
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; k++)
+            Wgmma<D>::mma<1>(o, p[k], wgmma_advance(values, k * 2048), k > 0 ? 1 : add);
+        wgmma_commit();
+    };
+    auto release_k = [&]() {
+        if (signals) mbarrier_arrive(rings.k.empty(n_k));
+        n_k++;
+    };
+    auto release_v = [&]() {
+        if (signals) mbarrier_arrive(rings.v.empty(n_v));
+        n_v++;
+    };
+    auto skip = [&]() {
+        rings.k.wait_full(n_k);
+        my_turn();
+        your_turn();
+        release_k();
+        rings.v.wait_full(n_v);
+        release_v();
+    };
+
+    for (u32 round = 0; round * gridDim.x < count * heads; round++) {
+        u32 i = item(round);
+        if (i >= count * heads) continue;
+        uint4 block = blocks[i / heads];
+        u32 h = i % heads;
+        u32 from = first_visible(block.x, block.z, window), tiles = (block.y - from + KEYS - 1) / KEYS;
+        // This warpgroup's rows, and the tiles that they see.
+        u32 top = block.x + 64 * group, bottom = min(block.y, top + 64), low = 0, high = 0;
+        if (top < bottom) {
+            low = (first_visible(top, block.z, window) - from) / KEYS;
+            high = (bottom - 1 - from) / KEYS + 1;
+        }
+        u32 row = top + 16 * warp + g; // and 8 below
+        auto mask = [&](u32 t) {
+            u32 key = from + t * KEYS;
+            if (key + KEYS - 1 <= top && bottom - 1 - key < window) return;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                u32 distance = row + 8 * r - key - 2 * c; // wraps to a large number for keys that come later
+#pragma unroll
+                for (int j = 0; j < KEYS / 8; j++) {
+                    if (distance - 8 * j >= window) s[4 * j + 2 * r] = -INFINITY_F;
+                    if (distance - 8 * j - 1 >= window) s[4 * j + 2 * r + 1] = -INFINITY_F;
+                }
+            }
+        };
+
+        rings.q.wait_full(n_q);
+        u32 t = tiles;
+        for (; t > high; t--) skip();
+        if (low < high) {
+            Rows rows = {{-INFINITY_F, -INFINITY_F}, {0.0f, 0.0f}, {0.0f, 0.0f}};
+            scores();
+            your_turn();
+            wgmma_wait<0>();
+            release_k();
+            mask(--t);
+            exponentials(s, rows, scale);
+            pack_all(p, s);
+            u32 add = 0;
+            while (t > low) {
+                scores();
+                weigh(add);
+                your_turn();
+                wgmma_wait<1>();
+                release_k();
+                mask(--t);
+                exponentials(s, rows, scale);
+                wgmma_wait<0>();
+                release_v();
+#pragma unroll
+                for (int j = 0; j < D / 2; j++) o[j] *= rows.shrink[j / 2 % 2];
+                pack_all(p, s);
+                add = 1;
+            }
+            if (signals) mbarrier_arrive(rings.q.empty(n_q));
+            weigh(add);
+            wgmma_wait<0>();
+            release_v();
+
+            size_t wide = (size_t)heads * D;
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                float sum = rows.sum[r];
+                sum += __shfl_xor_sync(~0u, sum, 1);
+                sum += __shfl_xor_sync(~0u, sum, 2);
+                float inverse = 1.0f / sum;
+                u32 at = row + 8 * r;
+                real *to = out + at * wide + h * D + 8 * c;
+#pragma unroll
+                for (int j = 0; j < D / 32; j++) {
+                    u32 x[4];
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const float *y = &o[16 * j + 4 * i + 2 * r];
+                        x[i] = pack(y[0] * inverse, y[1] * inverse);
+                    }
+                    transpose_quad(x);
+                    if (at < bottom) *reinterpret_cast<uint4 *>(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
+                }
+                if (at < bottom && c == 0)
+                    lse[(size_t)at * heads + h] = (rows.max[r] * scale + log2f(sum)) * 0.6931471805599453f;
+            }
+        }
+        if (low == high && signals) mbarrier_arrive(rings.q.empty(n_q));
+        n_q++;
+        for (; t > 0; t--) skip();
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+    attention_forward_tiles(real *out, float *lse, const __grid_constant__ TensorMap q_map,
+                            const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map,
+                            const uint4 *blocks, u32 count, u32 heads, u32 kv_heads, float scale, u32 window) {
+    u32 base = (shared_address(shared) + 1023) & ~1023u;
+    u32 barriers = base + AT_BARRIERS;
+    Rings rings = {{barriers}, {barriers + 16 * Q_STAGES}, {barriers + 16 * (Q_STAGES + STAGES)}};
+    if (threadIdx.x == 0) {
+        rings.q.init(1, CONSUMERS / 32);
+        rings.k.init(1, CONSUMERS / 32);
+        rings.v.init(1, CONSUMERS / 32);
+        mbarrier_init_fence();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        give_registers<24>();
+        if (threadIdx.x == 0)
+            produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
+    } else {
+        take_registers<240>();
+        consume(out, lse, blocks, count, heads, scale, window, base, rings);
+    }
+}
+
+#endif

@@ -1,0 +1,144 @@
+// Loss of a chunk of logits, and their gradient.  Maths, CPU reference: src/ops/linear_cross_entropy.rs
+//   cross_entropy_rows   lse = ln Σ_v exp logits,  nll = lse − logits[target],
+//                        dlogits = weight · (exp(logits − lse) − onehot), unless dlogits is null
+//   logits (n, V) float    dlogits (n, V) real    nll, lse (n) float    targets (n) u32, below V
+//
+//   load-time  V; BLOCK (threads, a multiple of 32); CLUSTER (blocks a row; 1 below compute capability 9.0);
+//              RESIDENT (1: a row stays in shared memory; 0: it is read twice)
+//   launch     n · CLUSTER blocks; if RESIDENT, 4 · (V / CLUSTER, rounded up to a multiple of 4) bytes of shared memory
+//   traffic    n · V · (4 + size of real) bytes (4 without the gradient): bandwidth-bound
+//   numerics   float; sums by thread, lane, warp and block of the cluster, in order; dlogits is rounded once
+//   measured   pending
+#include "prelude.cuh"
+#include "hopper.cuh"
+
+static const int WIDTH = width_of<float>(V);
+static const int VECTORS = V / WIDTH;
+static const u32 SLICE = (VECTORS + CLUSTER - 1) / CLUSTER * WIDTH;
+static const int WARPS = BLOCK / 32;
+#if CLUSTER > 1
+#define IN_CLUSTERS __cluster_dims__(CLUSTER, 1, 1)
+#else
+#define IN_CLUSTERS
+#endif
+
+// max and Σ exp(x − max) of some numbers.
+struct Sum {
+    float max, sum;
+};
+__device__ __forceinline__ Sum merge(const Sum &a, const Sum &b) {
+    const float max = fmaxf(a.max, b.max);
+    // Nothing yet on either side: no ∞ − ∞.
+    if (max == -INFINITY_F) return Sum{max, a.sum + b.sum};
+    return Sum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
+}
+__device__ __forceinline__ Sum warp_merge(Sum x) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane >>= 1)
+        x = merge(x, Sum{__shfl_xor_sync(~0u, x.max, lane), __shfl_xor_sync(~0u, x.sum, lane)});
+    return x;
+}
+
+#if RESIDENT
+extern __shared__ float4 slice[];
+// The loads of a slice, in groups that are worked on as they come.
+static const int GROUPS = 4;
+#endif
+
+extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
+    cross_entropy_rows(float *nll, float *lse, real *dlogits, const float *logits, const u32 *targets, float weight) {
+    __shared__ Sum sums[CLUSTER * WARPS];
+#if CLUSTER > 1
+    cluster_arrive();
+    const u32 rank = cluster_rank();
+#else
+    const u32 rank = 0;
+#endif
+    const u32 row = blockIdx.x / CLUSTER, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 first = rank * SLICE < V ? rank * SLICE : V, count = V - first < SLICE ? V - first : SLICE;
+    const float *from = logits + (u64)row * V + first;
+    // 1. this thread's maximum and sum
+    Sum own{-INFINITY_F, 0.0f};
+    const auto add = [&](const float(&x)[WIDTH]) {
+        float max = own.max;
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) max = fmaxf(max, x[j]);
+        // A NaN is left out of max and spoils the sum.
+        const float base = max == -INFINITY_F ? 0.0f : max;
+        own.sum *= expf(own.max - base);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) own.sum += expf(x[j] - base);
+        own.max = max;
+    };
+#if RESIDENT
+    float *z = reinterpret_cast<float *>(slice);
+    const u32 step = (SLICE / WIDTH + GROUPS * BLOCK - 1) / (GROUPS * BLOCK) * BLOCK * WIDTH;
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++) {
+        const u32 end = (g + 1) * step < count ? (g + 1) * step : count;
+        for (u32 i = g * step + threadIdx.x * WIDTH; i < end; i += BLOCK * WIDTH) {
+            if constexpr (WIDTH == 4)
+                cp_async16(shared_address(z + i), from + i);
+            else
+                z[i] = from[i];
+        }
+        cp_async_commit();
+    }
+    const auto work = [&](int g) {
+        const u32 end = (g + 1) * step < count ? (g + 1) * step : count;
+        for (u32 i = g * step + threadIdx.x * WIDTH; i < end; i += BLOCK * WIDTH) {
+            float x[WIDTH];
+            load_floats(x, z + i);
+            add(x);
+        }
+    };
+    cp_async_wait<3>(), work(0);
+    cp_async_wait<2>(), work(1);
+    cp_async_wait<1>(), work(2);
+    cp_async_wait<0>(), work(3);
+#else
+    const float *z = from;
+#pragma unroll 4
+    for (u32 i = threadIdx.x * WIDTH; i < count; i += BLOCK * WIDTH) {
+        float x[WIDTH];
+        load_floats(x, z + i);
+        add(x);
+    }
+#endif
+    // 2. the row's: every warp gives its part to every block, all merge the same parts in the same order
+    own = warp_merge(own);
+#if CLUSTER > 1
+    cluster_wait();
+    if (lane < CLUSTER)
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(
+                         cluster_address(shared_address(&sums[rank * WARPS + warp]), lane)),
+                     "f"(own.max), "f"(own.sum)
+                     : "memory");
+    cluster_sync();
+#else
+    if (lane == 0) sums[warp] = own;
+    __syncthreads();
+#endif
+    Sum all{-INFINITY_F, 0.0f};
+    for (u32 i = lane; i < CLUSTER * WARPS; i += 32) all = merge(all, sums[i]);
+    all = warp_merge(all);
+    const u32 target = targets[row];
+    if (threadIdx.x == 0 && rank == 0) {
+        const float total = all.max + logf(all.sum);
+        lse[row] = total;
+        nll[row] = total - logits[(u64)row * V + target];
+    }
+    if (!dlogits) return;
+    // 3. the gradient
+    const float factor = weight / all.sum;
+    real *to = dlogits + (u64)row * V + first;
+    const u32 chosen = target - first;
+#pragma unroll 2
+    for (u32 i = threadIdx.x * WIDTH; i < count; i += BLOCK * WIDTH) {
+        float x[WIDTH];
+        load_floats(x, z + i);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) x[j] = expf(x[j] - all.max) * factor - (i + j == chosen ? weight : 0.0f);
+        store(to + i, x);
+    }
+}

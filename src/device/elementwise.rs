@@ -1,0 +1,73 @@
+//! Element-wise work on whole tensors that lie on the GPU (`kernels/tensor.cu`).
+
+use super::launch::Grid;
+use super::tensor::{expect_device, expect_dtype, expect_shape};
+use super::{DType, Device, Gpu, Tensor};
+use crate::error::Result;
+
+fn card(y: &Tensor) -> Gpu {
+    let Device::Cuda(gpu) = y.device() else { panic!("element-wise work on a host tensor") };
+    gpu
+}
+
+/// `y` ← `x` in the element type of `y`: f32 to bf16, rounded to nearest, ties to even, or back.
+///
+/// # Errors
+/// [`Error::Shape`](crate::Error::Shape), [`Error::Place`](crate::Error::Place) or
+/// [`Error::DType`](crate::Error::DType) if they disagree.
+pub fn cast(y: &mut Tensor, x: &Tensor) -> Result<()> {
+    let gpu = card(y);
+    expect_shape("cast", "x", x, y.shape())?;
+    expect_device("cast", "x", x, y.device())?;
+    let name = match (x.dtype(), y.dtype()) {
+        (DType::F32, DType::Bf16) => "tensor_narrow",
+        (DType::Bf16, DType::F32) => "tensor_widen",
+        (_, same) => {
+            expect_dtype("cast", "x", x, same)?;
+            return y.copy_from(x);
+        }
+    };
+    let n = y.len();
+    let kernel = gpu.kernel("tensor", name, &[y.dtype().define()])?;
+    // SAFETY: tensor_narrow(bf16 *y, const float *x, u64 n), tensor_widen(float *y, const bf16 *x, u64 n); n elements each.
+    unsafe { kernel.launch(gpu, Grid::over(n, 8, 256), &[y.into(), x.into(), (n as u64).into()]) }
+}
+
+/// Every element of `y`, f32 or bf16, becomes `value`.
+///
+/// # Errors
+/// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+pub fn fill(y: &mut Tensor, value: f32) -> Result<()> {
+    let (gpu, n) = (card(y), y.len());
+    let kernel = gpu.kernel("tensor", "tensor_fill", &[y.dtype().define()])?;
+    // SAFETY: tensor_fill(real *y, float value, u64 n); y has n elements.
+    unsafe { kernel.launch(gpu, Grid::over(n, 8, 256), &[y.into(), value.into(), (n as u64).into()]) }
+}
+
+/// `y` ← `y` + `scale` · `x`.
+///
+/// # Errors
+/// As [`cast`].
+pub fn add(y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
+    let (gpu, n) = (card(y), y.len());
+    expect_shape("add", "x", x, y.shape())?;
+    expect_device("add", "x", x, y.device())?;
+    expect_dtype("add", "x", x, y.dtype())?;
+    let kernel = gpu.kernel("tensor", "tensor_add", &[y.dtype().define()])?;
+    let args = [y.into(), x.into(), scale.into(), (n as u64).into()];
+    // SAFETY: tensor_add(real *y, const real *x, float scale, u64 n); n elements each.
+    unsafe { kernel.launch(gpu, Grid::over(n, 8, 256), &args) }
+}
+
+/// `y` (C), f32, += the rows of `parts` (P, C), f32, in order.
+///
+/// # Errors
+/// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
+pub fn add_columns(y: &mut Tensor, parts: &Tensor) -> Result<()> {
+    let (gpu, [count, columns]) = (card(y), parts.dims()?);
+    expect_shape("add_columns", "y", y, &[columns])?;
+    let kernel = gpu.kernel("tensor", "tensor_add_columns", &[DType::F32.define()])?;
+    let args = [y.into(), parts.into(), count.into(), columns.into()];
+    // SAFETY: tensor_add_columns(float *y, const float *parts, u32 count, u32 columns); the shapes were checked.
+    unsafe { kernel.launch(gpu, Grid::over(columns, 1, 32).threads(512), &args) }
+}

@@ -1,0 +1,314 @@
+//! Launches of `kernels/attention_*.cu` and `kernels/cache.cu`.
+//!
+//! | kernel file | used for |
+//! |---|---|
+//! | `attention_forward`, `attention_backward` | packed documents on Hopper: bf16, D of 64, 128 or 256 |
+//! | `attention_mma` | packed documents on other cards: the same |
+//! | `attention_plain` | packed documents otherwise, and δ for all |
+//! | `attention_cached` | contexts in the cache: split over the context in bf16 and D of 64, 128 or 256, else plain |
+//! | `cache` | storing into the cache |
+
+use std::f32::consts::LOG2_E;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Attention, Contexts, PAGE};
+use crate::device::compile::Define;
+use crate::device::launch::{Arg, Grid};
+use crate::device::{DType, Device, Gpu, Tensor};
+use crate::error::Result;
+
+/// Most rows of a block in the work lists.
+const BLOCK: usize = 128;
+/// Rows that a block of the plain kernels takes, and their threads.
+const PLAIN: [usize; 2] = [16, 512];
+/// Threads of a block of the tiled kernels.
+const TILED_THREADS: u32 = 384;
+/// Most positions that one warp of the split kernel takes: a result depends on it, so it never changes with the batch.
+const CHUNK: usize = 256;
+/// Bytes of shared memory that a block of the split kernel takes.
+const SPLIT_SHARED: usize = 96 << 10;
+/// A window that hides nothing.
+const NO_WINDOW: usize = 1 << 31;
+
+/// Blocks of query rows, and of key rows, that the kernels take in turn: first row, end row, first and end row of the
+/// document, the longest work first.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    by_query: Tensor,
+    by_key: Tensor,
+    count: usize,
+    /// (2, H, N) of one backward pass: lse · log₂e and δ.
+    rows: Mutex<Tensor>,
+}
+
+impl Blocks {
+    pub(super) fn new(starts: &[u32], device: Device) -> Result<Self> {
+        let mut list: Vec<[u32; 4]> = Vec::new();
+        for document in starts.windows(2) {
+            let (start, end) = (document[0], document[1]);
+            let blocks = (start..end).step_by(BLOCK);
+            list.extend(blocks.map(|first| [first, end.min(first + BLOCK as u32), start, end]));
+        }
+        let upload = |list: &[[u32; 4]]| Tensor::from_u32(&[list.len(), 4], list.concat()).to(device);
+        // A query sees what comes before it in its document, a key is seen by what comes after it.
+        list.sort_by_key(|[_, end, start, _]| std::cmp::Reverse(end - start));
+        let by_query = upload(&list)?;
+        list.sort_by_key(|[first, _, _, end]| std::cmp::Reverse(end - first));
+        let by_key = upload(&list)?;
+        let rows = Mutex::new(Tensor::empty_on(device, DType::F32));
+        Ok(Self { by_query, by_key, count: list.len(), rows })
+    }
+}
+
+/// Partial results of [`cached`], and how many blocks of a row and head have finished; zero between launches.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    partial: Tensor,
+    counters: Tensor,
+}
+
+impl Scratch {
+    pub(super) fn empty(device: Device) -> Self {
+        Self { partial: Tensor::empty_on(device, DType::F32), counters: Tensor::empty_on(device, DType::U32) }
+    }
+
+    fn make_room(&mut self, partial: usize, counters: usize) -> Result<()> {
+        if self.partial.len() < partial {
+            self.partial.resize(&[partial])?;
+        }
+        if self.counters.len() < counters {
+            self.counters.resize(&[counters])?;
+            self.counters.clear()?;
+        }
+        Ok(())
+    }
+}
+
+/// The scalars as the kernels take them.
+struct Scalars {
+    heads: usize,
+    kv: usize,
+    dim: usize,
+    scale: f32,
+    window: u32,
+}
+
+impl Scalars {
+    fn of(attention: Attention) -> Self {
+        let heads = attention.heads;
+        let window = attention.window.unwrap_or(NO_WINDOW).min(NO_WINDOW) as u32;
+        Self { heads: heads.query, kv: heads.kv, dim: heads.dim, scale: attention.scale, window }
+    }
+
+    /// Whether the tensor-core kernels can be used at all.
+    fn wide(&self, dtype: DType) -> bool {
+        dtype == DType::Bf16 && [64, 128, 256].contains(&self.dim) && self.scale > 0.0
+    }
+
+    fn tiled(&self, gpu: Gpu, dtype: DType) -> bool {
+        gpu.is_hopper() && self.wide(dtype)
+    }
+
+    fn defines(&self, dtype: DType) -> [Define; 2] {
+        [("REAL_IS_FLOAT", i64::from(dtype == DType::F32)), ("D", self.dim as i64)]
+    }
+
+    fn plain_defines(&self, dtype: DType) -> [Define; 3] {
+        let [real, dim] = self.defines(dtype);
+        [real, dim, ("BLOCK", BLOCK as i64)]
+    }
+
+    /// The grid of an mma kernel, a block of which keeps `rows` rows and two tiles of the other side in shared memory.
+    fn mma_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
+        let tile = if self.dim == 64 { 64 } else { 32 };
+        let shared = (2 * (self.dim + 8) * (rows + 2 * tile)) as u32;
+        Grid { blocks: [(2 * blocks.count) as u32, heads as u32, 1], threads: 128, shared }
+    }
+
+    /// The grid of a plain kernel, which keeps `rows` rows in shared memory.
+    fn plain_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
+        let [each, threads] = PLAIN;
+        let blocks = [(blocks.count * (BLOCK / each)) as u32, heads as u32, 1];
+        Grid { blocks, threads: threads as u32, shared: (4 * rows * (self.dim | 1)) as u32 }
+    }
+}
+
+/// Blocks that share `items` items: one a multiprocessor.
+fn resident(gpu: Gpu, items: usize) -> Grid {
+    Grid::new(items.min(gpu.facts().multiprocessors as usize), TILED_THREADS)
+}
+
+/// Tensor maps of matrices, for boxes of 64 columns and some rows.
+fn maps<const K: usize>(gpu: Gpu, tensors: [(&Tensor, usize); K]) -> Result<[Arg<'static>; K]> {
+    let mut maps = [Arg::U32(0); K];
+    for (map, (tensor, rows)) in maps.iter_mut().zip(tensors) {
+        let [n, width] = tensor.dims()?;
+        *map = Arg::Map(gpu.tensor_map(tensor.pointer(), [n, width, width], [rows, 64])?);
+    }
+    Ok(maps)
+}
+
+/// See [`super::forward`].
+pub(super) fn forward(
+    gpu: Gpu,
+    out: &mut Tensor,
+    lse: &mut Tensor,
+    [q, k, v]: [&Tensor; 3],
+    blocks: &Blocks,
+    attention: Attention,
+) -> Result<()> {
+    let (s, dtype) = (Scalars::of(attention), q.dtype());
+    let (into, list) = ([out.into(), lse.into()], Arg::from(&blocks.by_query));
+    if s.tiled(gpu, dtype) {
+        let [keys, shared] = if s.dim == 256 { [64, 768] } else { [128, 1536] };
+        let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &s.defines(dtype))?;
+        let grid = resident(gpu, blocks.count * s.heads).shared(shared * s.dim + 1152);
+        let inputs = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
+        let scale = s.scale * LOG2_E;
+        let tail = [list, blocks.count.into(), s.heads.into(), s.kv.into(), scale.into(), s.window.into()];
+        // SAFETY: attention_forward_tiles(real *out, float *lse, TensorMap q, k, v, const uint4 *blocks, u32 count,
+        // heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+        return unsafe { kernel.launch(gpu, grid, &[&into[..], &inputs, &tail].concat()) };
+    }
+    let inputs = [q.into(), k.into(), v.into()];
+    let tail = [list, s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
+    let args = [&into[..], &inputs, &tail].concat();
+    let (kernel, grid) = if s.wide(dtype) {
+        (
+            gpu.kernel("attention_mma", "attention_mma_forward", &s.defines(dtype))?,
+            s.mma_grid(blocks, s.heads, 64),
+        )
+    } else {
+        let kernel = gpu.kernel("attention_plain", "attention_plain_forward", &s.plain_defines(dtype))?;
+        (kernel, s.plain_grid(blocks, s.heads, 16 + 64))
+    };
+    // SAFETY: attention_mma_forward and attention_plain_forward(real *out, float *lse, const real *q, *k, *v, const
+    // uint4 *blocks, u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+    unsafe { kernel.launch(gpu, grid, &args) }
+}
+
+/// See [`super::backward`].
+pub(super) fn backward(
+    gpu: Gpu,
+    [dq, dk, dv]: [&mut Tensor; 3],
+    dout: &Tensor,
+    [out, lse]: [&Tensor; 2],
+    [q, k, v]: [&Tensor; 3],
+    blocks: &Blocks,
+    attention: Attention,
+) -> Result<()> {
+    let (s, dtype) = (Scalars::of(attention), q.dtype());
+    let ([n, _], defines, plain) = (q.dims()?, s.defines(dtype), s.plain_defines(dtype));
+    let mut rows = blocks.rows.lock().unwrap_or_else(PoisonError::into_inner);
+    rows.resize(&[2, s.heads, n])?;
+    let kernel = gpu.kernel("attention_plain", "attention_plain_delta", &plain)?;
+    let grid = Grid { blocks: [s.heads as u32, n.div_ceil(64) as u32, 1], threads: 256, shared: 0 };
+    let args = [(&mut *rows).into(), dout.into(), out.into(), lse.into(), n.into(), s.heads.into()];
+    // SAFETY: attention_plain_delta(float *rows, const real *dout, *out, const float *lse, u32 n, heads).
+    unsafe { kernel.launch(gpu, grid, &args)? };
+
+    let (rows, into_k) = (Arg::from(&*rows), [dk.into(), dv.into()]);
+    let (by_query, by_key) = (Arg::from(&blocks.by_query), Arg::from(&blocks.by_key));
+    let tail = [n.into(), s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
+    if s.tiled(gpu, dtype) {
+        // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for
+        // copies in flight.
+        let [halves, keys_shared] =
+            if s.dim == 256 { [2, 768 * s.dim + 34944] } else { [1, 1024 * s.dim + 2176] };
+        let [span, queries_shared] = if s.dim == 256 { [64, 896] } else { [96, 1792] };
+        let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
+        let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
+        let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
+        let args = [&into_k[..], &inputs, &[rows, by_key], &tail].concat();
+        // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4
+        // *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+        unsafe { kernel.launch(gpu, grid, &args)? };
+        let kernel = gpu.kernel("attention_backward", "attention_backward_queries", &defines)?;
+        let grid = resident(gpu, blocks.count * s.heads).shared(queries_shared * s.dim + 1152);
+        let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
+        let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
+        // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
+        // u32 count, n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+        return unsafe { kernel.launch(gpu, grid, &args) };
+    }
+
+    let inputs = [dout.into(), q.into(), k.into(), v.into(), rows];
+    let ([keys, queries], [keys_grid, queries_grid]) = if s.wide(dtype) {
+        let kernel = |name| gpu.kernel("attention_mma", name, &defines);
+        let mut keys_grid = s.mma_grid(blocks, s.kv, 128);
+        keys_grid.blocks[2] = s.dim.div_ceil(128) as u32; // 128 columns of dk and dv a block
+        let kernels = [kernel("attention_mma_keys")?, kernel("attention_mma_queries")?];
+        (kernels, [keys_grid, s.mma_grid(blocks, s.heads, 128)])
+    } else {
+        let kernel = |name| gpu.kernel("attention_plain", name, &plain);
+        let kernels = [kernel("attention_plain_keys")?, kernel("attention_plain_queries")?];
+        (kernels, [s.kv, s.heads].map(|heads| s.plain_grid(blocks, heads, 32 + 64)))
+    };
+    let args = [&into_k[..], &inputs, &[by_key], &tail].concat();
+    // SAFETY: attention_mma_keys and attention_plain_keys(real *dk, *dv, const real *dout, *q, *k, *v, const float *rows,
+    // const uint4 *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
+    unsafe { keys.launch(gpu, keys_grid, &args)? };
+    let args = [&[dq.into()], &inputs[..], &[by_query], &tail].concat();
+    // SAFETY: attention_mma_queries and attention_plain_queries(real *dq, …), then as above.
+    unsafe { queries.launch(gpu, queries_grid, &args) }
+}
+
+/// See [`super::cached`].
+pub(super) fn cached(
+    gpu: Gpu,
+    out: &mut Tensor,
+    q: &Tensor,
+    [keys, values]: [&Tensor; 2],
+    contexts: &Contexts,
+    attention: Attention,
+) -> Result<()> {
+    let (s, dtype) = (Scalars::of(attention), q.dtype());
+    let ([b, _], [_, most]) = (q.dims()?, contexts.pages.dims()?);
+    let group = s.heads / s.kv;
+    let [real, dim] = s.defines(dtype);
+    let defines = [real, dim, ("PAGE", PAGE as i64), ("GROUP", group as i64), ("CHUNK", CHUNK as i64)];
+    let inputs =
+        [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
+    if !s.wide(dtype) {
+        let kernel = gpu.kernel("attention_cached", "attention_cached_plain", &defines)?;
+        let grid = Grid { blocks: [s.heads as u32, b as u32, 1], threads: 32, shared: 0 };
+        let tail = [most.into(), s.kv.into(), s.scale.into(), s.window.into()];
+        // SAFETY: attention_cached_plain(real *out, const real *q, *keys, *values, const u32 *tables, *positions, u32
+        // max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
+        return unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &tail].concat()) };
+    }
+    // As many parts as any row's context can need; a window may begin anywhere in a page.
+    let visible = most.min((s.window as usize + PAGE - 2) / PAGE + 1);
+    let (splits, parts) = (visible.div_ceil(CHUNK / PAGE), group.div_ceil(8));
+    let pairs = b * s.kv * parts;
+    let mut scratch = contexts.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    scratch.make_room(pairs * splits * group.div_ceil(parts) * (s.dim + 4), pairs)?;
+    let kernel = gpu.kernel("attention_cached", "attention_cached_split", &defines)?;
+    let each = (gpu.facts().shared as usize / (SPLIT_SHARED + 1024)).max(1);
+    let resident = each * gpu.facts().multiprocessors as usize;
+    let grid = Grid::new(resident.min(pairs * splits), (16384 / s.dim) as u32).shared(SPLIT_SHARED);
+    let scratch = [(&scratch.partial).into(), (&scratch.counters).into(), b.into(), splits.into()];
+    let tail = [most.into(), s.kv.into(), (s.scale * LOG2_E).into(), s.window.into()];
+    // SAFETY: attention_cached_split(real *out, const real *q, *keys, *values, const u32 *tables, *positions, float
+    // *partial, u32 *counters, u32 rows, splits, max_pages, kv_heads, float scale, u32 window); the op has checked the
+    // shapes.
+    unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &scratch, &tail].concat()) }
+}
+
+/// See [`super::store`].
+pub(super) fn store(
+    gpu: Gpu,
+    [keys, values]: [&mut Tensor; 2],
+    [k, v]: [&Tensor; 2],
+    contexts: &Contexts,
+) -> Result<()> {
+    let ([n, width], [_, most]) = (k.dims()?, contexts.pages.dims()?);
+    let real = i64::from(k.dtype() == DType::F32);
+    let defines = [("REAL_IS_FLOAT", real), ("WIDTH", width as i64), ("PAGE", PAGE as i64)];
+    let kernel = gpu.kernel("cache", "cache_store", &defines)?;
+    let (pages, positions) = ((&contexts.pages).into(), (&contexts.positions).into());
+    let args = [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into()];
+    // SAFETY: cache_store(real *keys, *values, const real *k, *v, const u32 *tables, *positions, u32 max_pages); the op
+    // has checked the shapes.
+    unsafe { kernel.launch(gpu, Grid::new(n, 128), &args) }
+}

@@ -1,0 +1,58 @@
+//! How a row as long as the vocabulary is cut among blocks of threads (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
+
+use crate::device::compile::Define;
+use crate::device::launch::Grid;
+use crate::device::{DType, Gpu};
+
+/// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
+/// read while others compute.
+const SLICE: usize = 40 << 10;
+/// What kernels need of the shared memory for themselves.
+const OWN: usize = 10 << 10;
+
+/// The cut of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slices {
+    blocks: usize,
+    threads: usize,
+    /// Bytes of shared memory a block; 0 if the row is read again in every pass.
+    shared: usize,
+    v: usize,
+}
+
+impl Slices {
+    /// For rows of `v` f32 elements.
+    pub(super) fn of(gpu: Gpu, v: usize) -> Self {
+        let bytes = |blocks: usize| v.div_ceil(4).div_ceil(blocks) * 16;
+        // The most blocks of a cluster.
+        let most = match gpu.facts().capability {
+            (9 | 10, _) => 16,
+            (major, _) if major > 8 => 8,
+            _ => 1,
+        };
+        let blocks = [1, 2, 4, 8]
+            .into_iter()
+            .find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE)
+            .unwrap_or(most);
+        let fits = bytes(blocks) + OWN <= gpu.facts().shared as usize;
+        let most = if fits { 256 } else { 1024 };
+        let threads = v.div_ceil(4 * blocks).next_multiple_of(32).clamp(32, most);
+        Self { blocks, threads, shared: if fits { bytes(blocks) } else { 0 }, v }
+    }
+
+    /// The load-time constants.
+    pub(super) fn defines(self, real: DType) -> [Define; 5] {
+        [
+            real.define(),
+            ("V", self.v as i64),
+            ("BLOCK", self.threads as i64),
+            ("CLUSTER", self.blocks as i64),
+            ("RESIDENT", i64::from(self.shared > 0)),
+        ]
+    }
+
+    /// The launch for `n` rows.
+    pub(super) fn grid(self, n: usize) -> Grid {
+        Grid::new(n * self.blocks, self.threads as u32).shared(self.shared)
+    }
+}

@@ -1,0 +1,82 @@
+//! Look-up, its gradient, and the scattering of rows.
+
+use emlab::device::{DType, Device, Tensor};
+use emlab::ops::embedding;
+
+use super::{DTYPES, agree, card, close, download, host, poisoned, random, twice, upload};
+
+/// Rows, width, vocabulary.
+const CASES: [[usize; 3]; 6] =
+    [[50, 37, 11], [1, 640, 5], [300, 1152, 40], [1000, 64, 30], [257, 5, 300], [2000, 256, 700]];
+
+/// Ids below `v`, some rows alike.
+fn tokens(n: usize, v: usize) -> Tensor {
+    let id = |i: usize| if i % 5 == 1 { 3 % v } else { i * 7919 % v };
+    Tensor::from_u32(&[n], (0..n).map(|i| id(i) as u32).collect())
+}
+
+fn compare([n, c, v]: [usize; 3], dtype: DType, card: Device) {
+    let name = |what: &str| format!("{what}, {n} rows of {v} × {c}");
+    let (tokens, scale) = (tokens(n, v), 1.7);
+    let (w, dx) = (random("w", &[v, c], dtype), random("dx", &[n, c], dtype));
+    let before = random("dw", &[v, c], DType::F32);
+    let (mut x, mut dw) = (host(&[n, c]), before.clone());
+    embedding::forward(&mut x, &tokens, &w, scale).unwrap();
+    embedding::backward(&mut dw, &dx, &tokens, scale).unwrap();
+
+    let [w, dx] = [&w, &dx].map(|t| upload(t, dtype, card));
+    let ids = tokens.to(card).unwrap();
+    let [on_x, on_dw] = twice(&name("embedding"), || {
+        let (mut x, mut dw) = (poisoned(&[n, c], dtype, card), before.to(card).unwrap());
+        embedding::forward(&mut x, &ids, &w, scale).unwrap();
+        embedding::backward(&mut dw, &dx, &ids, scale).unwrap();
+        [x, dw]
+    });
+    close(&name("x"), &on_x, &x);
+    close(&name("dw"), &on_dw, &dw);
+}
+
+#[test]
+fn embedding_forward_and_backward() {
+    let Some(card) = card() else { return };
+    for case in CASES {
+        for dtype in DTYPES {
+            compare(case, dtype, card);
+        }
+    }
+}
+
+#[test]
+fn rows_are_gathered_and_scattered() {
+    let Some(card) = card() else { return };
+    for dtype in DTYPES {
+        for c in [37, 1152] {
+            let rows = Tensor::from_u32(&[4], vec![2, 3, 17, 29]).to(card).unwrap();
+            let values = random("values", &[4, c], dtype);
+            let (mut x, mut back) = (poisoned(&[30, c], dtype, card), poisoned(&[4, c], dtype, card));
+            embedding::scatter(&mut x, &upload(&values, dtype, card), &rows).unwrap();
+            embedding::forward(&mut back, &rows, &x, 1.0).unwrap();
+            assert_eq!(download(&back), values.f32());
+            let total: f64 = download(&x).iter().map(|x| f64::from(x.abs())).sum();
+            let expected: f64 = values.f32().iter().map(|x| f64::from(x.abs())).sum();
+            assert!((total - expected).abs() < 1e-9 * expected, "the other rows are zero");
+        }
+    }
+}
+
+/// On the GPU an id that is out of range must not pass for a token.
+#[test]
+fn a_token_out_of_range_is_not_a_number() {
+    let Some(card) = card() else { return };
+    let (w, ids) = (random("w", &[7, 24], DType::F32), Tensor::from_u32(&[3], vec![6, 7, 0]));
+    let mut x = poisoned(&[3, 24], DType::F32, card);
+    embedding::forward(&mut x, &ids.to(card).unwrap(), &w.to(card).unwrap(), 1.0).unwrap();
+    let x = download(&x);
+    assert!(x[24..48].iter().all(|x| x.is_nan()));
+    agree(
+        "its neighbour",
+        &Tensor::from_f32(&[24], x[48..].to_vec()).to(card).unwrap(),
+        &w.f32()[..24],
+        DType::F32,
+    );
+}
