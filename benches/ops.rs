@@ -28,9 +28,12 @@ fn ops(criterion: &mut Criterion) {
     let card = cards::find(model).expect("a card of models/");
     let inputs = Inputs::new(place);
     let mut clock = Clock::new(place).expect("a GiB for the clock");
-    for case in cases::all(&[card], tokens, &inputs) {
+    for case in cases::all(&[card], tokens, &inputs).expect("a card of a known model") {
         let mut group = criterion.benchmark_group(format!("{} {}", case.op, case.model));
-        group.sample_size(10).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_secs(1));
+        group
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(200))
+            .measurement_time(Duration::from_secs(1));
         group.throughput(match case.flops {
             0.0 => Throughput::Bytes(case.bytes as u64),
             flops => Throughput::Elements(flops as u64),

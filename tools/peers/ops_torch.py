@@ -394,9 +394,22 @@ def linear_cross_entropy_gradient(N, V, C, **_):
 
 def sample(B, V, **_):
     """Dividing by exponential noise and taking the largest is a draw, as the Gumbel trick is."""
-    logits = normal(B, V)
+    logits = normal(B, V) * 3
     draw = lambda x: (torch.softmax(x, -1) / torch.empty_like(x).exponential_(1)).argmax(-1)  # noqa: E731
     return both(draw)(logits) | {"multinomial": lambda: torch.multinomial(torch.softmax(logits, -1), 1)}
+
+
+def sample_top_p(B, V, **_):
+    """From the likeliest tokens that together have 0.95, as transformers does it."""
+    logits = normal(B, V) * 3
+
+    def draw(x):
+        x, order = x.sort(-1, descending=True)
+        p = torch.softmax(x, -1)
+        p = torch.where(p.cumsum(-1) - p < 0.95, p, 0)
+        return order.gather(-1, torch.multinomial(p, 1))
+
+    return {"sort and multinomial": lambda: draw(logits)}
 
 
 def adamw_step(E, **_):
@@ -407,8 +420,9 @@ def adamw_step(E, **_):
     def step():
         optimizer.step()
         rounded.copy_(p.detach())
+        p.grad.zero_()
 
-    return {"fused AdamW + copy": step}
+    return {"fused AdamW + copy + zero_": step}
 
 
 def adamw_square_sum(E, **_):

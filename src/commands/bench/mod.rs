@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let place = args.device.place()?;
     let inputs = Inputs::new(place);
     let tokens = args.tokens as usize;
-    let mut cases = cases::all(&models, tokens, &inputs);
+    let mut cases = cases::all(&models, tokens, &inputs)?;
     for name in &args.only {
         if !cases.iter().any(|case| case.is(name)) {
             let mut ops: Vec<&str> = cases.iter().map(|case| case.op).collect();
@@ -78,7 +78,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             );
         }
     }
-    let limits = cases::limits(&models[0], tokens, &inputs);
+    let limits = cases::limits(&models[0], tokens, &inputs)?;
     cases.retain(|case| args.only.is_empty() || args.only.iter().any(|name| case.is(name)));
     cases.retain(|case| !limits.iter().any(|limit| limit.same(case)));
     cases.splice(0..0, limits);
@@ -96,7 +96,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     if let Some(path) = &args.json {
         report.write_json(path)?;
     }
-    report.print(&mut std::io::stdout().lock())?;
+    let mut out = std::io::stdout().lock();
+    if args.list {
+        report.list(&mut out)?
+    } else {
+        report.print(&mut out)?
+    }
     match report.rows.iter().find(|row| row.failed()) {
         Some(row) => Err(Error::Run(format!("{} failed: {}", row.op, row.note)).into()),
         None => Ok(()),
@@ -219,7 +224,7 @@ mod tests {
 
     #[test]
     fn cases_have_names_of_their_own_and_some_work_to_do() {
-        let cases = cases::all(&cards::all(), 4096, &Inputs::new(Place::CPU));
+        let cases = cases::all(&cards::all(), 4096, &Inputs::new(Place::CPU)).unwrap();
         let mut names: Vec<_> = cases.iter().map(|case| (case.op, &case.model, &case.sizes)).collect();
         let count = names.len();
         names.sort();

@@ -136,6 +136,14 @@ impl Report {
         Some(100.0 * self.limit(row)?.0 / row.times?.median)
     }
 
+    /// Writes the names of the cases.
+    ///
+    /// # Errors
+    /// If the stream cannot be written.
+    pub fn list(&self, out: &mut impl Write) -> std::io::Result<()> {
+        self.rows.iter().try_for_each(|row| writeln!(out, "{}, {}, {}", row.op, row.model, row.sizes))
+    }
+
     /// Writes the table.
     ///
     /// # Errors

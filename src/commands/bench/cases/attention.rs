@@ -60,7 +60,7 @@ pub fn cases(model: &Model) -> Vec<Case> {
     let mut shapes: Vec<(Packing, Option<usize>)> =
         packings(model.n).into_iter().map(|p| (p, None)).collect();
     // Where documents are shorter than the window it changes nothing.
-    if let Some(window) = model.sizes.window {
+    if let Some(window) = model.spec.windows.iter().find_map(|window| *window) {
         shapes.extend(packings(model.n).into_iter().take(2).map(|packing| (packing, Some(window))));
     }
     let mut cases: Vec<Case> =
@@ -148,9 +148,9 @@ fn contexts(inputs: &Inputs, b: usize) -> Result<(Contexts, usize)> {
     let each = CONTEXT.div_ceil(PAGE);
     let pages = inputs.key().permutation(b * each).into_iter().map(|page| page as u32).collect();
     let positions = inputs.given(&[b], vec![CONTEXT as u32 - 1; b])?;
-    Ok((Contexts { positions, pages: inputs.given(&[b, each], pages)? }, b * each * PAGE))
+    Ok((Contexts::new(positions, inputs.given(&[b, each], pages)?), b * each * PAGE))
 }
 
 fn scalars(model: &Model, window: Option<usize>) -> Attention {
-    Attention { heads: model.heads(), scale: 1.0 / (model.sizes.head_dim as f32).sqrt(), window }
+    Attention { heads: model.heads(), scale: model.spec.softmax_scale, window }
 }

@@ -67,7 +67,7 @@ impl Lora {
 }
 
 fn projections(model: &Model) -> [Projection; 4] {
-    let (c, f, heads) = (model.sizes.channels, model.sizes.mlp_width, model.heads());
+    let (c, f, heads) = (model.spec.channels, model.spec.mlp_width, model.heads());
     let (q, kv) = (heads.q_width(), heads.kv_width());
     [
         Projection { part: "qkv", segments: vec![q, kv, kv], inputs: c },
@@ -115,7 +115,7 @@ fn forward(model: &Model, part: &Projection, n: usize) -> Case {
 
 /// The head in decoding: as `forward`, but the logits are f32.
 fn head(model: &Model, n: usize) -> Case {
-    let (v, c) = (model.sizes.vocab, model.sizes.channels);
+    let (v, c) = (model.spec.vocab, model.spec.channels);
     let part = Projection { part: "head", segments: vec![v], inputs: c };
     let bytes = n * c * model.real + v * c * model.weight + 4 * n * v;
     model.case("linear forward", part.sizes(n), [2 * n * v * c, bytes], move |inputs| {

@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use emlab::Result;
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Tensor, random};
-use emlab::model::cards::{Card, Sizes};
+use emlab::model::cards::Card;
 use emlab::model::place::Place;
-use emlab::ops::glu::Activation;
-use emlab::ops::norm::{Gain, Norm};
+use emlab::model::spec::Spec;
+use emlab::ops::norm::Norm;
 use emlab::ops::rope::Heads;
 use half::bf16;
 use rayon::prelude::*;
@@ -63,27 +63,34 @@ impl Case {
 }
 
 /// The cases whose rates are the limits of the machine are never left out: a copy, and a product as large as any.
-pub fn limits(model: &Card, n: usize, inputs: &Inputs) -> [Case; 2] {
-    [rows::copy(inputs), linear::product(&Model::new(model, n, inputs))]
+///
+/// # Errors
+/// If the card describes no model that this engine computes.
+pub fn limits(model: &Card, n: usize, inputs: &Inputs) -> Result<[Case; 2]> {
+    Ok([rows::copy(inputs), linear::product(&Model::new(model, n, inputs)?)])
 }
 
 /// Every case of these models for passes of `n` tokens, ordered by op.
-pub fn all(models: &[Card], n: usize, inputs: &Inputs) -> Vec<Case> {
+///
+/// # Errors
+/// As [`limits`].
+pub fn all(models: &[Card], n: usize, inputs: &Inputs) -> Result<Vec<Case>> {
     let groups = [rows::embedding, rows::norm, rows::rope, rows::glu, linear::cases, attention::cases];
     let groups = groups.into_iter().chain([rows::linear_cross_entropy, rows::sample]);
-    let models: Vec<Model> = models.iter().map(|card| Model::new(card, n, inputs)).collect();
+    let models = models.iter().map(|card| Model::new(card, n, inputs)).collect::<Result<Vec<Model>>>()?;
     let mut cases: Vec<Case> = groups.flat_map(|group| models.iter().flat_map(group)).collect();
     cases.extend(rows::adamw(n));
     // A small pass may have as many rows as one of decoding.
     let mut seen = HashSet::new();
     cases.retain(|case| seen.insert((case.op, case.model.clone(), case.sizes.clone())));
-    cases
+    Ok(cases)
 }
 
 /// What cases are made from.
 struct Model {
     name: String,
-    sizes: Sizes,
+    spec: Spec,
+    norm: Norm,
     /// N, rows of a training pass.
     n: usize,
     /// Bytes of an activation and of a frozen weight.
@@ -92,23 +99,14 @@ struct Model {
 }
 
 impl Model {
-    fn new(card: &Card, n: usize, inputs: &Inputs) -> Self {
-        let [real, weight] = [inputs.place.real, inputs.frozen()].map(DType::size);
-        Self { name: card.name.clone(), sizes: card.sizes.clone(), n, real, weight }
+    fn new(card: &Card, n: usize, inputs: &Inputs) -> Result<Self> {
+        let ([real, weight], spec) = ([inputs.place.real, inputs.frozen()].map(DType::size), card.spec()?);
+        let norm = Norm { gain: spec.gain, eps: spec.norm_eps };
+        Ok(Self { name: card.name.clone(), spec, norm, n, real, weight })
     }
 
     fn heads(&self) -> Heads {
-        Heads { query: self.sizes.heads, kv: self.sizes.kv_heads, dim: self.sizes.head_dim }
-    }
-
-    /// The models with a window are Gemmas.
-    fn norm(&self) -> Norm {
-        let gain = if self.sizes.window.is_some() { Gain::OnePlus } else { Gain::Plain };
-        Norm { gain, eps: 1e-6 }
-    }
-
-    fn activation(&self) -> Activation {
-        if self.sizes.window.is_some() { Activation::GeluTanh } else { Activation::Silu }
+        Heads { query: self.spec.heads, kv: self.spec.kv_heads, dim: self.spec.head_dim }
     }
 
     fn case(

@@ -3,9 +3,8 @@
 use emlab::Result;
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Tensor};
-use emlab::ops::adamw::{self, AdamW};
-use emlab::ops::rope::Rope;
-use emlab::ops::sample::{self, Draw, Sampling};
+use emlab::ops::adamw::{self, AdamW, Trained};
+use emlab::ops::sample::{self, Batch, Draw, Sampling};
 use emlab::ops::{
     embedding as look_up, glu as gated, linear_cross_entropy as head, norm as rms, rope as rotary,
 };
@@ -32,9 +31,9 @@ pub fn copy(inputs: &Inputs) -> Case {
 /// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32.
 /// Few of random tokens occur twice. Scatter writes all of x and reads the values, for a half of the rows.
 pub fn embedding(model: &Model) -> Vec<Case> {
-    let (n, v, c, real) = (model.n, model.sizes.vocab, model.sizes.channels, model.real);
+    let (n, v, c, real) = (model.n, model.spec.vocab, model.spec.channels, model.real);
     let (sizes, half) = (format!("N={n} V={v} C={c}"), n.div_ceil(2));
-    let scale = (c as f32).sqrt();
+    let scale = model.spec.embedding_scale.unwrap_or(1.0);
     vec![
         model.case(
             "embedding forward",
@@ -67,7 +66,7 @@ pub fn embedding(model: &Model) -> Vec<Case> {
 /// forward: x → y. add: x, delta → sum, y. backward: dy, x → dx. add backward: stream, dy, sum → stream. Beside these
 /// the gain, and r once; with the gain's gradient, dw read and written.
 pub fn norm(model: &Model) -> Vec<Case> {
-    let (n, c, norm) = (model.n, model.sizes.channels, model.norm());
+    let (n, c, norm) = (model.n, model.spec.channels, model.norm);
     let (rows, sizes) = (n * c * model.real, format!("N={n} C={c}"));
     let few = 4 * (n + c);
     let decode = DECODE[3];
@@ -109,12 +108,12 @@ pub fn norm(model: &Model) -> Vec<Case> {
 /// angles: writes (N, D) floats. forward: qkv → q, k, v, with the angles and r. backward: dq, dk, dv, and q and k of
 /// qkv, → dqkv, with the angles and r.
 pub fn rope(model: &Model) -> Vec<Case> {
-    let (n, heads, norm, real) = (model.n, model.heads(), model.norm(), model.real);
+    let (n, heads, norm, real) = (model.n, model.heads(), model.norm, model.real);
     let (d, width, rotated) = (heads.dim, heads.qkv_width(), heads.query + heads.kv);
     let (few, [h, kv]) = (4 * n * (d + rotated), [heads.query, heads.kv]);
     let sizes = format!("N={n} H={h} KV={kv} D={d}");
     let positions = move || (0..n as u32).collect::<Vec<u32>>();
-    let rope = Rope { base: 1e6, factor: 1.0 };
+    let rope = model.spec.ropes[0];
     let (wide, narrow) = ([n, heads.q_width()], [n, heads.kv_width()]);
     let backward = |gain: bool| {
         move |inputs: &Inputs| -> Result<Work> {
@@ -152,7 +151,7 @@ pub fn rope(model: &Model) -> Vec<Case> {
 
 /// forward: gate_up (N, 2F) → y. backward: dy, gate_up → dgate_up.
 pub fn glu(model: &Model) -> Vec<Case> {
-    let (n, f, activation) = (model.n, model.sizes.mlp_width, model.activation());
+    let (n, f, activation) = (model.n, model.spec.mlp_width, model.spec.activation);
     let (rows, sizes) = (n * f * model.real, format!("N={n} F={f}"));
     vec![
         model.case("glu forward", sizes.clone(), [0, 3 * rows], move |inputs| {
@@ -170,7 +169,7 @@ pub fn glu(model: &Model) -> Vec<Case> {
 /// The loss is on the answers: half of the rows. One product over the vocabulary for the loss, another for dx; x and w
 /// are read, dx is written.
 pub fn linear_cross_entropy(model: &Model) -> Vec<Case> {
-    let (n, v, c) = (model.n.div_ceil(2), model.sizes.vocab, model.sizes.channels);
+    let (n, v, c) = (model.n.div_ceil(2), model.spec.vocab, model.spec.channels);
     let product = 2 * n * v * c;
     let (x, w) = (n * c * model.real, v * c * model.weight);
     let case = |op, gradient: bool, work| {
@@ -189,25 +188,30 @@ pub fn linear_cross_entropy(model: &Model) -> Vec<Case> {
     ]
 }
 
-/// Reads the logits once. The study draws at temperature 1 from all of the vocabulary.
+/// Reads the logits once: 100 answers, from all of the vocabulary as the study draws, and from the likeliest tokens; one
+/// answer. On a GPU the draw alone, as decoding queues it.
 pub fn sample(model: &Model) -> Vec<Case> {
-    let v = model.sizes.vocab;
-    let case = |b: usize| {
-        model.case("sample", format!("B={b} V={v}"), [0, 4 * b * v], move |inputs| {
-            let (mut logits, mut tokens) = (inputs.float(&[b, v])?, vec![0; b]);
-            let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
-            Ok(Box::new(move || {
-                let draw = |i: usize| Draw { key: Key([i as u32, 1]), position: 3, forbidden: &[] };
-                let draws: Vec<Draw> = (0..b).map(draw).collect();
-                sample::forward(&mut tokens, &mut logits, sampling, &draws)
-            }))
+    let v = model.spec.vocab;
+    let case = |op, b: usize, top_p: f32| {
+        model.case(op, format!("B={b} V={v}"), [0, 4 * b * v], move |inputs| {
+            let mut logits = inputs.random(DType::F32, &[b, v], 3.0)?;
+            let sampling = Sampling { temperature: 1.0, top_k: 0, top_p };
+            let draw = |i: usize| Draw { key: Key([i as u32, 1]), position: 3, forbidden: &[] };
+            let draws: Vec<Draw> = (0..b).map(draw).collect();
+            let Device::Cuda(gpu) = inputs.place.device else {
+                let mut tokens = vec![0; b];
+                return Ok(Box::new(move || sample::forward(&mut tokens, &mut logits, sampling, &draws)));
+            };
+            let mut batch = Batch::new(gpu);
+            batch.set(&draws)?;
+            Ok(Box::new(move || batch.draw(&mut logits, sampling)))
         })
     };
-    vec![case(1), case(DECODE[3])]
+    vec![case("sample", 1, 1.0), case("sample", DECODE[3], 1.0), case("sample top_p", DECODE[3], 0.95)]
 }
 
-/// Reads g, reads and writes p, m and v, writes the rounded copy; the norm reads g. As many weights as 16,384 a token:
-/// 67 million at 4,096, near the adapters of the study's models.
+/// Reads g, reads and writes p, m and v, writes the rounded copy and clears g (which is zero from the second run on); the
+/// norm reads g. As many weights as 16,384 a token: 67 million at 4,096, near the adapters of the study's models.
 pub fn adamw(n: usize) -> Vec<Case> {
     let e = n << 14;
     let case = |op, bytes: usize, prepare| Case {
@@ -221,13 +225,17 @@ pub fn adamw(n: usize) -> Vec<Case> {
     vec![
         case(
             "adamw step",
-            30 * e,
+            34 * e,
             Box::new(move |inputs| {
-                let [mut p, mut m, g] = [inputs.float(&[e])?, inputs.float(&[e])?, inputs.float(&[e])?];
+                let [mut p, mut m, mut g] = [inputs.float(&[e])?, inputs.float(&[e])?, inputs.float(&[e])?];
                 let mut v = inputs.float_result(&[e])?;
                 let mut copy = Tensor::zeros_on(inputs.place.device, DType::Bf16, &[e])?;
                 let adamw = AdamW { lr: 1e-5, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01, step: 10 };
-                Ok(Box::new(move || adamw::step([&mut p, &mut m, &mut v], Some(&mut copy), &g, 1.0, adamw)))
+                Ok(Box::new(move || {
+                    let [p, m, v, g] = [&mut p, &mut m, &mut v, &mut g];
+                    let all = &mut [Trained { p, m, v, copy: Some(&mut copy), g, decays: true }];
+                    adamw::step(all, 1.0, adamw)
+                }))
             }),
         ),
         case(
