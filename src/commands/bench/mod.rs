@@ -78,10 +78,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             );
         }
     }
-    let limits = cases::limits(&models[0], tokens, &inputs)?;
     cases.retain(|case| args.only.is_empty() || args.only.iter().any(|name| case.is(name)));
-    cases.retain(|case| !limits.iter().any(|limit| limit.same(case)));
-    cases.splice(0..0, limits);
+    let limits = cases::limits(&models[0], tokens, &inputs)?;
+    let missing = limits.into_iter().filter(|limit| !cases.iter().any(|case| limit.same(case)));
+    let missing: Vec<Case> = missing.collect();
+    cases.splice(0..0, missing);
     let mut report = Report::new(machine(place), peers);
     if args.list {
         report.rows = cases.iter().map(Row::new).collect();
@@ -123,6 +124,9 @@ fn time_all(cases: Vec<Case>, inputs: &Inputs) -> emlab::Result<Vec<Row>> {
         bar.set_message(format!("{} {} {}", case.op, case.model, case.sizes));
         let row = time(case, inputs, &mut clock);
         bar.inc(1);
+        if bar.is_hidden() {
+            eprintln!("{row}");
+        }
         row
     });
     let rows = rows.collect();

@@ -75,6 +75,14 @@ impl Row {
     }
 }
 
+/// A line for the log.
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let time = self.times.map_or_else(|| self.note.clone(), |t| format!("{:.4} ms", t.median * 1e3));
+        write!(f, "{} {} {}: {time}", self.op, self.model, self.sizes)
+    }
+}
+
 /// An error as one field of a table.
 pub fn note(error: &Error) -> String {
     let text = error.to_string();
@@ -174,7 +182,9 @@ impl Report {
                     if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" }
                 )?;
             }
-            let name = format!("  {rest:<14} {}", row.sizes);
+            // What the columns have no room for.
+            let sizes = row.sizes.trim_start_matches("part=").split(" S=").next().unwrap_or_default();
+            let name = format!("  {rest:<14} {sizes}");
             writeln!(out, "{name:<62} {}", self.line(row))?;
         }
         self.print_ratios(out)
@@ -188,34 +198,35 @@ impl Report {
             return row.note.clone() + &peer;
         };
         let arithmetic = self.limit(row).map_or(row.flops > 0.0, |(_, arithmetic)| arithmetic);
-        let (rate, unit) = if arithmetic { (row.flops, "TFLOP/s") } else { (row.bytes, "TB/s   ") };
+        let (work, unit) = if arithmetic { (row.flops, "FLOP/s") } else { (row.bytes, "B/s   ") };
+        let rate = rate(work / times.median);
         let percent = self.percent(row).map_or(String::new(), |percent| format!("{percent:.0}"));
         let milliseconds = times.median * 1e3;
-        let ours = format!(
-            "{milliseconds:>9.4} {:>5.*} {unit} {percent:>5}",
-            digits(rate / times.median),
-            rate / times.median / 1e12
-        );
+        let ours = format!("{milliseconds:>9.4} {rate}{unit} {percent:>5}");
         let Some(peer) = peer else { return ours };
         format!("{ours} {:>9.4} {:>6.2}  {}", peer.milliseconds, peer.milliseconds / milliseconds, peer.via)
     }
 
     /// The geometric mean of the ratios of each op.
     fn print_ratios(&self, out: &mut impl Write) -> std::io::Result<()> {
-        let mut means: Vec<(&str, f64, u32)> = Vec::new();
+        let mut means: Vec<(String, f64, u32)> = Vec::new();
         for row in &self.rows {
             let (Some(peer), Some(times)) = (self.peer(row), row.times) else { continue };
             let log = (peer.milliseconds / (times.median * 1e3)).ln();
-            match means.iter_mut().find(|(op, ..)| *op == row.op) {
+            // Passes of training and of decoding are different products.
+            let rows =
+                row.sizes.split(' ').find(|size| row.op.starts_with("linear ") && size.starts_with("N="));
+            let name = format!("{} {}", row.op, rows.unwrap_or_default());
+            match means.iter_mut().find(|(known, ..)| *known == name) {
                 Some((_, sum, count)) => (*sum, *count) = (*sum + log, *count + 1),
-                None => means.push((row.op, log, 1)),
+                None => means.push((name, log, 1)),
             }
         }
         if !means.is_empty() {
             writeln!(out, "\nratio to the peer, geometric mean (above 1: emlab is faster)")?;
         }
-        for (op, sum, count) in means {
-            writeln!(out, "  {op:<32} {:.2}  over {count}", (sum / f64::from(count)).exp())?;
+        for (name, sum, count) in means {
+            writeln!(out, "  {name:<32} {:.2}  over {count}", (sum / f64::from(count)).exp())?;
         }
         Ok(())
     }
@@ -296,12 +307,20 @@ impl Report {
     }
 }
 
-/// Digits behind the point that show a rate to four places or better than a percent.
-fn digits(rate: f64) -> usize {
-    match rate / 1e12 {
-        rate if rate >= 100.0 => 0,
-        rate if rate >= 10.0 => 1,
-        rate if rate >= 1.0 => 2,
-        _ => 3,
+/// A rate in tera or giga, to three places: "2.79 T", " 731 T".
+fn rate(rate: f64) -> String {
+    let (number, unit) = if rate >= 1e11 { (rate / 1e12, 'T') } else { (rate / 1e9, 'G') };
+    let digits = if number >= 100.0 { 0 } else { 2 - number.max(1.0).log10() as usize };
+    format!("{number:>5.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_three_places() {
+        let shown = [2.791e12, 73.12e12, 731.2e12, 0.123e12, 7.31e9].map(rate);
+        assert_eq!(shown, [" 2.79 T", " 73.1 T", "  731 T", " 0.12 T", " 7.31 G"]);
     }
 }
