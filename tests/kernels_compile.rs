@@ -16,7 +16,31 @@ const SERIALISED: [&str; 3] = ["C7510", "C7511", "C7515"];
 type Variant = (&'static str, Vec<Define>);
 
 fn variants() -> Vec<Variant> {
-    vec![("random", vec![]), ("tensor", vec![])]
+    let mut all = vec![("random", vec![]), ("tensor", vec![]), ("linear", vec![])];
+    products(&mut all);
+    all
+}
+
+/// Constants of src/device/gemm.rs.
+fn products(all: &mut Vec<Variant>) {
+    for [a, b, float, add] in [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]] {
+        let common = [("A_MN", a), ("B_MN", b), ("C_IS_FLOAT", float), ("C_ADD", add)];
+        all.push(("gemm_plain", common.to_vec()));
+        all.push(("gemm_mma", common.to_vec()));
+        for (tile_n, cluster, transposed, stages) in
+            [(256, 2, 0, 4), (192, 2, 0, 4), (128, 1, 0, 5), (96, 1, 0, 6), (256, 1, 1, 4), (64, 1, 1, 8), (16, 1, 1, 8)]
+        {
+            let bulk = i64::from(transposed == 0 && tile_n % 64 == 0 && (float == 1 || add == 0));
+            let more = [
+                ("TILE_N", tile_n),
+                ("CLUSTER", cluster),
+                ("STAGES", stages),
+                ("C_TRANSPOSED", transposed),
+                ("C_BULK", bulk),
+            ];
+            all.push(("gemm_wgmma", [&common[..], &more].concat()));
+        }
+    }
 }
 
 #[test]
