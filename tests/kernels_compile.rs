@@ -16,10 +16,46 @@ const SERIALISED: [&str; 3] = ["C7510", "C7511", "C7515"];
 type Variant = (&'static str, Vec<Define>);
 
 fn variants() -> Vec<Variant> {
-    let mut all = vec![("random", vec![]), ("tensor", vec![])];
+    let mut all = vec![("random", vec![]), ("tensor", vec![]), ("linear", vec![])];
+    products(&mut all);
+    attention(&mut all);
+    rows(&mut all);
+    all
+}
+
+/// Constants of src/device/gemm.rs.
+fn products(all: &mut Vec<Variant>) {
+    for [a, b, float, add] in [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]] {
+        let common = [("A_MN", a), ("B_MN", b), ("C_IS_FLOAT", float), ("C_ADD", add)];
+        all.push(("gemm_plain", common.to_vec()));
+        all.push(("gemm_mma", common.to_vec()));
+        for (tile_n, cluster, transposed, stages) in [
+            (256, 2, 0, 4),
+            (192, 2, 0, 4),
+            (128, 1, 0, 5),
+            (96, 1, 0, 6),
+            (256, 1, 1, 4),
+            (64, 1, 1, 8),
+            (16, 1, 1, 8),
+        ] {
+            let bulk = i64::from(transposed == 0 && tile_n % 64 == 0 && (float == 1 || add == 0));
+            let more = [
+                ("TILE_N", tile_n),
+                ("CLUSTER", cluster),
+                ("STAGES", stages),
+                ("C_TRANSPOSED", transposed),
+                ("C_BULK", bulk),
+            ];
+            all.push(("gemm_wgmma", [&common[..], &more].concat()));
+        }
+    }
+}
+
+/// Constants of src/ops/attention/cuda.rs.
+fn attention(all: &mut Vec<Variant>) {
     for dim in [16, 20, 64, 128, 256] {
         all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
-        all.push(("cache", vec![("WIDTH", 3 * dim), ("PAGE", 16)]));
+        all.push(("cache", vec![("KV_WIDTH", 3 * dim), ("PAGE", 16)]));
         for group in [1, 4, 5, 8] {
             all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
         }
@@ -29,7 +65,33 @@ fn variants() -> Vec<Variant> {
             all.push((source, vec![("D", dim)]));
         }
     }
-    all
+}
+
+/// Constants of the ops that memory bandwidth bounds.
+fn rows(all: &mut Vec<Variant>) {
+    all.push(("adamw", vec![]));
+    for (plus, c) in [(1, 640), (1, 1152), (0, 1024), (0, 4096), (1, 5376), (0, 33)] {
+        for (block, trained) in [(128, 0), (128, 1)] {
+            all.push(("norm", vec![("C", c), ("BLOCK", block), ("ONE_PLUS", plus), ("TRAINED", trained)]));
+        }
+        all.push(("embedding", vec![("C", c)]));
+    }
+    for (plus, [h, kv, d]) in [(0, [32, 8, 128]), (1, [4, 1, 256]), (1, [32, 16, 128]), (0, [4, 2, 20])] {
+        for trained in [0, 1] {
+            let heads = [("H", h), ("KV", kv), ("D", d), ("BLOCK", 128)];
+            all.push(("rope", [&heads[..], &[("ONE_PLUS", plus), ("TRAINED", trained)]].concat()));
+        }
+    }
+    for (gelu, f) in [(1, 2048), (0, 12288), (1, 21504), (0, 37)] {
+        all.push(("glu", vec![("F", f), ("GELU", gelu)]));
+    }
+    for (v, block, cluster, resident) in
+        [(151_936, 256, 8, 1), (262_208, 256, 16, 1), (262_144, 1024, 1, 0), (257, 96, 1, 1)]
+    {
+        let cut = [("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
+        all.push(("cross_entropy", cut.to_vec()));
+        all.push(("sample", cut.to_vec()));
+    }
 }
 
 #[test]
@@ -49,6 +111,9 @@ fn every_kernel_compiles_for_every_architecture() {
     for (source, defines) in variants() {
         for real_is_float in [0, 1] {
             for capability in CAPABILITIES {
+                if !clusters(&defines, capability) {
+                    continue;
+                }
                 jobs.push((
                     source,
                     [defines.clone(), vec![("REAL_IS_FLOAT", real_is_float)]].concat(),
@@ -61,6 +126,17 @@ fn every_kernel_compiles_for_every_architecture() {
         jobs.par_iter().filter_map(|job| fault(job).map(|f| format!("{job:?}: {f}"))).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     println!("{} compilations with NVRTC {major}.{minor}", jobs.len());
+}
+
+/// Whether the architecture has clusters as large as these constants ask for.
+fn clusters(defines: &[Define], (major, _): (u32, u32)) -> bool {
+    let most = match major {
+        9 | 10 => 16,
+        12 => 8,
+        _ => 1,
+    };
+    let asked = defines.iter().find(|(name, _)| *name == "CLUSTER").map_or(1, |(_, size)| *size);
+    asked <= most
 }
 
 /// What is wrong with a compilation.

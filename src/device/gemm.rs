@@ -357,10 +357,12 @@ fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
 
 const TILE_M: usize = 128;
 const TILE_K: usize = 64;
+/// Tiles of 128 rows that are walked together, so that both operands stay in the cache.
+const BAND: usize = 16;
 /// Parts of one launch of gemm_wgmma.
 const GROUPS: usize = 8;
 /// `struct Work` of gemm_wgmma.cu, in 32-bit words.
-const WORK_WORDS: usize = 4 + 19 * GROUPS;
+const WORK_WORDS: usize = 6 + 19 * GROUPS;
 
 /// How a launch of gemm_wgmma divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -380,19 +382,18 @@ impl Plan {
 
     fn of(problems: &[Problem], multiprocessors: usize, stable: bool) -> Self {
         let widest = problems.iter().map(|p| p.n).max().unwrap_or(1);
+        // One column of tiles: nothing is lost in the cache if units are at different places along K. Wide products would
+        // fetch both operands again and again.
         if stable || widest <= 128 {
             let tile_n = [16, 32, 64, 96, 128, 192].into_iter().find(|tile| widest <= *tile).unwrap_or(256);
             return Self { tile_n, cluster: 1, units: multiprocessors, whole: 0 }.trimmed(problems);
         }
-        let candidates = [(256, false), (256, true), (192, false), (192, true)].map(|(tile_n, cut)| {
-            let units = multiprocessors / 2;
-            let plan = Self { tile_n, cluster: 2, units, whole: if cut { 0 } else { usize::MAX } };
-            plan.trimmed(problems)
+        let candidates = [(256, 2), (192, 2), (128, 2), (256, 1), (192, 1), (128, 1)];
+        let plans = candidates.map(|(tile_n, cluster)| {
+            let units = multiprocessors / cluster;
+            Self { tile_n, cluster, units, whole: usize::MAX }.trimmed(problems)
         });
-        *candidates
-            .iter()
-            .min_by(|x, y| x.cost(problems).total_cmp(&y.cost(problems)))
-            .unwrap_or(&candidates[0])
+        *plans.iter().min_by(|x, y| x.cost(problems).total_cmp(&y.cost(problems))).unwrap_or(&plans[0])
     }
 
     fn total(self, problems: &[Problem]) -> [usize; 2] {
@@ -415,18 +416,13 @@ impl Plan {
         Self { units: self.units.min(tiles), whole: tiles, ..self }
     }
 
-    /// Time, in that of a step of 256 columns.
+    /// Time of a plan without cuts, in that of a step of 256 columns.
     fn cost(self, problems: &[Problem]) -> f64 {
         let [tiles, steps] = self.total(problems);
-        let step = self.tile_n as f64 / 256.0 + 0.04;
-        let tile = 2.5 * self.tile_n as f64 / 256.0;
-        if self.whole > 0 {
-            let each = steps as f64 / tiles as f64 * step + tile;
-            return tiles.div_ceil(self.units) as f64 * each;
-        }
-        // Every unit writes up to two partial tiles, and one in a few adds some up.
-        let per_unit = tiles as f64 / self.units as f64;
-        steps as f64 / self.units as f64 * step + (per_unit + 6.0) * tile
+        let columns = self.tile_n as f64 / 256.0;
+        let step = columns + if self.cluster == 2 { 0.04 } else { 0.08 };
+        let each = steps as f64 / tiles as f64 * step + 2.5 * columns;
+        tiles.div_ceil(self.units) as f64 * each
     }
 
     fn stage_bytes(self, b_mn: bool) -> usize {
@@ -451,9 +447,8 @@ impl Plan {
             step += tile.saturating_sub(cut_tile) * p.steps();
         }
         let mut work = [0; WORK_WORDS];
-        let band = 16 / self.cluster;
-        for (word, value) in work.iter_mut().zip([problems.len(), whole, step, band].into_iter().chain(words))
-        {
+        let head = [problems.len(), whole, step, step / self.units, step % self.units, BAND / self.cluster];
+        for (word, value) in work.iter_mut().zip(head.into_iter().chain(words)) {
             *word = u32::try_from(value).expect("a size that kernels count in 32 bits");
         }
         work
@@ -473,11 +468,12 @@ fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     let plan = Plan::of(problems, gpu.facts().multiprocessors as usize, stable);
     let Term { a, b } = problems[0].first;
     let second = problems.iter().find_map(|p| p.second).unwrap_or(problems[0].first);
+    // Elements in 128 bytes.
+    let line = 128 / c.dtype.size();
     let bulk = !stable
-        && c.dtype == DType::Bf16
-        && c.store == Store::Overwrite
-        && plan.tile_n.is_multiple_of(64)
-        && c.pitch.is_multiple_of(8);
+        && (c.dtype == DType::F32 || c.store == Store::Overwrite)
+        && plan.tile_n.is_multiple_of(line)
+        && c.pitch.is_multiple_of(line / 8);
 
     let stage = plan.stage_bytes(b.mn);
     let fixed = 1024 + 16 + if bulk { 32_768 } else { 0 };
@@ -498,12 +494,15 @@ fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
 
     let map = |x: Operand, tile: usize, k: usize| {
         let [rows, cols] = [x.tensor.shape()[0], x.tensor.shape()[1]];
-        cached_map(gpu, x.tensor.pointer(), [rows, cols], if x.mn { k } else { tile })
+        cached_map(gpu, DType::Bf16, x.tensor.pointer(), [rows, cols], if x.mn { k } else { tile })
     };
     let map_b = |x| map(x, plan.tile_n / plan.cluster, TILE_K / plan.cluster);
     // Where C does not leave through TMA its map is not read.
-    let c_map =
-        if bulk { cached_map(gpu, c.pointer, [c.rows, c.pitch], 64)? } else { map(a, TILE_M, TILE_K)? };
+    let c_map = if bulk {
+        cached_map(gpu, c.dtype, c.pointer, [c.rows, c.pitch], 64)?
+    } else {
+        map(a, TILE_M, TILE_K)?
+    };
     let work = plan.work(problems);
     let [partials, arrived] = workspace(gpu, plan, (work[2] > 0).then_some(plan.total(problems)[0]))?;
     let grid = Grid::new(plan.units * plan.cluster, 384).shared(fixed + stages * (stage + 16));
@@ -527,12 +526,18 @@ fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
 }
 
 /// The map of a whole matrix for boxes of `box_rows` rows and 128 bytes.
-fn cached_map(gpu: Gpu, pointer: u64, [rows, cols]: [usize; 2], box_rows: usize) -> Result<TensorMap> {
-    type Key = (u64, [usize; 2], usize);
+fn cached_map(
+    gpu: Gpu,
+    dtype: DType,
+    pointer: u64,
+    [rows, cols]: [usize; 2],
+    box_rows: usize,
+) -> Result<TensorMap> {
+    type Key = (u64, usize, [usize; 2], usize);
     static MAPS: Mutex<Option<HashMap<Key, TensorMap>>> = Mutex::new(None);
     let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
     let maps = maps.get_or_insert_default();
-    let key = (pointer, [rows, cols], box_rows);
+    let key = (pointer, dtype.size(), [rows, cols], box_rows);
     if let Some(map) = maps.get(&key) {
         return Ok(*map);
     }
@@ -540,7 +545,7 @@ fn cached_map(gpu: Gpu, pointer: u64, [rows, cols]: [usize; 2], box_rows: usize)
     if maps.len() >= 16_384 {
         maps.clear();
     }
-    let map = gpu.tensor_map(pointer, [rows, cols, cols], [box_rows, 64])?;
+    let map = gpu.tensor_map_of(dtype, pointer, [rows, cols, cols], [box_rows, 128 / dtype.size()])?;
     maps.insert(key, map);
     Ok(map)
 }

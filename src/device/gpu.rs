@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::{result, sys};
 
+use super::DType;
 use super::compile::{self, Define};
 use super::launch::{Kernel, TensorMap};
 use crate::error::{Error, Result};
@@ -223,21 +224,36 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::Cuda`] if the driver refuses: the pointer must be 16-byte aligned, the pitch a multiple of 8.
-    pub fn tensor_map(
+    pub fn tensor_map(self, pointer: u64, sizes: [usize; 3], boxes: [usize; 2]) -> Result<TensorMap> {
+        self.tensor_map_of(DType::Bf16, pointer, sizes, boxes)
+    }
+
+    /// As [`tensor_map`](Self::tensor_map), of f32 or bf16.
+    ///
+    /// # Errors
+    /// As there; rows of f32 must be multiples of 4 elements apart.
+    pub fn tensor_map_of(
         self,
+        dtype: DType,
         pointer: u64,
         [rows, cols, pitch]: [usize; 3],
         [box_rows, box_cols]: [usize; 2],
     ) -> Result<TensorMap> {
+        use sys::CUtensorMapDataType_enum as Type;
+        let kind = match dtype {
+            DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+            DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            DType::U32 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        };
         self.bind()?;
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let (sizes, pitch) = ([cols as u64, rows as u64], [pitch as u64 * 2]);
+        let (sizes, pitch) = ([cols as u64, rows as u64], [(pitch * dtype.size()) as u64]);
         let (boxes, steps) = ([box_cols as u32, box_rows as u32], [1u32, 1]);
         // SAFETY: as cuTensorMapEncodeTiled: arrays of the rank, rank − 1 strides; it only writes the map.
         let code = unsafe {
             sys::cuTensorMapEncodeTiled(
                 &raw mut map,
-                sys::CUtensorMapDataType_enum::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                kind,
                 2,
                 pointer as *mut c_void,
                 sizes.as_ptr(),

@@ -361,7 +361,7 @@ mod cuda {
     use crate::device::gpu::{Gpu, purpose};
     use crate::device::launch::{Arg, Grid};
     use crate::device::product::Store;
-    use crate::device::{DType, Device, Tensor};
+    use crate::device::{DType, Device, Tensor, elementwise};
     use crate::error::Result;
 
     /// The adapters as views: of segment g its columns of y, of S, and its rows of A and B.
@@ -406,7 +406,7 @@ mod cuda {
             Some(dropout) => {
                 for (g, segment) in segments.iter().enumerate() {
                     let at = [0, segment.columns.start];
-                    with_scratch(gpu, x, |dropped| {
+                    with_scratch(gpu, x, |dropped, _| {
                         mask(gpu, Store::Overwrite, dropped, x, g, dropout)?;
                         let part = Part { at, ..Part::new(View::new(dropped), segment.a.t()) };
                         multiply(gpu, s, Store::Overwrite, scale, &[part])
@@ -474,33 +474,48 @@ mod cuda {
             let second = Some([ds, View::new(adapter.a)]);
             return multiply(gpu, dx, Store::Overwrite, 1.0, &[Part { second, ..base }]);
         };
-        for (g, segment) in segments.iter().enumerate() {
-            let ds = ds.columns(segment.columns.clone());
-            with_scratch(gpu, x, |scratch| {
+        // One rounding of dx, at the end: the sum over the segments is kept in f32.
+        with_scratch(gpu, x, |dropped, [through, sum]| {
+            through.resize(x.shape())?;
+            let float = dx.dtype() == DType::F32;
+            if !float {
+                sum.resize(x.shape())?;
+            }
+            let total = if float { &mut *dx } else { &mut *sum };
+            for (g, segment) in segments.iter().enumerate() {
+                let ds = ds.columns(segment.columns.clone());
                 if let Some(da) = &mut da {
-                    mask(gpu, Store::Overwrite, scratch, x, g, dropout)?;
+                    mask(gpu, Store::Overwrite, dropped, x, g, dropout)?;
                     let at = [segment.columns.start, 0];
-                    let part = Part { at, ..Part::new(ds.t(), View::new(scratch)) };
+                    let part = Part { at, ..Part::new(ds.t(), View::new(dropped)) };
                     multiply(gpu, da, Store::Accumulate, 1.0, &[part])?;
                 }
-                multiply(gpu, scratch, Store::Overwrite, 1.0, &[Part::new(ds, segment.a)])?;
-                mask(gpu, if g == 0 { Store::Overwrite } else { Store::Accumulate }, dx, scratch, g, dropout)
-            })?;
-        }
-        multiply(gpu, dx, Store::Accumulate, 1.0, &[base])
+                multiply(gpu, through, Store::Overwrite, 1.0, &[Part::new(ds, segment.a)])?;
+                let store = if g == 0 { Store::Overwrite } else { Store::Accumulate };
+                mask(gpu, store, total, through, g, dropout)?;
+            }
+            multiply(gpu, total, Store::Accumulate, 1.0, &[base])?;
+            if float { Ok(()) } else { elementwise::cast(dx, sum) }
+        })
     }
 
-    /// Room for one tensor like `x`, kept between calls: only dropout needs it.
-    fn with_scratch(gpu: Gpu, x: &Tensor, f: impl FnOnce(&mut Tensor) -> Result<()>) -> Result<()> {
-        static SCRATCH: Mutex<Vec<(DType, Tensor)>> = Mutex::new(Vec::new());
-        let mut all = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = all.iter().position(|(dtype, _)| *dtype == x.dtype()).unwrap_or_else(|| {
-            let empty = || Tensor::empty_on(Device::Cuda(gpu), x.dtype());
-            all.push((x.dtype(), purpose("workspace", empty)));
-            all.len() - 1
+    /// Room that only dropout needs, kept between calls: a tensor like `x`, and two of f32 to be resized.
+    fn with_scratch(
+        gpu: Gpu,
+        x: &Tensor,
+        f: impl FnOnce(&mut Tensor, &mut [Tensor; 2]) -> Result<()>,
+    ) -> Result<()> {
+        static SCRATCH: Mutex<Option<([Tensor; 2], [Tensor; 2])>> = Mutex::new(None);
+        let mut scratch = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        let empty = |dtype| Tensor::empty_on(Device::Cuda(gpu), dtype);
+        let (dropped, floats) = scratch.get_or_insert_with(|| {
+            purpose("workspace", || {
+                ([DType::F32, DType::Bf16].map(empty), [DType::F32, DType::F32].map(empty))
+            })
         });
-        all[at].1.resize(x.shape())?;
-        f(&mut all[at].1)
+        let dropped = &mut dropped[usize::from(x.dtype() == DType::Bf16)];
+        dropped.resize(x.shape())?;
+        f(dropped, floats)
     }
 
     /// `y` becomes, or is increased by, `x` under the dropout mask of segment `g`.

@@ -304,7 +304,7 @@ pub(super) fn store(
 ) -> Result<()> {
     let ([n, width], [_, most]) = (k.dims()?, contexts.pages.dims()?);
     let real = i64::from(k.dtype() == DType::F32);
-    let defines = [("REAL_IS_FLOAT", real), ("WIDTH", width as i64), ("PAGE", PAGE as i64)];
+    let defines = [("REAL_IS_FLOAT", real), ("KV_WIDTH", width as i64), ("PAGE", PAGE as i64)];
     let kernel = gpu.kernel("cache", "cache_store", &defines)?;
     let (pages, positions) = ((&contexts.pages).into(), (&contexts.positions).into());
     let args = [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into()];
