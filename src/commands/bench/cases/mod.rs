@@ -27,6 +27,9 @@ pub const COPY: &str = "copy";
 /// One run of an op on inputs that it owns.
 pub type Work = Box<dyn FnMut() -> Result<()>>;
 
+/// Makes the inputs of a case.
+type Prepare = Box<dyn FnOnce(&Inputs) -> Result<Work>>;
+
 /// An op at one set of sizes. (op, model, sizes) name it, here and in the tables of peers.
 pub struct Case {
     /// File of `src/ops`, then what of it: "norm add backward".
@@ -39,7 +42,7 @@ pub struct Case {
     pub flops: f64,
     /// Bytes that the op must move: each input read once, each output written once.
     pub bytes: f64,
-    prepare: Box<dyn FnOnce(&Inputs) -> Result<Work>>,
+    prepare: Prepare,
 }
 
 impl Case {
