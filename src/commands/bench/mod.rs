@@ -99,9 +99,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut out = std::io::stdout().lock();
     if args.list {
-        report.list(&mut out)?
+        report.list(&mut out)?;
     } else {
-        report.print(&mut out)?
+        report.print(&mut out)?;
     }
     match report.rows.iter().find(|row| row.failed()) {
         Some(row) => Err(Error::Run(format!("{} failed: {}", row.op, row.note)).into()),
