@@ -314,7 +314,8 @@ pub(super) fn store(
     heads: Heads,
 ) -> Result<()> {
     let ([n, _], [_, most]) = (k.dims()?, contexts.pages.dims()?);
-    let kernel = gpu.kernel("attention_cached", "attention_cached_store", &cached_defines(heads, k.dtype()))?;
+    let kernel =
+        gpu.kernel("attention_cached", "attention_cached_store", &cached_defines(heads, k.dtype()))?;
     let (pages, positions) = ((&contexts.pages).into(), (&contexts.positions).into());
     let args =
         [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into(), heads.kv.into()];
