@@ -55,7 +55,6 @@ fn products(all: &mut Vec<Variant>) {
 fn attention(all: &mut Vec<Variant>) {
     for dim in [16, 20, 64, 128, 256] {
         all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
-        all.push(("cache", vec![("KV_WIDTH", 3 * dim), ("PAGE", 16)]));
         for group in [1, 4, 5, 8] {
             all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
         }
