@@ -29,6 +29,39 @@ fn variants() -> Vec<Variant> {
             all.push((source, vec![("D", dim)]));
         }
     }
+    all.extend(bandwidth_bound());
+    all
+}
+
+/// The ops that memory bandwidth bounds.
+fn bandwidth_bound() -> Vec<Variant> {
+    let mut all = vec![("adamw", vec![])];
+    for (c, block) in [(37, 64), (640, 96), (1152, 160), (4096, 256), (5376, 352)] {
+        all.push(("embedding", vec![("C", c)]));
+        for trained in [0, 1] {
+            let defines = vec![("C", c), ("BLOCK", block), ("ONE_PLUS", trained), ("TRAINED", trained)];
+            all.push(("norm", defines));
+        }
+    }
+    for dim in [20, 64, 128, 256] {
+        for trained in [0, 1] {
+            let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", 128)];
+            all.push(("rope", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
+        }
+    }
+    for gelu in [0, 1] {
+        all.extend([37, 12_288].map(|f| ("glu", vec![("F", f), ("GELU", gelu)])));
+    }
+    for (v, block, cluster, resident) in [
+        (37, 32, 1, 1),
+        (1001, 256, 1, 1),
+        (151_936, 256, 16, 1),
+        (262_144, 256, 8, 0),
+        (262_144, 1024, 1, 0),
+    ] {
+        let defines = vec![("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
+        all.extend(["sample", "cross_entropy"].map(|source| (source, defines.clone())));
+    }
     all
 }
 
