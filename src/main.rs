@@ -15,6 +15,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Analyze(commands::analyze::Args),
+    Bench(commands::bench::Args),
     Chat(commands::chat::Args),
     Demo(commands::demo::Args),
     Fetch(commands::fetch::Args),
@@ -29,6 +30,7 @@ enum Command {
 fn main() -> std::process::ExitCode {
     let run = match Cli::parse().command {
         Command::Analyze(args) => commands::analyze::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Demo(args) => commands::demo::run(&args),
         Command::Fetch(args) => commands::fetch::run(&args),

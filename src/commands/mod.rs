@@ -1,6 +1,7 @@
 //! One file a command: its arguments and the call they make.
 
 pub mod analyze;
+pub mod bench;
 pub mod chat;
 pub mod demo;
 mod engine;

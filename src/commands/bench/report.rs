@@ -1,0 +1,326 @@
+//! The figures as a table for people, as CSV and as JSON.
+
+use std::io::Write;
+use std::path::Path;
+
+use emlab::Result;
+use emlab::device::file;
+use emlab::error::Error;
+use serde_json::{Value, json};
+
+use super::Machine;
+use super::cases::{COPY, Case};
+use super::measure::Times;
+use super::peer::Peer;
+
+/// How a case for which there is no kernel is marked.
+const MISSING: &str = "no kernel yet";
+
+/// The columns of the CSV file; benches/results/README.md says what they hold.
+const COLUMNS: [&str; 19] = [
+    "op",
+    "model",
+    "case",
+    "via",
+    "ms",
+    "ms_p10",
+    "ms_p90",
+    "runs",
+    "gflop",
+    "mbyte",
+    "tflops",
+    "tbs",
+    "limit_percent",
+    "note",
+    "precision",
+    "gpu",
+    "clock_mhz",
+    "celsius",
+    "date",
+];
+
+/// One case and its time.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub op: &'static str,
+    pub model: String,
+    pub sizes: String,
+    pub flops: f64,
+    pub bytes: f64,
+    pub times: Option<Times>,
+    /// Why there is no time.
+    pub note: String,
+}
+
+impl Row {
+    pub fn new(case: &Case) -> Self {
+        Self {
+            op: case.op,
+            model: case.model.clone(),
+            sizes: case.sizes.clone(),
+            flops: case.flops,
+            bytes: case.bytes,
+            times: None,
+            note: String::new(),
+        }
+    }
+
+    /// Whether something else than a missing kernel is in the way.
+    pub fn failed(&self) -> bool {
+        !self.note.is_empty() && self.note != MISSING
+    }
+
+    fn is(&self, peer: &Peer) -> bool {
+        (self.op, &self.model, &self.sizes) == (&*peer.op, &peer.model, &peer.sizes)
+    }
+}
+
+/// A line for the log.
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let time = self.times.map_or_else(|| self.note.clone(), |t| format!("{:.4} ms", t.median * 1e3));
+        write!(f, "{} {} {}: {time}", self.op, self.model, self.sizes)
+    }
+}
+
+/// An error as one field of a table.
+pub fn note(error: &Error) -> String {
+    let text = error.to_string();
+    if text.ends_with(MISSING) { MISSING.into() } else { text.replace(['\n', ','], ";") }
+}
+
+/// All that was measured.
+pub struct Report {
+    pub machine: Machine,
+    /// Bytes a second of a copy.
+    copy: Option<f64>,
+    /// FLOP a second of the best product.
+    product: Option<f64>,
+    pub rows: Vec<Row>,
+    peers: Vec<Peer>,
+}
+
+impl Report {
+    pub fn new(machine: Machine, peers: Vec<Peer>) -> Self {
+        Self { machine, copy: None, product: None, rows: Vec::new(), peers }
+    }
+
+    /// Reads the limits off the rows and the peer's, whichever are higher.
+    pub fn finish(&mut self) {
+        self.copy = self.best(|row| row.op == COPY, |row| row.bytes);
+        self.product = self.best(|row| row.op.starts_with("linear "), |row| row.flops);
+        if let Some(peer) = self.peers.iter().find(|peer| peer.gpu != self.machine.name) {
+            eprintln!("the peer's times are from another card ({}): the ratios say little", peer.gpu);
+        }
+    }
+
+    /// The highest rate of `work` a second among some rows.
+    fn best(&self, among: impl Fn(&Row) -> bool, work: impl Fn(&Row) -> f64) -> Option<f64> {
+        let rates = self.rows.iter().filter(|row| among(row)).flat_map(|row| {
+            let ours = row.times.map(|times| times.median);
+            let peer = self.peer(row).map(|peer| peer.milliseconds * 1e-3);
+            ours.into_iter().chain(peer).map(|seconds| work(row) / seconds)
+        });
+        rates.reduce(f64::max)
+    }
+
+    /// The fastest way in which the other engine does the case.
+    fn peer(&self, row: &Row) -> Option<&Peer> {
+        let peers = self.peers.iter().filter(|peer| row.is(peer));
+        peers.min_by(|a, b| a.milliseconds.total_cmp(&b.milliseconds))
+    }
+
+    /// Seconds that a perfect program would take on this machine, and whether arithmetic decides them.
+    fn limit(&self, row: &Row) -> Option<(f64, bool)> {
+        let bytes = row.bytes / self.copy?;
+        if row.flops == 0.0 {
+            return Some((bytes, false));
+        }
+        let flops = row.flops / self.product?;
+        Some((bytes.max(flops), flops > bytes))
+    }
+
+    fn percent(&self, row: &Row) -> Option<f64> {
+        Some(100.0 * self.limit(row)?.0 / row.times?.median)
+    }
+
+    /// Writes the names of the cases.
+    ///
+    /// # Errors
+    /// If the stream cannot be written.
+    pub fn list(&self, out: &mut impl Write) -> std::io::Result<()> {
+        self.rows.iter().try_for_each(|row| writeln!(out, "{}, {}, {}", row.op, row.model, row.sizes))
+    }
+
+    /// Writes the table.
+    ///
+    /// # Errors
+    /// If the stream cannot be written.
+    pub fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let Machine { name, precision, date, state } = &self.machine;
+        let mut facts = vec![name.clone(), (*precision).to_owned(), date.clone()];
+        facts.extend(state.clock.map(|mhz| format!("{mhz} MHz")));
+        facts.extend(state.temperature.map(|degrees| format!("{degrees} °C")));
+        writeln!(out, "{}", facts.join(", "))?;
+        if let Some(copy) = self.copy {
+            let product =
+                self.product.map_or("none yet".into(), |rate| format!("{:.1} TFLOP/s", rate / 1e12));
+            writeln!(out, "limits: copy {:.3} TB/s, best product {product}", copy / 1e12)?;
+        }
+        let mut group = (String::new(), String::new());
+        for row in &self.rows {
+            let (file, rest) = row.op.split_once(' ').unwrap_or((row.op, ""));
+            if group != (file.to_owned(), row.model.clone()) {
+                group = (file.to_owned(), row.model.clone());
+                writeln!(
+                    out,
+                    "\n{:<62} {:>9} {:>13} {:>5}{}",
+                    format!("{file}, {}", row.model),
+                    "ms",
+                    "rate",
+                    "%",
+                    if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" }
+                )?;
+            }
+            // What the columns have no room for.
+            let sizes = row.sizes.trim_start_matches("part=").split(" S=").next().unwrap_or_default();
+            let name = format!("  {rest:<14} {sizes}");
+            writeln!(out, "{name:<62} {}", self.line(row))?;
+        }
+        self.print_ratios(out)
+    }
+
+    fn line(&self, row: &Row) -> String {
+        let peer = self.peer(row);
+        let Some(times) = row.times else {
+            let peer = peer
+                .map_or(String::new(), |peer| format!("; peer {:.4} ms, {}", peer.milliseconds, peer.via));
+            return row.note.clone() + &peer;
+        };
+        let arithmetic = self.limit(row).map_or(row.flops > 0.0, |(_, arithmetic)| arithmetic);
+        let (work, unit) = if arithmetic { (row.flops, "FLOP/s") } else { (row.bytes, "B/s   ") };
+        let rate = rate(work / times.median);
+        let percent = self.percent(row).map_or(String::new(), |percent| format!("{percent:.0}"));
+        let milliseconds = times.median * 1e3;
+        let ours = format!("{milliseconds:>9.4} {rate}{unit} {percent:>5}");
+        let Some(peer) = peer else { return ours };
+        format!("{ours} {:>9.4} {:>6.2}  {}", peer.milliseconds, peer.milliseconds / milliseconds, peer.via)
+    }
+
+    /// The geometric mean of the ratios of each op.
+    fn print_ratios(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut means: Vec<(String, f64, u32)> = Vec::new();
+        for row in &self.rows {
+            let (Some(peer), Some(times)) = (self.peer(row), row.times) else { continue };
+            let log = (peer.milliseconds / (times.median * 1e3)).ln();
+            // Passes of training and of decoding are different products.
+            let rows =
+                row.sizes.split(' ').find(|size| row.op.starts_with("linear ") && size.starts_with("N="));
+            let name = format!("{} {}", row.op, rows.unwrap_or_default());
+            match means.iter_mut().find(|(known, ..)| *known == name) {
+                Some((_, sum, count)) => (*sum, *count) = (*sum + log, *count + 1),
+                None => means.push((name, log, 1)),
+            }
+        }
+        if !means.is_empty() {
+            writeln!(out, "\nratio to the peer, geometric mean (above 1: emlab is faster)")?;
+        }
+        for (name, sum, count) in means {
+            writeln!(out, "  {name:<32} {:.2}  over {count}", (sum / f64::from(count)).exp())?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_csv(&self, path: &Path) -> Result<()> {
+        let mut text = COLUMNS.join(",") + "\n";
+        for row in &self.rows {
+            text += &(self.fields(row).join(",") + "\n");
+        }
+        file::replace(path, |out| out.write_all(text.as_bytes()))
+    }
+
+    fn fields(&self, row: &Row) -> [String; COLUMNS.len()] {
+        let time = |read: fn(&Times) -> f64| {
+            row.times.as_ref().map_or(String::new(), |t| format!("{:.5}", read(t) * 1e3))
+        };
+        let rate = |work: f64| row.times.map_or(String::new(), |t| format!("{:.3}", work / t.median / 1e12));
+        let number = |number: Option<u32>| number.map_or(String::new(), |n| n.to_string());
+        let Machine { name, precision, date, state } = &self.machine;
+        [
+            row.op.into(),
+            row.model.clone(),
+            row.sizes.clone(),
+            "emlab".into(),
+            time(|t| t.median),
+            time(|t| t.low),
+            time(|t| t.high),
+            row.times.map_or(String::new(), |t| t.runs.to_string()),
+            format!("{:.3}", row.flops / 1e9),
+            format!("{:.3}", row.bytes / 1e6),
+            rate(row.flops),
+            rate(row.bytes),
+            self.percent(row).map_or(String::new(), |percent| format!("{percent:.1}")),
+            row.note.clone(),
+            (*precision).into(),
+            name.replace(',', ";"),
+            number(state.clock),
+            number(state.temperature),
+            date.clone(),
+        ]
+    }
+
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_json(&self, path: &Path) -> Result<()> {
+        let Machine { name, precision, date, state } = &self.machine;
+        let value = json!({
+            "gpu": name,
+            "precision": precision,
+            "date": date,
+            "clock_mhz": state.clock,
+            "celsius": state.temperature,
+            "copy_tbs": self.copy.map(|rate| rate / 1e12),
+            "product_tflops": self.product.map(|rate| rate / 1e12),
+            "rows": self.rows.iter().map(|row| self.row_json(row)).collect::<Vec<Value>>(),
+        });
+        file::replace(path, |out| writeln!(out, "{value:#}"))
+    }
+
+    fn row_json(&self, row: &Row) -> Value {
+        let peers = self.peers.iter().filter(|peer| row.is(peer));
+        json!({
+            "op": row.op,
+            "model": row.model,
+            "case": row.sizes,
+            "ms": row.times.map(|t| t.median * 1e3),
+            "ms_p10": row.times.map(|t| t.low * 1e3),
+            "ms_p90": row.times.map(|t| t.high * 1e3),
+            "runs": row.times.map(|t| t.runs),
+            "gflop": row.flops / 1e9,
+            "mbyte": row.bytes / 1e6,
+            "limit_percent": self.percent(row),
+            "note": row.note,
+            "peers": peers.map(|peer| json!({"via": peer.via, "ms": peer.milliseconds})).collect::<Vec<Value>>(),
+        })
+    }
+}
+
+/// A rate in tera or giga, to three places: "2.79 T", " 731 T".
+fn rate(rate: f64) -> String {
+    let (number, unit) = if rate >= 1e11 { (rate / 1e12, 'T') } else { (rate / 1e9, 'G') };
+    let digits = if number >= 100.0 { 0 } else { 2 - number.max(1.0).log10() as usize };
+    format!("{number:>5.digits$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_three_places() {
+        let shown = [2.791e12, 73.12e12, 731.2e12, 0.123e12, 7.31e9].map(rate);
+        assert_eq!(shown, [" 2.79 T", " 73.1 T", "  731 T", " 0.12 T", " 7.31 G"]);
+    }
+}
