@@ -1,15 +1,15 @@
 // Attention over the paged cache: each row of q in its own context. Maths, CPU reference: src/ops/attention.rs
 //   out_i = Σ_j softmax_j(scale · q_i · k_j) v_j over positions j ≤ position_i of i's sequence, position_i − j < window
 //   q, out (B, H·D) real   keys, values (pages · PAGE, KV·D) real   tables (B, max_pages) u32   positions (B) u32
-//   position p of row i lies in row tables[i, p / PAGE] · PAGE + p % PAGE of keys and values
+//   position p of row i lies in page tables[i, p / PAGE], at p % PAGE
 //   partial (B·KV·PARTS, splits, HEADS, D + 4) float and counters (B·KV·PARTS) u32: scratch; counters zero before the
 //   first launch, and again after every launch
 //   load-time  REAL_IS_FLOAT, D, PAGE = 16; GROUP = H/KV, CHUNK (most positions that a warp takes, a multiple of PAGE,
 //              ≤ 512)
 //   launch     attention_cached_split (D of 64, 128, 256): as many blocks of 16384 / D threads as fit on the card, at most
 //              one an item, of which there are B·KV·PARTS·splits; PARTS = ⌈GROUP / 8⌉, HEADS = ⌈GROUP / PARTS⌉, splits =
-//              ⌈pages that any row may see / (CHUNK / PAGE)⌉; dynamic shared 98304 bytes
-//              attention_cached_plain (any D): grid (H, B), block 32
+//              ⌈pages that any row may see / (CHUNK / PAGE)⌉; dynamic shared 98560 bytes
+//              attention_cached_plain (any D): grid (H, B), block 32; attention_cached_store: grid (B), block 128
 //   window     2³¹ for none;  scale > 0 for attention_cached_split, given there as scale · log₂e
 //   traffic    4·KV·D·context bytes a row, read once: bandwidth-bound
 //   numerics   float scores and sums; p rounds to bf16 before p·v; a context is cut by its own length alone and the parts
@@ -111,12 +111,8 @@ extern "C" __global__ void __launch_bounds__(32)
 
 const u32 PARTS = (GROUP + 7) / 8;             // items that share a key head's query heads
 const u32 HEADS = (GROUP + PARTS - 1) / PARTS; // query heads an item, at most 8
-#ifndef WARPS
-#define WARPS (512 / D)
-#endif
-#ifndef STAGES
-#define STAGES 3 // pages of a warp in flight
-#endif
+const u32 WARPS = 512 / D;                     // a block
+const u32 STAGES = 3;                          // pages of a warp in flight
 const u32 ROW_BYTES = D * 2;
 const u32 HALF_BYTES = PAGE * ROW_BYTES; // keys of a page; its values follow
 const u32 RECORD = D + 4;                // sums, then maximum and sum of a head
@@ -159,10 +155,7 @@ struct Items {
 
 // Byte of piece `piece` of row `row`.
 __device__ __forceinline__ u32 piece_at(u32 row, u32 piece) { return row * ROW_BYTES + exchanged(row, piece) * 16; }
-#ifndef BULK
-#define BULK (ARCH >= 90)
-#endif
-#if BULK
+#if ARCH >= 90
 // `bytes` bytes, a multiple of 16, global → shared. One thread.
 __device__ __forceinline__ void bulk_load(u32 to, const void *from, u32 bytes, u32 bar) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
@@ -185,7 +178,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     u32 start = warp * gridDim.x + blockIdx.x, stride = WARPS * gridDim.x;
     Items items = {positions, rows * kv_heads * PARTS, rows * kv_heads * PARTS * splits, kv_heads * PARTS, window};
     u8 *ring = shared + warp * STAGES * 2 * HALF_BYTES;
-#if BULK
+#if ARCH >= 90
     u32 full = shared_address(shared + WARPS * STAGES * 2 * HALF_BYTES) + warp * STAGES * 8, parity = 0; // barriers
     if (lane < STAGES) mbarrier_init(full + lane * 8, 1);
     mbarrier_init_fence();
@@ -208,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
             u32 page = __shfl_sync(~0u, place, ahead_page - ahead.begin);
             size_t at = head_at(page, kv_heads, ahead.pair % items.a_row / PARTS);
             u32 to = shared_address(ring + stage * 2 * HALF_BYTES);
-#if BULK
+#if ARCH >= 90
             if (lane == 0) {
                 mbarrier_arrive_expect(full + stage * 8, 2 * HALF_BYTES);
                 bulk_load(to, keys + at, HALF_BYTES, full + stage * 8);
@@ -246,7 +239,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         float y[D / 64][4][4] = {};          // elements 8 g + 64 i + 2 w + (0, 0, 1, 1), heads 2 c + (0, 1, 0, 1)
         for (u32 page = item.begin; page < item.end; page++) {
             load_page(stage == 0 ? STAGES - 1 : stage - 1);
-#if BULK
+#if ARCH >= 90
             mbarrier_wait(full + stage * 8, parity);
             parity ^= stage == STAGES - 1;
 #else
@@ -255,10 +248,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
 #endif
             const u8 *key_page = ring + stage * 2 * HALF_BYTES, *value_page = key_page + HALF_BYTES;
             stage = stage == STAGES - 1 ? 0 : stage + 1;
-#if NO_MATH
-            y[0][0][0] += *reinterpret_cast<const float *>(key_page + lane * 4);
-            continue;
-#endif
             float s[2][4] = {};
 #pragma unroll
             for (int n = 0; n < 2; n++)

@@ -12,6 +12,8 @@
 #include "prelude.cuh"
 #include "hopper.cuh"
 
+#if CLUSTER == 1 || ARCH >= 90
+
 static const int WIDTH = width_of<float>(V);
 static const int VECTORS = V / WIDTH;
 static const u32 SLICE = (VECTORS + CLUSTER - 1) / CLUSTER * WIDTH;
@@ -142,3 +144,5 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
         store(to + i, x);
     }
 }
+
+#endif // CLUSTER == 1 || ARCH >= 90

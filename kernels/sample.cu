@@ -19,6 +19,8 @@
 #include "philox.cuh"
 #include "hopper.cuh"
 
+#if CLUSTER == 1 || ARCH >= 90
+
 static const int WIDTH = width_of<float>(V);
 static const int VECTORS = V / WIDTH;
 // Tokens of a block.
@@ -343,3 +345,5 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
     winner = blocks.reduce(winner);
     if (writes) tokens[row] = ~(u32)winner;
 }
+
+#endif // CLUSTER == 1 || ARCH >= 90

@@ -423,7 +423,7 @@ fn cached(q: &Tensor, k: &Tensor, v: &Tensor, starts: &[u32], attention: Attenti
         Tensor::from_u32(&[rows.len()], positions),
         Tensor::from_u32(&[rows.len(), most], pages),
     );
-    attention::store(cache.each_mut(), [k, v], &contexts).unwrap();
+    attention::store(cache.each_mut(), [k, v], &contexts, attention.heads).unwrap();
     let mut out = nan(q.shape());
     attention::cached(&mut out, q, cache.each_ref(), &contexts, attention).unwrap();
     close("cached out", &out, expected);

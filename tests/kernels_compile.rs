@@ -19,7 +19,7 @@ fn variants() -> Vec<Variant> {
     let mut all = vec![("random", vec![]), ("tensor", vec![]), ("linear", vec![])];
     products(&mut all);
     attention(&mut all);
-    rows(&mut all);
+    all.extend(bandwidth_bound());
     all
 }
 
@@ -55,7 +55,6 @@ fn products(all: &mut Vec<Variant>) {
 fn attention(all: &mut Vec<Variant>) {
     for dim in [16, 20, 64, 128, 256] {
         all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
-        all.push(("cache", vec![("KV_WIDTH", 3 * dim), ("PAGE", 16)]));
         for group in [1, 4, 5, 8] {
             all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
         }
@@ -67,31 +66,36 @@ fn attention(all: &mut Vec<Variant>) {
     }
 }
 
-/// Constants of the ops that memory bandwidth bounds.
-fn rows(all: &mut Vec<Variant>) {
-    all.push(("adamw", vec![]));
-    for (plus, c) in [(1, 640), (1, 1152), (0, 1024), (0, 4096), (1, 5376), (0, 33)] {
-        for (block, trained) in [(128, 0), (128, 1)] {
-            all.push(("norm", vec![("C", c), ("BLOCK", block), ("ONE_PLUS", plus), ("TRAINED", trained)]));
-        }
+/// The ops that memory bandwidth bounds.
+fn bandwidth_bound() -> Vec<Variant> {
+    let mut all = vec![("adamw", vec![])];
+    for (c, block) in [(37, 64), (640, 96), (1152, 160), (4096, 256), (5376, 352)] {
         all.push(("embedding", vec![("C", c)]));
-    }
-    for (plus, [h, kv, d]) in [(0, [32, 8, 128]), (1, [4, 1, 256]), (1, [32, 16, 128]), (0, [4, 2, 20])] {
         for trained in [0, 1] {
-            let heads = [("H", h), ("KV", kv), ("D", d), ("BLOCK", 128)];
-            all.push(("rope", [&heads[..], &[("ONE_PLUS", plus), ("TRAINED", trained)]].concat()));
+            let defines = vec![("C", c), ("BLOCK", block), ("ONE_PLUS", trained), ("TRAINED", trained)];
+            all.push(("norm", defines));
         }
     }
-    for (gelu, f) in [(1, 2048), (0, 12288), (1, 21504), (0, 37)] {
-        all.push(("glu", vec![("F", f), ("GELU", gelu)]));
+    for dim in [20, 64, 128, 256] {
+        for trained in [0, 1] {
+            let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", 128)];
+            all.push(("rope", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
+        }
     }
-    for (v, block, cluster, resident) in
-        [(151_936, 256, 8, 1), (262_208, 256, 16, 1), (262_144, 1024, 1, 0), (257, 96, 1, 1)]
-    {
-        let cut = [("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
-        all.push(("cross_entropy", cut.to_vec()));
-        all.push(("sample", cut.to_vec()));
+    for gelu in [0, 1] {
+        all.extend([37, 12_288].map(|f| ("glu", vec![("F", f), ("GELU", gelu)])));
     }
+    for (v, block, cluster, resident) in [
+        (37, 32, 1, 1),
+        (1001, 256, 1, 1),
+        (151_936, 256, 16, 1),
+        (262_144, 256, 8, 0),
+        (262_144, 1024, 1, 0),
+    ] {
+        let defines = vec![("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
+        all.extend(["sample", "cross_entropy"].map(|source| (source, defines.clone())));
+    }
+    all
 }
 
 #[test]

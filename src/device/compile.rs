@@ -35,7 +35,6 @@ const SOURCES: &[Source] = &[
     ("attention_forward.cu", include_str!("../../kernels/attention_forward.cu")),
     ("attention_mma.cu", include_str!("../../kernels/attention_mma.cu")),
     ("attention_plain.cu", include_str!("../../kernels/attention_plain.cu")),
-    ("cache.cu", include_str!("../../kernels/cache.cu")),
     ("cross_entropy.cu", include_str!("../../kernels/cross_entropy.cu")),
     ("embedding.cu", include_str!("../../kernels/embedding.cu")),
     ("gemm_mma.cu", include_str!("../../kernels/gemm_mma.cu")),

@@ -199,11 +199,11 @@ impl Block {
         match attend {
             Attend::Documents(documents) => packed(s, documents),
             Attend::Prefill(cache, contexts, documents) => {
-                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts)?;
+                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts, self.attention.heads)?;
                 packed(s, documents)
             }
             Attend::Cached(cache, contexts) => {
-                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts)?;
+                attention::store(cache.layer_mut(self.layer), [&s.k, &s.v], contexts, self.attention.heads)?;
                 attention::cached(&mut s.attention, &s.q, cache.layer(self.layer), contexts, self.attention)
             }
         }

@@ -208,17 +208,22 @@ pub fn cached(
 }
 
 /// Writes the rows of `k` and `v` (B, KV·D) into their places in the cache's `keys` and `values`
-/// (pages · [`PAGE`], KV·D).
+/// (pages · [`PAGE`], KV·D). How the elements of a page lie in it is a matter of the device.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
-pub fn store([keys, values]: [&mut Tensor; 2], [k, v]: [&Tensor; 2], contexts: &Contexts) -> Result<()> {
-    let ([n, width], [slots, _]) = (k.dims()?, keys.dims()?);
+pub fn store(
+    [keys, values]: [&mut Tensor; 2],
+    [k, v]: [&Tensor; 2],
+    contexts: &Contexts,
+    heads: Heads,
+) -> Result<()> {
+    let ([n, _], [slots, _], width) = (k.dims()?, keys.dims()?, heads.kv_width());
     let (rows, cache): (&[usize], &[usize]) = (&[n, width], &[slots, width]);
     expect("attention", &[("k", k, rows), ("v", v, rows), ("keys", keys, cache), ("values", values, cache)])?;
     contexts.check(n, k.device())?;
     match k.device() {
-        Device::Cuda(gpu) => cuda::store(gpu, [keys, values], [k, v], contexts)?,
+        Device::Cuda(gpu) => cuda::store(gpu, [keys, values], [k, v], contexts, heads)?,
         Device::Cpu => {
             cpu::store(keys.f32_mut(), k.f32(), contexts);
             cpu::store(values.f32_mut(), v.f32(), contexts);

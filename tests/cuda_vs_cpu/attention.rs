@@ -88,8 +88,8 @@ fn packed_documents() {
 
 /// A cache on the CPU and on the card whose sequences are `positions` + 1 long, filled by `store` in two passes, and
 /// the contexts of their last positions. Pages of a sequence are scattered; the rest of the cache is NaN.
-fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([Tensor; 2], Contexts); 2] {
-    let most = positions.iter().max().unwrap() / PAGE + 1;
+fn caches(positions: &[usize], heads: Heads, dtype: DType, card: Device) -> [([Tensor; 2], Contexts); 2] {
+    let (most, width) = (positions.iter().max().unwrap() / PAGE + 1, heads.kv_width());
     let total = positions.len() * most;
     // Page p of sequence s: far from its neighbours. What no row may read is out of range.
     let page = |s: usize, p: usize| ((s * most + p) * 7 % total) as u32;
@@ -112,7 +112,7 @@ fn caches(positions: &[usize], width: usize, dtype: DType, card: Device) -> [([T
         let nan = Tensor::from_f32(&[total * PAGE, width], vec![f32::NAN; total * PAGE * width]);
         let mut cache = [(); 2].map(|()| place(&nan));
         assert_eq!(cache[0].dtype(), real);
-        attention::store(cache.each_mut(), [&place(&k), &place(&v)], &contexts(&all)).unwrap();
+        attention::store(cache.each_mut(), [&place(&k), &place(&v)], &contexts(&all), heads).unwrap();
         let last: Vec<(usize, usize)> = positions.iter().copied().enumerate().collect();
         (cache, contexts(&last))
     })
@@ -130,7 +130,7 @@ fn in_cache(
     let attention = Attention { heads, scale: 1.7 * (dim as f32).powf(-0.5), window };
     let shape = [positions.len(), heads.q_width()];
     let q = random("q", &shape, dtype);
-    let [(cache, contexts), (gcache, gcontexts)] = caches(positions, heads.kv_width(), dtype, card);
+    let [(cache, contexts), (gcache, gcontexts)] = caches(positions, heads, dtype, card);
     let mut out = Tensor::zeros(DType::F32, &shape);
     attention::cached(&mut out, &q, cache.each_ref(), &contexts, attention).unwrap();
     let gq = upload(&q, dtype, card);

@@ -1,12 +1,11 @@
-//! Launches of `kernels/attention_*.cu` and `kernels/cache.cu`.
+//! Launches of `kernels/attention_*.cu`.
 //!
 //! | kernel file | used for |
 //! |---|---|
 //! | `attention_forward`, `attention_backward` | packed documents on Hopper: bf16, D of 64, 128 or 256 |
 //! | `attention_mma` | packed documents on other cards: the same |
 //! | `attention_plain` | packed documents otherwise, and δ for all |
-//! | `attention_cached` | contexts in the cache: split over the context in bf16 and D of 64, 128 or 256, else plain |
-//! | `cache` | storing into the cache |
+//! | `attention_cached` | the cache: storing into it; attention, split over the context in bf16 and D of 64, 128 or 256, else plain |
 
 use std::f32::consts::LOG2_E;
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +15,7 @@ use crate::device::compile::Define;
 use crate::device::launch::{Arg, Grid};
 use crate::device::{DType, Device, Gpu, Tensor};
 use crate::error::Result;
+use crate::ops::rope::Heads;
 
 /// Most rows of a block in the work lists.
 const BLOCK: usize = 128;
@@ -26,7 +26,7 @@ const TILED_THREADS: u32 = 384;
 /// Most positions that one warp of the split kernel takes: a result depends on it, so it never changes with the batch.
 const CHUNK: usize = 256;
 /// Bytes of shared memory that a block of the split kernel takes.
-const SPLIT_SHARED: usize = 96 << 10;
+const SPLIT_SHARED: usize = (96 << 10) + 256;
 /// A window that hides nothing.
 const NO_WINDOW: usize = 1 << 31;
 
@@ -253,6 +253,17 @@ pub(super) fn backward(
     unsafe { queries.launch(gpu, queries_grid, &args) }
 }
 
+/// One set for all kernels over the cache: they agree on how elements lie in it.
+fn cached_defines(heads: Heads, dtype: DType) -> [Define; 5] {
+    [
+        ("REAL_IS_FLOAT", i64::from(dtype == DType::F32)),
+        ("D", heads.dim as i64),
+        ("PAGE", PAGE as i64),
+        ("GROUP", (heads.query / heads.kv) as i64),
+        ("CHUNK", CHUNK as i64),
+    ]
+}
+
 /// See [`super::cached`].
 pub(super) fn cached(
     gpu: Gpu,
@@ -265,8 +276,7 @@ pub(super) fn cached(
     let (s, dtype) = (Scalars::of(attention), q.dtype());
     let ([b, _], [_, most]) = (q.dims()?, contexts.pages.dims()?);
     let group = s.heads / s.kv;
-    let [real, dim] = s.defines(dtype);
-    let defines = [real, dim, ("PAGE", PAGE as i64), ("GROUP", group as i64), ("CHUNK", CHUNK as i64)];
+    let defines = cached_defines(attention.heads, dtype);
     let inputs =
         [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
     if !s.wide(dtype) {
@@ -301,14 +311,15 @@ pub(super) fn store(
     [keys, values]: [&mut Tensor; 2],
     [k, v]: [&Tensor; 2],
     contexts: &Contexts,
+    heads: Heads,
 ) -> Result<()> {
-    let ([n, width], [_, most]) = (k.dims()?, contexts.pages.dims()?);
-    let real = i64::from(k.dtype() == DType::F32);
-    let defines = [("REAL_IS_FLOAT", real), ("KV_WIDTH", width as i64), ("PAGE", PAGE as i64)];
-    let kernel = gpu.kernel("cache", "cache_store", &defines)?;
+    let ([n, _], [_, most]) = (k.dims()?, contexts.pages.dims()?);
+    let kernel =
+        gpu.kernel("attention_cached", "attention_cached_store", &cached_defines(heads, k.dtype()))?;
     let (pages, positions) = ((&contexts.pages).into(), (&contexts.positions).into());
-    let args = [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into()];
-    // SAFETY: cache_store(real *keys, *values, const real *k, *v, const u32 *tables, *positions, u32 max_pages); the op
-    // has checked the shapes.
+    let args =
+        [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into(), heads.kv.into()];
+    // SAFETY: attention_cached_store(real *keys, *values, const real *k, *v, const u32 *tables, *positions, u32
+    // max_pages, kv_heads); the op has checked the shapes.
     unsafe { kernel.launch(gpu, Grid::new(n, 128), &args) }
 }
