@@ -5,7 +5,8 @@
     python3 tools/peers/ops_torch.py cases.csv peer.csv [--only norm,linear]
     emlab bench --csv mine.csv --peer peer.csv
 
-An op may be done in several ways. Each that works becomes a row of peer.csv, named in the column `via`; the fastest is
+Before anything is timed, what torch.compile will be asked for is compiled by many processes at once, into its cache on
+disk. An op may be done in several ways. Each that works becomes a row of peer.csv, named in the column `via`; the fastest is
 the peer. Timed as emlab times: random inputs, a GiB overwritten before each run (which also hides Python's launches),
 events, the median. What emlab fuses is written here as one function for torch.compile; what PyTorch has as a function of
 its own is timed as well.
@@ -14,6 +15,7 @@ its own is timed as well.
 import argparse
 import csv
 import math
+import os
 import re
 import subprocess
 import sys
@@ -489,6 +491,31 @@ def smi():
         return "", ""
 
 
+COMPILED = ("embedding", "norm", "rope", "glu", "linear_cross_entropy", "sample")
+
+
+def compiles(row):
+    return row["op"].split()[0] in COMPILED or row["op"] == "attention store"
+
+
+def warm(options, rows):
+    """Fills the cache of torch.compile, a share of the rows a process."""
+    count = min(len(rows), os.cpu_count() or 1)
+    command = [sys.executable, __file__, options.cases, os.devnull, "--only", options.only, "--share"]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet |= dict(env=os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"})
+    for process in [subprocess.Popen([*command, f"{share}/{count}"], **quiet) for share in range(count)]:
+        process.wait()
+
+
+def compile_share(rows, share):
+    for row in rows[share[0] :: share[1]]:
+        ways = globals()[row["op"].replace(" ", "_")](**sizes(row))
+        if "torch.compile" in ways:
+            ways["torch.compile"]()
+        torch.cuda.synchronize()
+
+
 def measure(row, write):
     """One row of the result for every way that works."""
     torch._dynamo.reset()
@@ -518,6 +545,7 @@ def main():
     parser.add_argument("--only", default="", help="ops, as for emlab bench: norm,linear")
     parser.add_argument("--slow", action="store_true", help="flex_attention too, which compiles for long")
     parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after this time")
+    parser.add_argument("--share", help=argparse.SUPPRESS)
     options = parser.parse_args()
     global SLOW
     SLOW = options.slow
@@ -526,10 +554,17 @@ def main():
     # Gradients are asked for more than once of one forward pass.
     torch._functorch.config.donated_buffer = False
     only = [name for name in options.only.split(",") if name]
+    wanted = lambda op: not only or any(op == name or op.split()[0] == name for name in only)  # noqa: E731
     begun = time.monotonic()
     with open(options.cases) as file:
         rows = [row for row in csv.DictReader(file) if row["via"] == "emlab"]
-    wanted = lambda op: not only or any(op == name or op.split()[0] == name for name in only)  # noqa: E731
+    rows = [row for row in rows if row["op"] == "copy" or wanted(row["op"])]
+    to_compile = [row for row in rows if compiles(row)]
+    if options.share:
+        compile_share(to_compile, [int(number) for number in options.share.split("/")])
+        return
+    warm(options, to_compile)
+    print(f"compiled after {time.monotonic() - begun:.0f} s", file=sys.stderr)
     with open(options.out, "w", newline="") as file:
         out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         out.writeheader()
@@ -542,8 +577,6 @@ def main():
             file.flush()
 
         for index, row in enumerate(rows):
-            if row["op"] != "copy" and not wanted(row["op"]):
-                continue
             if time.monotonic() - begun > options.seconds:
                 print(f"out of time: {len(rows) - index} cases are left out", file=sys.stderr)
                 break

@@ -121,9 +121,13 @@ fn time_all(cases: Vec<Case>, inputs: &Inputs) -> emlab::Result<Vec<Row>> {
     let mut clock = Clock::new(inputs.place)?;
     let style = ProgressStyle::with_template("{pos}/{len} {msg}").expect("a template without errors");
     let bar = ProgressBar::new(cases.len() as u64).with_style(style);
+    let mut lost = false;
     let rows = cases.into_iter().map(|case| {
         bar.set_message(format!("{} {} {}", case.op, case.model, case.sizes));
-        let row = time(case, inputs, &mut clock);
+        let row = if lost { Row::left_out(&case) } else { time(case, inputs, &mut clock) };
+        // A fault of a kernel takes the whole context with it.
+        lost |=
+            row.failed() && matches!(inputs.place.device, Device::Cuda(gpu) if gpu.synchronize().is_err());
         bar.inc(1);
         if bar.is_hidden() {
             eprintln!("{row}");

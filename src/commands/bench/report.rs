@@ -65,6 +65,11 @@ impl Row {
         }
     }
 
+    /// For a case that comes after a fault.
+    pub fn left_out(case: &Case) -> Self {
+        Self { note: "not timed: the GPU had failed".into(), ..Self::new(case) }
+    }
+
     /// Whether something else than a missing kernel is in the way.
     pub fn failed(&self) -> bool {
         !self.note.is_empty() && self.note != MISSING
