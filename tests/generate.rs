@@ -37,7 +37,7 @@ fn text_does_not_depend_on_the_batch_or_the_cache() {
         let together = run(&all, &limits(30, 64));
         assert_eq!(together, run(&all, &limits(30, 1)));
         assert_eq!(together, run(&all, &limits(30, 2)));
-        let cache_bytes = 9 * Cache::page_bytes(&model);
+        let cache_bytes = Some(9 * Cache::page_bytes(&model));
         assert_eq!(
             together,
             run(&all, &Limits { cache_bytes, ..limits(30, 64) }),
@@ -115,7 +115,7 @@ fn prompts_that_cannot_run_are_refused() {
     };
     assert!(refusal(vec![], &limits(4, 1)).contains("empty"));
     assert!(refusal(vec![1; 96], &limits(4, 1)).contains("96"));
-    assert!(refusal(vec![1; 90], &Limits { cache_bytes: 4096, ..limits(4, 1) }).contains("MiB"));
+    assert!(refusal(vec![1; 90], &Limits { cache_bytes: Some(4096), ..limits(4, 1) }).contains("MiB"));
     assert!(refusal(vec![999], &limits(4, 1)).contains("999"));
 }
 
