@@ -81,6 +81,7 @@ extern "C" __global__ void __launch_bounds__(512)
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     float sum = 0.0f;
     if (column < columns)
+#pragma unroll 8
         for (u32 p = warp; p < count; p += 16) sum += parts[(u64)p * columns + column];
     sums[warp][lane] = sum;
     __syncthreads();
