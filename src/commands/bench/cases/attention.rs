@@ -139,7 +139,7 @@ fn store(model: &Model, b: usize) -> Case {
         let (mut keys, mut values) = (inputs.result(&cache)?, inputs.result(&cache)?);
         let rows = [b, heads.kv_width()];
         let (k, v) = (inputs.real(&rows)?, inputs.real(&rows)?);
-        Ok(Box::new(move || attention::store([&mut keys, &mut values], [&k, &v], &contexts)) as Work)
+        Ok(Box::new(move || attention::store([&mut keys, &mut values], [&k, &v], &contexts, heads)) as Work)
     })
 }
 
