@@ -72,6 +72,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for name in &args.only {
         if !cases.iter().any(|case| case.is(name)) {
             let mut ops: Vec<&str> = cases.iter().map(|case| case.op).collect();
+            ops.sort_unstable();
             ops.dedup();
             return Err(
                 Error::Setting(format!("no op `{name}` to time; there are: {}", ops.join(", "))).into()

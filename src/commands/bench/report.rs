@@ -163,9 +163,8 @@ impl Report {
         facts.extend(state.temperature.map(|degrees| format!("{degrees} °C")));
         writeln!(out, "{}", facts.join(", "))?;
         if let Some(copy) = self.copy {
-            let product =
-                self.product.map_or("none yet".into(), |rate| format!("{:.1} TFLOP/s", rate / 1e12));
-            writeln!(out, "limits: copy {:.3} TB/s, best product {product}", copy / 1e12)?;
+            let product = self.product.map_or("unknown".into(), |product| rate(product) + "FLOP/s");
+            writeln!(out, "limits: copy{}B/s, best product{product}", rate(copy))?;
         }
         let mut group = (String::new(), String::new());
         for row in &self.rows {
