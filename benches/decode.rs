@@ -52,6 +52,11 @@ fn main() -> emlab::Result<()> {
                 emlab::Result::Ok(begun.elapsed().as_secs_f64())
             };
             time(LENGTHS[0])?;
+            let few = Limits { max_tokens: 32, ..Limits::default() };
+            let answer = |requests: &[Request]| {
+                generate::run(&model, &tokenizer, requests, &sampling, &few, &mut |_, _| Ok(()))
+            };
+            assert_eq!(answer(&requests)?[0], answer(&requests[..1])?[0], "an answer depends on its batch");
             let [short, long] = [time(LENGTHS[0])?, time(LENGTHS[1])?];
             let tokens = b * (LENGTHS[1] - LENGTHS[0]);
             println!(
