@@ -7,7 +7,7 @@
 //              RESIDENT (1: a row stays in shared memory; 0: it is read twice)
 //   launch     n · CLUSTER blocks; if RESIDENT, 4 · (V / CLUSTER, rounded up to a multiple of 4) bytes of shared memory
 //   traffic    n · V · (4 + size of real) bytes (4 without the gradient): bandwidth-bound
-//   numerics   float; sums by thread, lane, warp and block of the cluster, in order; dlogits is rounded once
+//   numerics   float, with the card's own exponential; sums by thread, lane, warp and block of the cluster, in order; dlogits is rounded once
 //   measured   pending
 #include "prelude.cuh"
 #include "hopper.cuh"
@@ -24,6 +24,9 @@ static const int WARPS = BLOCK / 32;
 #define IN_CLUSTERS
 #endif
 
+// e^x, x ≤ 0: within 2⁻²² (1 + |x|) of its value.
+__device__ __forceinline__ float exponential(float x) { return __expf(x); }
+
 // max and Σ exp(x − max) of some numbers.
 struct Sum {
     float max, sum;
@@ -32,7 +35,7 @@ __device__ __forceinline__ Sum merge(const Sum &a, const Sum &b) {
     const float max = fmaxf(a.max, b.max);
     // Nothing yet on either side: no ∞ − ∞.
     if (max == -INFINITY_F) return Sum{max, a.sum + b.sum};
-    return Sum{max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
+    return Sum{max, a.sum * exponential(a.max - max) + b.sum * exponential(b.max - max)};
 }
 __device__ __forceinline__ Sum warp_merge(Sum x) {
 #pragma unroll
@@ -67,9 +70,9 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
         for (int j = 0; j < WIDTH; j++) max = fmaxf(max, x[j]);
         // A NaN is left out of max and spoils the sum.
         const float base = max == -INFINITY_F ? 0.0f : max;
-        own.sum *= expf(own.max - base);
+        own.sum *= exponential(own.max - base);
 #pragma unroll
-        for (int j = 0; j < WIDTH; j++) own.sum += expf(x[j] - base);
+        for (int j = 0; j < WIDTH; j++) own.sum += exponential(x[j] - base);
         own.max = max;
     };
 #if RESIDENT
@@ -140,7 +143,7 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
         float x[WIDTH];
         load_floats(x, z + i);
 #pragma unroll
-        for (int j = 0; j < WIDTH; j++) x[j] = expf(x[j] - all.max) * factor - (i + j == chosen ? weight : 0.0f);
+        for (int j = 0; j < WIDTH; j++) x[j] = exponential(x[j] - all.max) * factor - (i + j == chosen ? weight : 0.0f);
         store(to + i, x);
     }
 }

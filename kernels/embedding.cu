@@ -7,7 +7,7 @@
 //   A token that is not below V gives a row of NaN, which the loss and the sampler report; its gradient is dropped.
 //
 //   load-time  C
-//   launch     forward, scatter: 256 threads, a vector each. order: ceil(N / 32) blocks of 128.
+//   launch     forward, scatter: 256 threads, a vector each. order: ceil(N / 16) blocks of 128.
 //              backward: (N, ceil(C / (64 · WIDTH))) blocks of 64: the first row of a token adds all of them up
 //   traffic    forward 2 N C real (w is read in rows); backward N C real + 8 N C bytes; bandwidth-bound.
 //              order compares N² pairs
@@ -48,21 +48,31 @@ extern "C" __global__ void __launch_bounds__(256) embedding_scatter(real *__rest
     *reinterpret_cast<Held<real, WIDTH> *>(x + (u64)target * C + column) = held;
 }
 
-// A row's place is the number of rows before it in the order (token, row). A warp places 8 rows.
+// A row's place is the number of rows before it in the order (token, row). A warp places 4 rows, from `first` on: rows
+// before them count if their token is as large, rows after them only if it is smaller.
 extern "C" __global__ void __launch_bounds__(128) embedding_order(u32 *__restrict__ order, const u32 *__restrict__ tokens,
                                                                   u32 n) {
-    const u32 lane = threadIdx.x % 32, first = (blockIdx.x * 4 + threadIdx.x / 32) * 8;
-    u32 own[8], place[8];
+    // The largest number is no token: it stands for rows that do not exist.
+    const auto token = [&](u32 row) { return row < n ? min(tokens[row], ~1u) : ~0u; };
+    const u32 lane = threadIdx.x % 32, first = (blockIdx.x * 4 + threadIdx.x / 32) * 4;
+    u32 own[4], place[4];
 #pragma unroll
-    for (int r = 0; r < 8; r++) own[r] = first + r < n ? tokens[first + r] : 0, place[r] = 0;
-#pragma unroll 2
-    for (u32 i = lane; i < n; i += 32) {
-        const u32 token = tokens[i];
+    for (u32 r = 0; r < 4; r++) own[r] = token(first + r), place[r] = 0;
+#pragma unroll 4
+    for (u32 i = 4 * lane; i + 4 <= n; i += 128) {
+        const uint4 four = *reinterpret_cast<const uint4 *>(tokens + i);
+        const u32 others[4] = {min(four.x, ~1u), min(four.y, ~1u), min(four.z, ~1u), min(four.w, ~1u)};
 #pragma unroll
-        for (int r = 0; r < 8; r++) place[r] += token < own[r] || (token == own[r] && i < first + r);
+        for (u32 r = 0; r < 4; r++)
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) place[r] += others[j] < own[r] + (i < first || (i == first && j < r));
     }
+    const u32 last = n / 4 * 4 + lane;
+    if (last < n)
 #pragma unroll
-    for (int r = 0; r < 8; r++) {
+        for (u32 r = 0; r < 4; r++) place[r] += token(last) < own[r] + (last < first + r);
+#pragma unroll
+    for (u32 r = 0; r < 4; r++) {
 #pragma unroll
         for (int other = 16; other > 0; other >>= 1) place[r] += __shfl_xor_sync(~0u, place[r], other);
         if (lane == 0 && first + r < n) order[place[r]] = first + r;

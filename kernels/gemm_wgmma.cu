@@ -6,7 +6,8 @@
 //   together with the first. Operands lie in memory along K ("K-major") or along M or N ("MN-major"); nothing is
 //   transposed beforehand.
 //
-//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with CLUSTER 2 of 16
+//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with
+//                              CLUSTER 2 of 16
 //              A_MN, B_MN      1 if the operand is MN-major (A2 is as A, B2 as B)
 //              STAGES          depth of the ring of tiles in shared memory
 //              CLUSTER         1, or 2: two blocks, one tile of 256 rows, each fetching half of B for both
@@ -89,12 +90,6 @@ struct Walk {
     __device__ __forceinline__ u32 owner(u32 step) const {
         u32 longer = work->extra * (work->share + 1);
         return step < longer ? step / (work->share + 1) : work->extra + (step - longer) / work->share;
-    }
-
-    // Back to the first tile that may be cut.
-    __device__ __forceinline__ void rewind() {
-        tile = max(tile, work->whole);
-        step = first_step(unit);
     }
 
     __device__ __forceinline__ void place(Piece &p, u32 tile) const {
@@ -185,7 +180,9 @@ struct Output {
         : c(c + (C_TRANSPOSED ? g.c_col * pitch + g.c_row : g.c_row * pitch + g.c_col)), pitch(pitch), m(g.m), n(g.n),
           paired(pitch % 2 == 0 && (u64)this->c % (2 * sizeof(out)) == 0) {}
 
-    __device__ __forceinline__ out *at(u32 i, u32 j) const { return C_TRANSPOSED ? c + j * pitch + i : c + i * pitch + j; }
+    __device__ __forceinline__ out *at(u32 i, u32 j) const {
+        return C_TRANSPOSED ? c + j * pitch + i : c + i * pitch + j;
+    }
 
     // (i, j) and (i, j + 1); zeros outside.
     __device__ __forceinline__ float2 get(u32 i, u32 j) const {
@@ -275,8 +272,9 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
         u32 y = t / 32 * 16 + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
         for (u32 k = 0; k < 8; k += 2)
-            stmatrix4(buffer + y * 128 + ((k + lane / 16) ^ (lane % 8)) * 16, pack(alpha * x[4 * k], alpha * x[4 * k + 1]),
-                      pack(alpha * x[4 * k + 2], alpha * x[4 * k + 3]), pack(alpha * x[4 * k + 4], alpha * x[4 * k + 5]),
+            stmatrix4(buffer + y * 128 + ((k + lane / 16) ^ (lane % 8)) * 16,
+                      pack(alpha * x[4 * k], alpha * x[4 * k + 1]), pack(alpha * x[4 * k + 2], alpha * x[4 * k + 3]),
+                      pack(alpha * x[4 * k + 4], alpha * x[4 * k + 5]),
                       pack(alpha * x[4 * k + 6], alpha * x[4 * k + 7]));
 #endif
         fence_async_shared();
@@ -292,11 +290,12 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
 
 // Tiles that were cut. Each consumer leaves its part of the sum in memory, as it lies in registers, and goes on; when all
 // its work is done it comes back and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
-// the one it begins in and the one it ends in.
+// the one it begins in and the one it ends in. The counter of a tile: below, units that left their part; above, units that
+// are done with the tile.
 struct Cut {
     const Walk &walk;
     float *partials;
-    u32 *arrived;
+    u32 *counters;
     u32 lane, barrier; // the consumer within its cluster; its named barrier
 
     // 16 bytes of every thread for each eight columns.
@@ -305,7 +304,11 @@ struct Cut {
         return reinterpret_cast<float4 *>(partials) + tile * (TILE_N / 8 * 128) + threadIdx.x % 128;
     }
     __device__ __forceinline__ u32 *counter(const Piece &p) const {
-        return arrived + (p.tile - walk.work->whole) * 2 * CLUSTER + lane;
+        return counters + (p.tile - walk.work->whole) * 2 * CLUSTER + lane;
+    }
+    __device__ __forceinline__ u32 first(const Piece &p) const { return walk.owner(p.first_step); }
+    __device__ __forceinline__ u32 last(const Piece &p) const {
+        return walk.owner(p.first_step + p.group->steps - 1);
     }
 
     __device__ __forceinline__ void leave(const Piece &p, const float (&d)[TILE_N / 2]) const {
@@ -318,50 +321,50 @@ struct Cut {
         if (threadIdx.x % 128 == 0) atomicAdd(counter(p), 1);
     }
 
-    __device__ __forceinline__ void add_up(const Piece &p, const Output &c, u32 row, float alpha) const {
-        const u32 AT_ONCE = TILE_N >= 32 ? 4 : TILE_N / 8;
-        u32 first = walk.owner(p.first_step), last = walk.owner(p.first_step + p.group->steps - 1);
-        u32 count = last - first + 1, mine = walk.unit - first;
-        if (threadIdx.x % 128 == 0) {
-            u32 seen;
-            do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter(p)) : "memory");
-            while (seen < count);
-            if (atomicAdd(counter(p), 1) == 2 * count - 1) *counter(p) = 0; // the last to see it: for the next launch
-        }
-        named_barrier_sync(barrier, 128);
-        u32 begin = mine * (TILE_N / 8) / count, end = (mine + 1) * (TILE_N / 8) / count;
-        row += own_row();
-        for (u32 k = begin; k < end; k += AT_ONCE) {
-            float4 sum[AT_ONCE] = {};
-            for (u32 unit = first; unit <= last; unit += 4) {
-                float4 v[4][AT_ONCE];
-#pragma unroll
-                for (u32 u = 0; u < 4; u++)
-#pragma unroll
-                    for (u32 q = 0; q < AT_ONCE; q++)
-                        if (unit + u <= last && k + q < end)
-                            v[u][q] = __ldcg(part(unit + u, unit + u == first) + (k + q) * 128);
-#pragma unroll
-                for (u32 u = 0; u < 4; u++)
-#pragma unroll
-                    for (u32 q = 0; q < AT_ONCE; q++)
-                        if (unit + u <= last && k + q < end)
-                            sum[q].x += v[u][q].x, sum[q].y += v[u][q].y, sum[q].z += v[u][q].z, sum[q].w += v[u][q].w;
+    // One thread: until all parts are there.
+    __device__ __forceinline__ void wait(const Piece &p) const {
+        u32 count = last(p) - first(p) + 1, seen;
+        do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter(p)) : "memory");
+        while (seen % 65536 < count);
+    }
+    // One thread, after all have read. The last one clears the counter for the next launch.
+    __device__ __forceinline__ void done(const Piece &p) const {
+        if (atomicAdd(counter(p), 65536) / 65536 == last(p) - first(p)) *counter(p) = 0;
+    }
+
+    // `room`: this consumer's half of the stages. Loops stay loops: this code runs once, and fetching more instructions
+    // would cost more than it saves.
+    __device__ __forceinline__ void add_up(const Piece &p, const Output &c, u32 row, float alpha, u32 room) const {
+        const u32 SLOT = 128 * 16, SLOTS = STAGES * STAGE_BYTES / 2 / SLOT;
+        u32 first = this->first(p), last = this->last(p), count = last - first + 1, mine = walk.unit - first;
+        u32 k = mine * (TILE_N / 8) / count, end = (mine + 1) * (TILE_N / 8) / count;
+        u32 parts = (end - k) * count, next = first, unit = first, col = p.col + own_col() + 8 * k;
+        row += own_row(), room += threadIdx.x % 128 * 16;
+        float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+        // Each thread fetches what it will add itself: no barrier.
+        for (u32 at = 0; at < parts; at += SLOTS) {
+            u32 slots = min(parts - at, SLOTS);
+#pragma unroll 1
+            for (u32 i = 0; i < slots; i++) {
+                cp_async16(room + i * SLOT, part(next, next == first) + k * 128);
+                if (next++ == last) next = first, k++;
             }
-#pragma unroll
-            for (u32 q = 0; q < AT_ONCE; q++) {
-                u32 j = p.col + own_col() + 8 * (k + q);
+            cp_async_commit();
+            cp_async_wait<0>();
+#pragma unroll 1
+            for (u32 i = 0; i < slots; i++) {
+                float4 v;
+                asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                             : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                             : "r"(room + i * SLOT));
+                sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+                if (unit++ < last) continue;
                 float2 x = {0.0f, 0.0f}, y = {0.0f, 0.0f};
-                if (C_ADD && k + q < end) x = c.get(row, j), y = c.get(row + 8, j);
-                sum[q].x = fmaf(alpha, sum[q].x, x.x), sum[q].y = fmaf(alpha, sum[q].y, x.y);
-                sum[q].z = fmaf(alpha, sum[q].z, y.x), sum[q].w = fmaf(alpha, sum[q].w, y.y);
-            }
-#pragma unroll
-            for (u32 q = 0; q < AT_ONCE; q++) {
-                u32 j = p.col + own_col() + 8 * (k + q);
-                if (k + q >= end) continue;
-                c.put(row, j, make_float2(sum[q].x, sum[q].y));
-                c.put(row + 8, j, make_float2(sum[q].z, sum[q].w));
+                if (C_ADD) x = c.get(row, col), y = c.get(row + 8, col);
+                c.put(row, col, make_float2(fmaf(alpha, sum.x, x.x), fmaf(alpha, sum.y, x.y)));
+                c.put(row + 8, col, make_float2(fmaf(alpha, sum.z, y.x), fmaf(alpha, sum.w, y.y)));
+                unit = first, col += 8;
+                sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             }
         }
     }
@@ -375,7 +378,7 @@ __launch_bounds__(384, 1)
 gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b,
            const __grid_constant__ TensorMap a2, const __grid_constant__ TensorMap b2,
            const __grid_constant__ TensorMap c_map, const __grid_constant__ Work work, out *c, u64 pitch, float alpha,
-           float *partials, u32 *arrived) {
+           float *partials, u32 *counters) {
     extern __shared__ u8 memory[];
     u32 tiles = (shared_address(memory) + 1023) & ~1023u;
     u32 buffers = tiles + STAGES * STAGE_BYTES;
@@ -424,7 +427,9 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
     } else {
         take_registers<232>();
         u32 who = threadIdx.x / 128 - 1, barrier = 1 + who;
-        Cut sums{walk, partials, arrived, rank * 2 + who, barrier};
+        Cut sums{walk, partials, counters, rank * 2 + who, barrier};
+        Piece cut_first, cut_last;
+        u32 cuts = 0;
         float d[TILE_N / 2];
         while (walk.next(p)) {
             const Group &g = *p.group;
@@ -457,6 +462,8 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
 
             if (cut) {
                 sums.leave(p, d);
+                if (cuts++ == 0) cut_first = p;
+                else cut_last = p;
                 continue;
             }
 #if C_BULK
@@ -470,12 +477,23 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
 #if C_BULK
         if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 #endif
-        // Once more over what was cut.
-        Walk again = walk;
-        again.rewind();
-        while (again.next(p))
-            if (p.end - p.begin < p.group->steps)
-                sums.add_up(p, Output(c, pitch, *p.group), p.row + rank * TILE_M + who * 64, alpha);
+        // Back to what was cut. The stages are empty once both consumers have come here.
+        named_barrier_sync(3, 256);
+        if (cuts > 0) {
+            u32 t = threadIdx.x % 128, row = rank * TILE_M + who * 64;
+            if (t == 0) sums.wait(cut_first);
+            if (t == 32 && cuts == 2) sums.wait(cut_last);
+            named_barrier_sync(barrier, 128);
+#pragma unroll 1
+            for (u32 i = 0; i < cuts; i++) {
+                p = i == 0 ? cut_first : cut_last;
+                u32 room = tiles + who * (STAGES * STAGE_BYTES / 2);
+                sums.add_up(p, Output(c, pitch, *p.group), p.row + row, alpha, room);
+            }
+            named_barrier_sync(barrier, 128);
+            if (t == 0) sums.done(cut_first);
+            if (t == 32 && cuts == 2) sums.done(cut_last);
+        }
     }
     // A block stays until no other can reach into its shared memory.
     if (CLUSTER > 1) cluster_sync();

@@ -18,6 +18,8 @@ static const int WIDTH = width_of<real>(C);
 // Vectors of a row, and how many of them a thread holds.
 static const int VECTORS = C / WIDTH;
 static const int HOLDS = (VECTORS + BLOCK - 1) / BLOCK;
+// Where few blocks take many rows each, the next row is loaded while one is worked on, if registers suffice.
+static const bool AHEAD = TRAINED && HOLDS <= 3;
 
 typedef Held<real, WIDTH> Vec;
 
@@ -48,11 +50,16 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
                                         const float *__restrict__ w, u32 n, float eps) {
     __shared__ float shared[2][32];
     float g[HOLDS][WIDTH];
-    for (u32 row = blockIdx.x, turn = 0; row < n; row += gridDim.x, turn ^= 1) {
-        Vec held[HOLDS], held_delta[ADD ? HOLDS : 1];
+    Vec held[HOLDS], held_delta[ADD ? HOLDS : 1];
+    u32 row = blockIdx.x;
+    if (row >= n) return;
+    const auto load = [&] {
         hold_row(held, x, row);
         if constexpr (ADD) hold_row(held_delta, delta, row);
-        if (row == blockIdx.x) load_gain(g, w);
+    };
+    load();
+    load_gain(g, w);
+    for (u32 turn = 0; row < n; turn ^= 1) {
         float v[HOLDS][WIDTH], square = 0.0f;
         const u64 at = (u64)row * C;
 #pragma unroll
@@ -78,6 +85,8 @@ __device__ __forceinline__ void forward(real *__restrict__ sum, real *__restrict
             for (int j = 0; j < WIDTH; j++) v[i][j] *= scale * g[i][j];
             store(y + at + column(i) * WIDTH, v[i]);
         }
+        row += gridDim.x;
+        if (row < n) load();
     }
 }
 
@@ -98,23 +107,31 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
                                          const float *__restrict__ w, u32 n) {
     __shared__ float shared[2][32];
     float g[HOLDS][WIDTH], dw[TRAINED ? HOLDS : 1][WIDTH];
+    Vec held_dy[HOLDS], held_x[HOLDS], held_dx[ADD ? HOLDS : 1];
+    u32 row = blockIdx.x;
+    float held_r = 0.0f;
+    const auto load = [&] {
+        hold_row(held_dy, dy, row);
+        hold_row(held_x, x, row);
+        if constexpr (ADD) hold_row(held_dx, dx, row);
+        held_r = r[row];
+    };
+    if (row < n) load();
+    load_gain(g, w);
 #pragma unroll
     for (int i = 0; i < (TRAINED ? HOLDS : 1); i++)
 #pragma unroll
         for (int j = 0; j < WIDTH; j++) dw[i][j] = 0.0f;
-    for (u32 row = blockIdx.x, turn = 0; row < n; row += gridDim.x, turn ^= 1) {
-        Vec held_dy[HOLDS], held_x[HOLDS], held_dx[ADD ? HOLDS : 1];
-        hold_row(held_dy, dy, row);
-        hold_row(held_x, x, row);
-        if constexpr (ADD) hold_row(held_dx, dx, row);
-        const float scale = r[row];
-        if (row == blockIdx.x) load_gain(g, w);
+    for (u32 turn = 0; row < n; turn ^= 1) {
         float slope[HOLDS][WIDTH], v[HOLDS][WIDTH], dot = 0.0f;
+        Vec before[ADD ? HOLDS : 1];
+        const float scale = held_r;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
             spread(slope[i], held_dy[i]);
             spread(v[i], held_x[i]);
+            if constexpr (ADD) before[i] = held_dx[i];
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 if constexpr (TRAINED) dw[i][j] += slope[i][j] * v[i][j] * scale;
@@ -122,14 +139,16 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
                 dot += slope[i][j] * v[i][j];
             }
         }
+        const u64 at = (u64)row * C;
+        row += gridDim.x;
+        if (AHEAD && row < n) load();
         const float mean = row_sum<BLOCK>(dot, shared, turn) / C;
         const float along = scale * scale * mean;
-        const u64 at = (u64)row * C;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
             float d[WIDTH];
-            if constexpr (ADD) spread(d, held_dx[i]);
+            if constexpr (ADD) spread(d, before[i]);
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 const float change = scale * (slope[i][j] - v[i][j] * along);
@@ -137,6 +156,7 @@ __device__ __forceinline__ void backward(real *dx, float *__restrict__ parts, co
             }
             store(dx + at + column(i) * WIDTH, d);
         }
+        if (!AHEAD && row < n) load();
     }
     if constexpr (TRAINED) {
         float *to = parts + (u64)blockIdx.x * C;

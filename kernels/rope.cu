@@ -70,6 +70,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
         const int h = (int)(item % HEADS);
         Head x;
         if (live) hold_head(x, qkv + (u64)item * D);
+        float cos[HOLDS][WIDTH], sin[HOLDS][WIDTH];
+#pragma unroll
+        for (int i = 0; i < HOLDS; i++)
+            if (live && inside(i)) {
+                load_floats(cos[i], angles + (u64)row * D + column(i));
+                load_floats(sin[i], angles + (u64)row * D + HALF + column(i));
+            }
         // Groups without a head take part in the sum.
         float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], square = 0.0f;
 #pragma unroll
@@ -87,18 +94,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
             continue;
         }
         if (lane() == 0) r[(u64)row * ROTATED + h] = scale;
-        const float *w = h < H ? wq : wk, *angle = angles + (u64)row * D;
+        const float *w = h < H ? wq : wk;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i)) continue;
-            float a[WIDTH], b[WIDTH], cos[WIDTH], sin[WIDTH];
+            float a[WIDTH], b[WIDTH];
             load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
-            load_floats(cos, angle + column(i)), load_floats(sin, angle + HALF + column(i));
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 const float l = lo[i][j] * scale * (ONE_PLUS + a[j]), u = hi[i][j] * scale * (ONE_PLUS + b[j]);
-                lo[i][j] = l * cos[j] - u * sin[j];
-                hi[i][j] = u * cos[j] + l * sin[j];
+                lo[i][j] = l * cos[i][j] - u * sin[i][j];
+                hi[i][j] = u * cos[i][j] + l * sin[i][j];
             }
             store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
         }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
-use crate::ops::linear::STABLE_ROWS;
+use crate::ops::linear::stable_rows;
 
 /// Tokens listed in [`Choices::top`], as many as the `OpenAI` API gives at most.
 const TOP: usize = 20;
@@ -76,7 +76,8 @@ pub fn choices(model: &Transformer, prompt: &[u32], strings: &[Vec<u32>]) -> Res
             level.push(Visit { sequence: cache.fork(visit.sequence)?, ..visit });
         }
         rows_of_level.clear();
-        for (tokens, visits) in tokens.chunks(STABLE_ROWS).zip(level.chunks(STABLE_ROWS)) {
+        let together = stable_rows(model.place.device);
+        for (tokens, visits) in tokens.chunks(together).zip(level.chunks(together)) {
             let place =
                 |visit: &Visit| Row { sequence: visit.sequence, position: cache.length(visit.sequence) };
             let rows: Vec<Row> = visits.iter().map(place).collect();

@@ -2,20 +2,20 @@
 //! requests advance together by a token a step, and a finished one makes room for the next in the queue.
 //!
 //! A request's text depends on its prompt, its key and the settings, never on what it was batched with: a prefill
-//! holds one prompt, a decode step at most [`STABLE_ROWS`] rows, and a draw is keyed by request and position.
+//! holds one prompt, a decode step at most [`stable_rows`] rows, and a draw is keyed by request and position.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::Tensor;
 use crate::device::philox::Key;
+use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
-use crate::ops::linear::STABLE_ROWS;
+use crate::ops::linear::stable_rows;
 use crate::ops::sample::{self, Draw, Sampling};
 
 /// A prompt to be continued.
@@ -36,15 +36,16 @@ pub struct Limits {
     pub min_tokens: usize,
     /// Texts that end a continuation, and are cut from it.
     pub stop: Vec<String>,
-    /// Most requests that advance together; at most [`STABLE_ROWS`] are used.
+    /// Most requests that advance together; at most [`stable_rows`] are used.
     pub batch: usize,
-    /// Bytes that the cache of keys and values may take.
-    pub cache_bytes: usize,
+    /// Bytes that the cache of keys and values may take; by default 2 GiB of the host's memory, or what is free on the
+    /// GPU but for a reserve.
+    pub cache_bytes: Option<usize>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_tokens: 600, min_tokens: 1, stop: Vec::new(), batch: STABLE_ROWS, cache_bytes: 2 << 30 }
+        Self { max_tokens: 600, min_tokens: 1, stop: Vec::new(), batch: usize::MAX, cache_bytes: None }
     }
 }
 
@@ -158,6 +159,17 @@ struct Group {
     prefilled: Option<(usize, Tensor)>,
 }
 
+/// Bytes that the cache may take.
+fn cache_bytes(model: &Transformer, limits: &Limits) -> Result<usize> {
+    /// Left for activations, logits and what kernels need while they work.
+    const RESERVE: usize = 3 << 30;
+    match (limits.cache_bytes, model.place.device) {
+        (Some(bytes), _) => Ok(bytes),
+        (None, Device::Cpu) => Ok(2 << 30),
+        (None, Device::Cuda(gpu)) => Ok(gpu.free_memory()?.0.saturating_sub(RESERVE)),
+    }
+}
+
 struct Scheduler<'a> {
     model: &'a Transformer,
     tokenizer: &'a Tokenizer,
@@ -218,7 +230,7 @@ impl<'a> Scheduler<'a> {
         };
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
-        scheduler.pages = most.min(limits.cache_bytes / Cache::page_bytes(model));
+        scheduler.pages = most.min(cache_bytes(model, limits)? / Cache::page_bytes(model));
         scheduler.cache = Cache::new(model, scheduler.pages)?;
         Ok(scheduler)
     }
@@ -245,7 +257,7 @@ impl<'a> Scheduler<'a> {
         let Some(&request) = self.queue.front().and_then(|group| group.waiting.front()) else {
             return Ok(false);
         };
-        if self.active.len() >= self.limits.batch.min(STABLE_ROWS) {
+        if self.active.len() >= self.limits.batch.min(stable_rows(self.model.place.device)) {
             return Ok(false);
         }
         let with_it = self.active.iter().map(|active| active.request).chain([request]);

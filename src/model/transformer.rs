@@ -190,7 +190,7 @@ impl Transformer {
     }
 
     /// Computes the next positions of cached sequences: appends their keys and values to `cache` and leaves
-    /// `saved.hidden` (N, C). Up to [`linear::STABLE_ROWS`] rows of different sequences, a row's result does not
+    /// `saved.hidden` (N, C). Up to [`linear::stable_rows`] rows of different sequences, a row's result does not
     /// depend on the others. A whole prompt is best given alone, from position 0.
     ///
     /// # Errors
@@ -202,12 +202,12 @@ impl Transformer {
         cache.extend(rows)?;
         cache.locate(&mut saved.contexts, rows)?;
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
-        let documents = Documents::new(&[0, rows.len() as u32], saved.place.device)?;
+        let starts = [0, rows.len() as u32];
+        let documents = if prompt { Some(Documents::new(&starts, saved.place.device)?) } else { None };
         let contexts = std::mem::replace(&mut saved.contexts, Contexts::empty(saved.place.device));
-        let mut attend = if prompt {
-            Attend::Prefill(cache, &contexts, &documents)
-        } else {
-            Attend::Cached(cache, &contexts)
+        let mut attend = match &documents {
+            Some(documents) => Attend::Prefill(cache, &contexts, documents),
+            None => Attend::Cached(cache, &contexts),
         };
         let result = on_workers(|| self.run(saved, &mut attend, None, &mut ()));
         saved.contexts = contexts;

@@ -172,20 +172,20 @@ mod cuda {
     type Place = ([u64; 5], usize, bool);
 
     /// Calls `f` with the table of all chunks of these tensors, and their number. Tables are kept: tensors seldom move.
-    fn with_table<R>(gpu: Gpu, places: Vec<Place>, f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
+    fn with_table<R>(gpu: Gpu, places: &[Place], f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
         static TABLES: Mutex<Option<HashMap<Vec<Place>, Tensor>>> = Mutex::new(None);
         let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
         let tables = tables.get_or_insert_default();
-        if !tables.contains_key(&places) {
+        if !tables.contains_key(places) {
             if tables.len() >= 16 {
                 tables.clear();
             }
             let words: Vec<u32> = places.iter().flat_map(|place| chunks(*place)).flatten().collect();
             let host = Tensor::from_u32(&[words.len() / WORDS, WORDS], words);
             let table = gpu::purpose("optimiser", || host.to(Device::Cuda(gpu)))?;
-            tables.insert(places.clone(), table);
+            tables.insert(places.to_vec(), table);
         }
-        let table = &tables[&places];
+        let table = &tables[places];
         f(table, table.shape()[0])
     }
 
@@ -216,7 +216,7 @@ mod cuda {
         }
         let kernel = gpu.kernel("adamw", "adamw_steps", &[DType::Bf16.define()])?;
         let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
-        with_table(gpu, places, |table, count| {
+        with_table(gpu, &places, |table, count| {
             let floats = [scale, b1, b2, adamw.eps, rate, root, adamw.lr * adamw.decay].map(Arg::F32);
             let args = [&[table.into()], &floats[..], &[Arg::U32(1)]].concat();
             // SAFETY: adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root,
@@ -233,7 +233,7 @@ mod cuda {
         if places.is_empty() {
             return Ok(0.0);
         }
-        with_table(gpu, places, |table, count| {
+        with_table(gpu, &places, |table, count| {
             // Doubles: the total, then a sum for every chunk.
             workspace::with(gpu, DType::U32, &[2 + 2 * count], |doubles| {
                 let defines = [DType::Bf16.define()];

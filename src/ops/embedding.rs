@@ -133,7 +133,7 @@ mod cuda {
             let (kernel, _) = kernel(gpu, "embedding_order", dx)?;
             let args = [(&mut *order).into(), tokens.into(), n.into()];
             // SAFETY: embedding_order(u32 *order, const u32 *tokens, u32 n); n elements each.
-            unsafe { kernel.launch(gpu, Grid::new(n.div_ceil(32), 128), &args)? };
+            unsafe { kernel.launch(gpu, Grid::new(n.div_ceil(16), 128), &args)? };
             let (kernel, _) = self::kernel(gpu, "embedding_backward", dx)?;
             let columns = (c / dx.dtype().width(c)).div_ceil(64);
             let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 64) };

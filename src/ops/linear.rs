@@ -23,6 +23,14 @@ use crate::error::Result;
 /// keeps its batches within it, so that a sample never depends on the batch it shared.
 pub const STABLE_ROWS: usize = 128;
 
+/// [`STABLE_ROWS`] on `device`.
+pub fn stable_rows(device: Device) -> usize {
+    match device {
+        Device::Cpu => STABLE_ROWS,
+        Device::Cuda(_) => crate::device::gemm::STABLE_ROWS,
+    }
+}
+
 /// The adapters of one linear map.
 #[derive(Clone, Copy, Debug)]
 pub struct Adapter<'a> {

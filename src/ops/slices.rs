@@ -6,7 +6,7 @@ use crate::device::{DType, Gpu};
 
 /// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
 /// read while others compute.
-const SLICE: usize = 40 << 10;
+const SLICE: usize = 76 << 10;
 /// What kernels need of the shared memory for themselves.
 const OWN: usize = 10 << 10;
 

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use emlab::device::Tensor;
+use emlab::device::{DType, Gpu, Tensor};
 use emlab::model::checkpoint::write_safetensors;
 use emlab::model::place::Place;
 use emlab::model::spec::Spec;
@@ -43,9 +43,21 @@ pub fn write(dir: &Path, family: &str) {
 
 /// A random model of `family` and its tokenizer.
 pub fn model(family: &str) -> (Transformer, Tokenizer) {
+    model_on(family, Place::CPU)
+}
+
+/// [`model`], somewhere else.
+pub fn model_on(family: &str, place: Place) -> (Transformer, Tokenizer) {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), family);
-    (Transformer::load(dir.path(), Place::CPU).unwrap(), Tokenizer::open(dir.path()).unwrap())
+    (Transformer::load(dir.path(), place).unwrap(), Tokenizer::open(dir.path()).unwrap())
+}
+
+/// The CPU, and a GPU in both precisions if there is one.
+pub fn places() -> Vec<Place> {
+    let gpu =
+        Gpu::open().ok().map(|gpu| [DType::F32, DType::Bf16].map(|real| Place { real, ..Place::gpu(gpu) }));
+    std::iter::once(Place::CPU).chain(gpu.into_iter().flatten()).collect()
 }
 
 fn config(family: &str) -> Value {
