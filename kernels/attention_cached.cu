@@ -14,7 +14,8 @@
 //   traffic    4·KV·D·context bytes a row, read once: bandwidth-bound
 //   numerics   float scores and sums; p rounds to bf16 before p·v; a context is cut by its own length alone and the parts
 //              are combined in order: a row has the same bits whatever B is
-//   measured
+//   measured   B = 100, contexts of 551 … 600, 32/8 heads of 128: 2.07 TB/s, 0.70 of a copy's, 8/4 heads of 256 the same; one
+//              launch between events with the cache flushed, some 15 µs of it latency; 2026-11-25, H100
 #include "prelude.cuh"
 #include "hopper.cuh"
 
