@@ -155,6 +155,7 @@ fn forward_and_backward() {
 }
 
 fn compare(case: &Case, dtype: DType, card: Device) {
+    println!("{} in {}", case.name(), dtype.name());
     let (n, i, o, width) = (case.n, case.inputs, case.outputs, case.segments.len() * case.rank);
     let rows: usize = case.segments.iter().map(ExactSizeIterator::len).sum();
     let make = |name: &str, shape: &[usize]| random(name, shape, dtype);
