@@ -59,9 +59,9 @@ pub enum Error {
     /// The GPU has too little memory.
     #[error(
         "out of GPU memory: {} more are needed for {what}, {} are free, {} are in use by this run",
-        gib(needed),
-        gib(free),
-        gib(used)
+        gib(*needed),
+        gib(*free),
+        gib(*used)
     )]
     Memory {
         /// What the memory was for.
@@ -133,6 +133,6 @@ impl Error {
 }
 
 /// Bytes as people read them.
-fn gib(bytes: &usize) -> String {
-    format!("{:.2} GiB", *bytes as f64 / f64::from(1 << 30))
+fn gib(bytes: usize) -> String {
+    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }

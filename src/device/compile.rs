@@ -174,8 +174,12 @@ fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
     part(&nvrtc_version().map_or(String::new(), |(major, minor)| format!("{major}.{minor}")));
     part(source);
     part(text(source));
-    HEADERS.iter().for_each(|(_, text)| part(text));
-    options(defines, capability).iter().for_each(|option| part(option));
+    for (_, text) in HEADERS {
+        part(text);
+    }
+    for option in options(defines, capability) {
+        part(&option);
+    }
     format!("{:x}", hash.finalize())
 }
 

@@ -49,7 +49,7 @@ pub struct Facts {
 }
 
 struct Context {
-    context: sys::CUcontext,
+    handle: sys::CUcontext,
     stream: sys::CUstream,
     facts: Facts,
     memory: Mutex<Memory>,
@@ -139,7 +139,7 @@ impl Gpu {
             return Ok(());
         }
         // SAFETY: as cuCtxSetCurrent; the context lives as long as the process.
-        unsafe { result::ctx::set_current(self.0.context) }.map_err(|e| failed("cuCtxSetCurrent", e))?;
+        unsafe { result::ctx::set_current(self.0.handle) }.map_err(|e| failed("cuCtxSetCurrent", e))?;
         BOUND.set(true);
         Ok(())
     }
@@ -381,7 +381,7 @@ impl Context {
             .map_err(|e| failed("cuStreamCreate", e))?;
         let synchronous = std::env::var_os("EMLAB_SYNCHRONOUS").is_some_and(|value| value == "1");
         Ok(Self {
-            context,
+            handle: context,
             stream,
             facts,
             memory: Mutex::default(),

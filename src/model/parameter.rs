@@ -63,12 +63,10 @@ impl Parameter {
         if let Some(master) = &mut self.master {
             master.write(first, values)?;
         }
-        match self.value.dtype() {
-            DType::F32 => self.value.write(first, values),
-            _ => {
-                let rounded: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
-                self.value.write(first, &rounded)
-            }
+        if self.value.dtype() == DType::F32 {
+            return self.value.write(first, values);
         }
+        let rounded: Vec<bf16> = values.iter().map(|x| bf16::from_f32(*x)).collect();
+        self.value.write(first, &rounded)
     }
 }

@@ -78,9 +78,10 @@ pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<
             .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, &mut loader)?)))
             .collect::<Result<_>>()?;
         let norm = Parameter::frozen(loader.gain("model.norm.weight", c)?);
-        let head = match spec.tied {
-            true => None,
-            false => Some(Parameter::frozen(loader.matrix(&[("lm_head.weight".into(), v)], c)?)),
+        let head = if spec.tied {
+            None
+        } else {
+            Some(Parameter::frozen(loader.matrix(&[("lm_head.weight".into(), v)], c)?))
         };
         if let Some(upload) = loader.upload {
             upload.finish()?;
