@@ -12,7 +12,7 @@
 //   traffic    forward 2 N C real (w is read in rows); backward N C real + 8 N C bytes; bandwidth-bound.
 //              order compares N² pairs
 //   numerics   float, one rounding at the store
-//   measured   pending
+//   measured   of a copy of as many bytes, N = 4096, 2026-11-25, H100: forward 94 %, backward 91 % without the order, scatter 94 %
 #include "prelude.cuh"
 
 static const int WIDTH = width_of<real>(C);

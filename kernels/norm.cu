@@ -11,7 +11,8 @@
 //   traffic    of N·C real: forward 2, add_forward 4, backward 3, add_backward 4; bandwidth-bound
 //   numerics   float; the sum of the stream and y, dx are rounded once each. A row lies in registers; sums over C
 //              are ordered by thread, lane, warp
-//   measured   pending
+//   measured   of a copy of as many bytes, N = 4096, C = 1152 … 5376, 2026-11-25, H100: forward 90 to 97 %, add_forward 95 to 101 %,
+//              backward 93 to 97 %, add_backward 98 to 100 %; with TRAINED, before rows were loaded ahead, 67 to 83 %
 #include "prelude.cuh"
 
 static const int WIDTH = width_of<real>(C);

@@ -11,7 +11,8 @@
 //              LANES threads takes a head of a row at a time. angles: over n · D / 2, 256 threads
 //   traffic    2 N (H + 2 KV) D real + 4 N D bytes forward; one N (H + KV) D real more backward; bandwidth-bound
 //   numerics   float, rounded once at the store; angles through double, as good as correctly rounded
-//   measured   pending
+//   measured   of a copy of as many bytes, N = 4096, all families, 2026-11-25, H100: forward 88 to 97 %, backward 99 to 103 %; with
+//              TRAINED 62 to 82 %
 #include "prelude.cuh"
 
 static const int HALF = D / 2;

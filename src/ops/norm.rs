@@ -361,8 +361,8 @@ mod cuda {
             unsafe { kernel.launch(gpu, grid, &args) }
         };
         let Some(dw) = dw else { return run(dx, None, grid) };
-        // As many blocks as run at once: each leaves a row of sums.
-        let blocks = n.clamp(1, gpu.facts().multiprocessors as usize * (1024 / grid.threads as usize).max(1));
+        // Just enough blocks to keep the memory busy: each leaves a row of sums.
+        let blocks = n.clamp(1, gpu.facts().multiprocessors as usize * (512 / grid.threads as usize).max(1));
         workspace::with(gpu, DType::F32, &[blocks, c], |parts| {
             run(dx, Some(parts), Grid::new(blocks, grid.threads))?;
             add_columns(dw, parts)
