@@ -5,6 +5,8 @@
 //! Every request has a prompt of 64 tokens of its own, and continues at temperature 1. Two runs of unequal length are
 //! timed and subtracted, so that the prompts cancel: 16 and 272 new tokens.
 
+#![allow(clippy::print_stdout, reason = "the figures are the output")]
+
 use std::time::Instant;
 
 use emlab::device::Gpu;

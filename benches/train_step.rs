@@ -4,6 +4,8 @@
 //!
 //! A step is forward, loss on every token, backward and AdamW; the median of ten after three.
 
+#![allow(clippy::print_stdout, reason = "the figures are the output")]
+
 use std::time::Instant;
 
 use emlab::device::Gpu;

@@ -126,7 +126,7 @@ fn prompts_that_cannot_run_are_refused() {
 fn log_probability(model: &Transformer, prompt: &[u32], continuation: &[u32]) -> f64 {
     let tokens = [prompt, continuation].concat();
     let starts = vec![0, tokens.len() as u32];
-    let mut saved = Saved::for_training(&model);
+    let mut saved = Saved::for_training(model);
     model.forward(&mut saved, &Batch { tokens, starts, dropout: None }, &mut ()).unwrap();
     let rows: Vec<u32> = (0..continuation.len()).map(|i| (prompt.len() - 1 + i) as u32).collect();
     -model.loss(&mut saved, &rows, continuation).unwrap().iter().map(|&nll| f64::from(nll)).sum::<f64>()

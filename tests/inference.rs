@@ -58,7 +58,7 @@ fn tokens(n: usize, step: usize) -> Vec<u32> {
 
 /// Logits after every position of one document.
 fn whole(model: &Transformer, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let mut saved = Saved::for_training(&model);
+    let mut saved = Saved::for_training(model);
     let n = tokens.len() as u32;
     model
         .forward(&mut saved, &Batch { tokens: tokens.to_vec(), starts: vec![0, n], dropout: None }, &mut ())

@@ -155,7 +155,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint() {
 }
 
 fn hidden(model: &Transformer) -> Vec<f32> {
-    let mut saved = Saved::for_training(&model);
+    let mut saved = Saved::for_training(model);
     let batch = Batch { tokens: (1..9).collect(), starts: vec![0, 8], dropout: None };
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     saved.hidden.f32().to_vec()

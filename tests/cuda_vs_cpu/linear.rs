@@ -64,10 +64,8 @@ fn products_of_every_order_and_alignment() {
                 let (a_t, b_t) = (order & 1 > 0, order & 2 > 0);
                 let (a, b) = (inside("a", [m, k], a_t), inside("b", [k, n], b_t));
                 let (a2, b2) = (inside("a2", [m, k2], a_t), inside("b2", [k2, n], b_t));
-                let (store, out) = match f32_out {
-                    true => (Store::Accumulate, DType::F32),
-                    false => (Store::Overwrite, dtype),
-                };
+                let (store, out) =
+                    if f32_out { (Store::Accumulate, DType::F32) } else { (Store::Overwrite, dtype) };
                 let before = random("c", &[m + 2, n + 16], out);
                 let mut c = upload(&before, out, card);
                 let part = Part {
@@ -127,11 +125,12 @@ impl Case {
 
 fn cases() -> Vec<Case> {
     let qkv = [0..2048, 2048..3072, 3072..4096];
+    let middle = std::iter::once(136..208).collect::<Vec<_>>();
     vec![
         Case::new(37, 75, 64, &[0..33, 40..61], 3),
         Case::new(37, 75, 64, &[0..33, 40..61], 3).dropped(),
         Case::new(300, 200, 288, &[0..136, 136..208, 208..288], 8),
-        Case::new(300, 200, 288, &[136..208], 8).dropped(),
+        Case::new(300, 200, 288, &middle, 8).dropped(),
         Case::new(300, 128, 256, &[0..128, 128..256], 4),
         Case::new(5, 256, 512, &[0..128, 128..512], 16),
         Case::new(200, 256, 512, &[], 0),
@@ -155,7 +154,8 @@ fn forward_and_backward() {
 }
 
 fn compare(case: &Case, dtype: DType, card: Device) {
-    println!("{} in {}", case.name(), dtype.name());
+    // Shown if the test fails.
+    eprintln!("{} in {}", case.name(), dtype.name());
     let (n, i, o, width) = (case.n, case.inputs, case.outputs, case.segments.len() * case.rank);
     let rows: usize = case.segments.iter().map(ExactSizeIterator::len).sum();
     let make = |name: &str, shape: &[usize]| random(name, shape, dtype);
