@@ -272,11 +272,11 @@ impl<'a> Problem<'a> {
             return Path::Plain;
         }
         let orders_agree = self.second.is_none_or(|s| (s.a.mn, s.b.mn) == (self.first.a.mn, self.first.b.mn));
-        let rows_aligned = operands().all(|x| x.pitch().is_multiple_of(8));
-        if gpu.is_hopper() && orders_agree && rows_aligned && self.terms().all(Term::ends_cleanly) {
-            return Path::Wgmma;
+        // A box that the copy engine fetches must begin at a multiple of 16 bytes, as its rows must.
+        if !orders_agree || !operands().all(Operand::aligned) {
+            return Path::Plain;
         }
-        if orders_agree && operands().all(Operand::aligned) { Path::Mma } else { Path::Plain }
+        if gpu.is_hopper() && self.terms().all(Term::ends_cleanly) { Path::Wgmma } else { Path::Mma }
     }
 
     /// Whether both can be groups of one launch.
@@ -480,7 +480,8 @@ fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     let bulk = !stable
         && (c.dtype == DType::F32 || c.store == Store::Overwrite)
         && plan.tile_n.is_multiple_of(line)
-        && c.pitch.is_multiple_of(line / 8);
+        && c.pitch.is_multiple_of(line / 8)
+        && problems.iter().all(|p| p.at[1].is_multiple_of(line / 8));
 
     let stage = plan.stage_bytes(b.mn);
     let fixed = 1024 + 16 + if bulk { 32_768 } else { 0 };
