@@ -9,7 +9,7 @@
 //   launch     grid (ceil(m / 64) · ceil(n / 64)), block (256): a 64 × 64 tile a block, 4 × 4 a thread
 //   traffic    each element of A and B once per tile that needs it
 //   numerics   float, summed along K in order, whatever m and n are; one rounding at the store
-//   measured
+//   measured   not timed: tests and odd pitches
 #include "prelude.cuh"
 
 #if C_IS_FLOAT

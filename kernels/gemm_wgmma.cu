@@ -24,7 +24,9 @@
 //              add it up in the end, in the order of K. So the bits depend on the shape alone.
 //   traffic    A and B once per tile from L2; from memory about once
 //   numerics   bf16 products, float sums in tensor cores, one rounding at the store
-//   measured
+//   measured   4096 × 6144 × 4096, TFLOP/s: NT 783, NN 794 (97 and 98 % of the best product of that card); float C_ADD,
+//              both MN-major, 655 (traffic of C). N = 1, O = 151936, I = 4096: 2.94 TB/s (98 % of copy bandwidth); N = 100,
+//              O = 24576: 2.04 TB/s. 2026-11-25, H100 80GB HBM3, emlab bench ops
 #include "prelude.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT

@@ -118,8 +118,8 @@ __device__ __forceinline__ void tma_prefetch_map(const TensorMap *map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-// Global → shared. `x` counts along the fastest axis. Elements outside the map arrive as zeros and count as bytes.
-// Called by one thread.
+// Global → shared. `x` counts along the fastest axis and must be a multiple of 16 bytes (else: illegal instruction), in
+// stores too. Elements outside the map arrive as zeros and count as bytes. Called by one thread.
 __device__ __forceinline__ void tma_load2(u32 to, const TensorMap *map, u32 bar, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];"
                  ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y)

@@ -8,7 +8,7 @@
 //   launch     grid over n · ceil(cols / 4), 256 threads: four columns a thread
 //   traffic    2 (add: 3) · n · cols · sizeof(REAL) bytes
 //   numerics   float, one rounding, at the store of y
-//   measured
+//   measured   not timed
 #include "philox.cuh"
 #include "prelude.cuh"
 

@@ -132,6 +132,9 @@ fn cases() -> Vec<Case> {
         Case::new(300, 200, 288, &[0..136, 136..208, 208..288], 8),
         Case::new(300, 200, 288, &middle, 8).dropped(),
         Case::new(300, 128, 256, &[0..128, 128..256], 4),
+        // Segments that begin between multiples of 16 bytes.
+        Case::new(300, 128, 280, &[0..33, 33..100, 100..280], 8),
+        Case::new(300, 128, 512, &[0..250, 250..512], 36),
         Case::new(5, 256, 512, &[0..128, 128..512], 16),
         Case::new(200, 256, 512, &[], 0),
         // Qwen3-0.6B's q|k|v, and Gemma 3 270M's gate|up.
