@@ -110,6 +110,9 @@ pub enum Error {
         /// What it answered, and what to do.
         what: String,
     },
+    /// The user asked the program to stop.
+    #[error("stopped, as asked: {0}; the same command goes on from there")]
+    Interrupted(String),
     /// A run cannot go on, though every input was well-formed (a loss that is not finite, say).
     #[error("{0}")]
     Run(String),

@@ -15,6 +15,7 @@ pub mod device;
 pub mod error;
 pub mod fetch;
 pub mod generate;
+pub mod interrupt;
 pub mod model;
 pub mod ops;
 pub mod study;

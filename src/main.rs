@@ -45,7 +45,11 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("emlab: {error:#}");
-            std::process::ExitCode::FAILURE
+            match error.downcast_ref() {
+                // As a shell reports a program that SIGINT has ended.
+                Some(emlab::Error::Interrupted(_)) => std::process::ExitCode::from(130),
+                _ => std::process::ExitCode::FAILURE,
+            }
         }
     }
 }

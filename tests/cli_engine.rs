@@ -107,6 +107,18 @@ fn a_score_counts_the_predicted_tokens() {
     assert!(refusal(dir.path(), "score --model m --text text").contains("text: too short"));
 }
 
+#[test]
+fn a_gpu_that_is_not_there_is_refused() {
+    let dir = folder();
+    fs::write(dir.path().join("text"), "ten bytes!").unwrap();
+    if emlab::device::Gpu::open().is_ok() {
+        return;
+    }
+    assert!(refusal(dir.path(), "score --model m --text text --device cuda").contains("NVIDIA"));
+    let auto = stdout(dir.path(), "score --model m --text text --device auto");
+    assert_eq!(auto, stdout(dir.path(), "score --model m --text text --device cpu"));
+}
+
 const TRAIN: &str = "train --model m --data data.jsonl --rank 4 --learning-rate 1e-2 --batch-size 1 --accumulation 1 \
                      --epochs 20 --checkpoint-steps 3 --held-out 0.1 --out";
 
@@ -125,6 +137,13 @@ fn a_killed_training_run_goes_on_and_ends_in_the_same_bytes() {
             if let Some(status) = run.try_wait().unwrap() {
                 assert!(status.success());
                 break true;
+            }
+            if begun.elapsed() > pause && cfg!(unix) && kills % 2 == 1 {
+                // Ctrl-C: saved after the step, and said by the exit code (unless it came before anyone listened).
+                Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+                let status = run.wait().unwrap();
+                assert!(matches!(status.code(), Some(0 | 130) | None), "{status}");
+                break status.success();
             }
             if begun.elapsed() > pause {
                 run.kill().unwrap();

@@ -60,7 +60,7 @@ fn base(golden: &Golden) -> Transformer {
 /// The model with the adapter that PEFT made.
 fn adapted(golden: &Golden) -> Transformer {
     let mut model = base(golden);
-    adapter::read(&golden.folder.join("adapter"), &mut model).unwrap();
+    adapter::read_to_train(&golden.folder.join("adapter"), &mut model).unwrap();
     model
 }
 

@@ -174,6 +174,7 @@ fn an_adapter_survives_the_disk() {
     train::run(&mut trained, &job, &mut |_| ()).unwrap();
     let mut read = base.clone();
     adapter::read(&out, &mut read).unwrap();
+    assert!(read.trainable().is_empty(), "an adapter that is only used takes no memory for gradients");
     assert_eq!(hidden(&read), hidden(&trained));
     assert_ne!(hidden(&read), hidden(&base));
 }

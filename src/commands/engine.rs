@@ -5,12 +5,25 @@ use std::path::PathBuf;
 use emlab::device::{DType, Device, Gpu};
 use emlab::fetch;
 use emlab::generate::Limits;
+use emlab::interrupt;
 use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
 use emlab::model::place::Place;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
+
+/// From now on, Ctrl-C stops long work between two steps, with everything saved; a second one stops at once.
+pub fn stop_between_steps() {
+    let stop = || {
+        if interrupt::request() {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; Ctrl-C again stops at once");
+    };
+    // Where no handler can be set, Ctrl-C stops at once: a resumed run loses a few steps.
+    let _ = ctrlc::set_handler(stop);
+}
 
 /// Where to compute
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 
+use emlab::device::gpu::Facts;
+use emlab::device::{Gpu, compile};
 use emlab::fetch::{Hub, locate};
 use emlab::model::checkpoint::Checkpoint;
 use emlab::model::tokenizer::Tokenizer;
@@ -44,10 +46,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn machine() -> anyhow::Result<Map<String, Value>> {
+    let gpu = match Gpu::open() {
+        Ok(gpu) => {
+            let Facts { name, capability: (major, minor), multiprocessors, memory, driver, .. } = gpu.facts();
+            let gib = *memory as f64 / f64::from(1 << 30);
+            let sm = format!("compute capability {major}.{minor}, {multiprocessors} multiprocessors");
+            format!("{name}, {gib:.1} GiB, {sm}, driver for CUDA {}.{}", driver.0, driver.1)
+        }
+        Err(why) => format!("none: {why}"),
+    };
+    let nvrtc = compile::nvrtc_version().map_or("none".into(), |(major, minor)| format!("{major}.{minor}"));
     Ok(facts([
         ("emlab", env!("CARGO_PKG_VERSION").into()),
         ("cpu", format!("{} {}", std::env::consts::ARCH, cpu_features().join(" ")).trim_end().into()),
         ("threads", rayon::current_num_threads().into()),
+        ("gpu", gpu.into()),
+        ("nvrtc", nvrtc.into()),
         ("model cache", Hub::from_env()?.cache().display().to_string().into()),
     ]))
 }

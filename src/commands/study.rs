@@ -7,7 +7,7 @@ use anyhow::Context;
 use emlab::study::plan::Plan;
 use emlab::study::{self, Options};
 
-use super::engine::DeviceArgs;
+use super::engine::{DeviceArgs, stop_between_steps};
 
 /// Run a study: fine-tune, sample, judge, count, report
 #[derive(clap::Args)]
@@ -84,6 +84,7 @@ struct AnalyzeArgs {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Run(args) => {
+            stop_between_steps();
             let (plan, dir) = plan_and_folder(args)?;
             let options =
                 Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
@@ -91,6 +92,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Status(args) => status(args),
         Command::Judge(args) => {
+            stop_between_steps();
             let options = Options { place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }

@@ -13,7 +13,7 @@ use emlab::train::{self, Job, Settings, dataset, example, progress};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::engine::DeviceArgs;
+use super::engine::{DeviceArgs, stop_between_steps};
 
 /// Fine-tune a model: a `LoRA` adapter in PEFT's format, or with --full every weight
 ///
@@ -155,6 +155,7 @@ struct LoraFlags {
 /// # Errors
 /// If the model, data or settings cannot be used, the loss is not finite, or the folder cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    stop_between_steps();
     let settings = settings(args)?;
     let place = args.device.place()?;
     let base = fetch::locate(&args.model)?;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::philox::Key;
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::tokenizer::Tokenizer;
@@ -237,6 +238,7 @@ impl<'a> Scheduler<'a> {
 
     fn run(mut self, on_event: OnEvent) -> Result<()> {
         loop {
+            interrupt::check()?;
             while self.has_room()? {
                 self.admit(on_event)?;
             }

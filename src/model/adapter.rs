@@ -227,12 +227,24 @@ fn is_used(value: &serde_json::Value) -> bool {
     }
 }
 
-/// Reads a PEFT adapter from `dir` and attaches it to `model`, in place of the one it may have.
+/// Reads a PEFT adapter from `dir` and attaches it to `model`, in place of the one it may have, to compute with.
 ///
 /// # Errors
 /// [`Error::File`] for an unsupported kind of adapter and for keys that do not match the model's layers, missing or
 /// left over; [`Error::Shape`] for tensors of another model; [`Error::Io`] if a file cannot be read.
 pub fn read(dir: &Path, model: &mut Transformer) -> Result<()> {
+    load(dir, model, false)
+}
+
+/// As [`read`], to be trained further.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_to_train(dir: &Path, model: &mut Transformer) -> Result<()> {
+    load(dir, model, true)
+}
+
+fn load(dir: &Path, model: &mut Transformer, trained: bool) -> Result<()> {
     let config = Config::read(&dir.join("adapter_config.json"))?;
     let path = dir.join("adapter_model.safetensors");
     let mut tensors = BTreeMap::new();
@@ -251,7 +263,7 @@ pub fn read(dir: &Path, model: &mut Transformer) -> Result<()> {
         return Err(Error::file(&path, "holds no adapter tensor"));
     }
     let Config { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
-    model.attach(&Lora { rank, alpha, rslora, dropout, targets }, 0)?;
+    model.attach_on_host(&Lora { rank, alpha, rslora, dropout, targets }, 0)?;
     let places: Vec<(String, usize, usize)> = model
         .adapters()?
         .into_iter()
@@ -274,7 +286,7 @@ pub fn read(dir: &Path, model: &mut Transformer) -> Result<()> {
         assert!(set, "{name} was listed with this size");
     }
     match tensors.keys().next() {
-        None => Ok(()),
+        None => model.settle_adapters(trained),
         Some((name, half)) => Err(Error::file(
             &path,
             format!(

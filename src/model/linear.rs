@@ -85,14 +85,14 @@ impl Linear {
         self.adapter.as_ref().map_or(0, |stack| stack.targets.len() * stack.rank)
     }
 
-    /// Adds trained adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero,
-    /// as PEFT initialises them. A depends on (seed, `path`, target).
-    pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str, place: Place) -> Result<()> {
+    /// Adds frozen adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero, as
+    /// PEFT initialises them. A depends on (seed, `path`, target).
+    pub(super) fn attach(&mut self, lora: &Lora, seed: u64, path: &str) {
         let wanted: Vec<&Segment> =
             self.segments.iter().filter(|s| lora.targets.contains(&s.target)).collect();
         if wanted.is_empty() {
             self.adapter = None;
-            return Ok(());
+            return;
         }
         let (inputs, rank) = (self.inputs(), lora.rank);
         let bound = 1.0 / (inputs as f32).sqrt();
@@ -106,14 +106,29 @@ impl Linear {
         let rows: Vec<Range<usize>> = wanted.iter().map(|s| s.rows.clone()).collect();
         let outputs = rows.iter().map(ExactSizeIterator::len).sum::<usize>();
         self.adapter = Some(Stacked {
-            a: Parameter::trained(&Tensor::from_f32(&[wanted.len() * rank, inputs], a), place)?,
-            b: Parameter::trained(&Tensor::zeros(DType::F32, &[outputs, rank]), place)?,
+            a: Parameter::frozen(Tensor::from_f32(&[wanted.len() * rank, inputs], a)),
+            b: Parameter::frozen(Tensor::zeros(DType::F32, &[outputs, rank])),
             targets: wanted.iter().map(|s| s.target).collect(),
             rows,
             rank,
             scale: lora.scale(),
             dropout: lora.dropout,
         });
+    }
+
+    /// Takes the adapters, which lie on the host, to their place; from then on they are trained, or stay frozen.
+    pub(super) fn settle(&mut self, place: Place, trained: bool) -> Result<()> {
+        let Some(stack) = &mut self.adapter else { return Ok(()) };
+        for parameter in [&mut stack.a, &mut stack.b] {
+            let host = &parameter.value;
+            *parameter = if trained {
+                Parameter::trained(host, place)?
+            } else if place.real == DType::Bf16 {
+                Parameter::frozen(host.to_bf16().to(place.device)?)
+            } else {
+                Parameter::frozen(host.to(place.device)?)
+            };
+        }
         Ok(())
     }
 

@@ -96,6 +96,16 @@ impl Transformer {
     /// [`Error::Setting`] if the rank is 0, nothing is targeted, or dropout is not in [0, 1); [`Error::Memory`] if too
     /// little is free on a GPU.
     pub fn attach(&mut self, lora: &Lora, seed: u64) -> Result<()> {
+        self.attach_on_host(lora, seed)?;
+        self.settle_adapters(true)
+    }
+
+    /// As [`attach`](Self::attach), but the adapters stay on the host, where they can be overwritten, until
+    /// [`settle_adapters`](Self::settle_adapters).
+    ///
+    /// # Errors
+    /// [`Error::Setting`] as there.
+    pub(super) fn attach_on_host(&mut self, lora: &Lora, seed: u64) -> Result<()> {
         if lora.rank == 0 || lora.targets.is_empty() {
             return Err(Error::Setting(
                 "an adapter needs a rank of at least 1 and at least one target".into(),
@@ -104,15 +114,20 @@ impl Transformer {
         if !(0.0..1.0).contains(&lora.dropout) {
             return Err(Error::Setting(format!("dropout is {}; it must be in [0, 1)", lora.dropout)));
         }
-        gpu::purpose("adapters", || {
-            for block in &mut self.blocks {
-                let path = format!("model.layers.{}", block.layer);
-                for linear in block.linears_mut() {
-                    linear.attach(lora, seed, &path, self.place)?;
-                }
+        for block in &mut self.blocks {
+            let path = format!("model.layers.{}", block.layer);
+            for linear in block.linears_mut() {
+                linear.attach(lora, seed, &path);
             }
-            Ok(())
-        })
+        }
+        Ok(())
+    }
+
+    /// Takes adapters from the host to where the model computes, to be trained or as they are.
+    pub(super) fn settle_adapters(&mut self, trained: bool) -> Result<()> {
+        let place = self.place;
+        let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
+        gpu::purpose("adapters", || linears.try_for_each(|linear| linear.settle(place, trained)))
     }
 
     /// Back to the base.

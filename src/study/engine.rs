@@ -14,7 +14,7 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
 use crate::ops::sample;
 use crate::train::{self, dataset, example};
-use crate::{Error, Result};
+use crate::{Error, Result, interrupt};
 
 /// Weights that answer: a checkpoint, and an adapter on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,6 +183,7 @@ impl Engine for Native {
         let encode = |rating: &String| loaded.tokenizer.encode(rating, false);
         let strings = ratings().iter().map(encode).collect::<Result<Vec<_>>>()?;
         for (index, prompt) in prompts.iter().enumerate() {
+            interrupt::check()?;
             let ids = loaded.prompt(&[Message::new("user", *prompt)], judge.thinking)?;
             let choices = generate::choices(&loaded.model, &ids, &strings)?;
             let masses: Vec<f64> = choices.log_masses.iter().map(|log| log.exp()).collect();

@@ -14,6 +14,7 @@ use super::{Example, output};
 use crate::device::gpu;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::adamw::AdamW;
@@ -76,7 +77,8 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(Event)) 
         if let Some(metric) = trainer.evaluate(step + 1)? {
             metrics.append(&metric)?;
         }
-        if trainer.is_due(step + 1, settings.checkpoint_steps) {
+        let stop = interrupt::requested() && step + 1 < trainer.order.steps;
+        if stop || trainer.is_due(step + 1, settings.checkpoint_steps) {
             // The lines first: a checkpoint promises every line up to its step.
             metrics.sync()?;
             state::save(job.out, step + 1, trainer.model, &trainer.optimiser.moments)?;
@@ -84,6 +86,9 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(Event)) 
         if let Metric::Train { step, loss, learning_rate, .. } = metric {
             let (steps, tokens, elapsed) = (trainer.order.steps, trainer.tokens, begun.elapsed());
             progress(Event::Step(&Status { step, steps, loss, learning_rate, tokens, elapsed }));
+        }
+        if stop {
+            return Err(Error::Interrupted(format!("{} holds step {}", job.out.display(), step + 1)));
         }
     }
     let steps = trainer.order.steps;
