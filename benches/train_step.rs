@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use emlab::device::Gpu;
-use emlab::device::gpu::purpose;
+use emlab::device::memory::purpose;
 use emlab::model::adapter::Lora;
 use emlab::model::cards;
 use emlab::model::place::Place;

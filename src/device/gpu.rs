@@ -1,16 +1,17 @@
-//! [`Gpu`]: the one card that the engine uses: its context, its stream, its facts, its memory, its kernels.
+//! [`Gpu`]: the one card that the engine uses: its context, its stream, its facts, its kernels.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::{result, sys};
 
 use super::DType;
 use super::compile::{self, Define};
 use super::launch::{Kernel, TensorMap};
+use super::memory::Memory;
 use crate::error::{Error, Result};
 
 /// The card. Copies are the same card.
@@ -70,28 +71,8 @@ unsafe impl Sync for Context {}
 // SAFETY: as above.
 unsafe impl Send for Module {}
 
-/// Bytes in use, by what they are for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Bytes now.
-    pub used: usize,
-    /// The most bytes at any time.
-    pub peak: usize,
-    /// Bytes now of each purpose, in the order of first use.
-    pub purposes: Vec<(&'static str, usize)>,
-}
-
 thread_local! {
     static BOUND: Cell<bool> = const { Cell::new(false) };
-    static PURPOSE: Cell<&'static str> = const { Cell::new("other") };
-}
-
-/// Labels what `f` allocates on this thread.
-pub fn purpose<R>(name: &'static str, f: impl FnOnce() -> R) -> R {
-    let before = PURPOSE.replace(name);
-    let result = f();
-    PURPOSE.set(before);
-    result
 }
 
 /// Turns a driver's code into an error that names the call.
@@ -281,31 +262,12 @@ impl Gpu {
 
     /// What this process has allocated.
     pub fn memory(self) -> Memory {
-        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ledger().clone()
     }
 
-    /// Allocates.
-    ///
-    /// # Errors
-    /// [`Error::Memory`] if too little is free.
-    fn allocate(self, bytes: usize, purpose: &'static str) -> Result<Buffer> {
-        self.bind()?;
-        // SAFETY: as cuMemAlloc.
-        let pointer = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let free = self.free_memory().map_or(0, |(free, _)| free);
-                Error::Memory { what: purpose, needed: bytes, free, used: self.memory().used }
-            }
-            _ => failed("cuMemAlloc", error),
-        })?;
-        let mut memory = self.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.used += bytes;
-        memory.peak = memory.peak.max(memory.used);
-        match memory.purposes.iter_mut().find(|(name, _)| *name == purpose) {
-            Some((_, used)) => *used += bytes,
-            None => memory.purposes.push((purpose, bytes)),
-        }
-        Ok(Buffer { gpu: self, pointer, bytes, purpose })
+    /// Where allocations are booked.
+    pub(super) fn ledger(self) -> MutexGuard<'static, Memory> {
+        self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Seconds that the card spends on what `f` puts on the stream.
@@ -412,125 +374,5 @@ fn facts(device: sys::CUdevice) -> std::result::Result<Facts, result::DriverErro
             shared: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             driver: (version / 1000, version % 1000 / 10),
         })
-    }
-}
-
-/// Memory on the card, freed when dropped.
-#[derive(Debug)]
-pub(super) struct Buffer {
-    gpu: Gpu,
-    pointer: u64,
-    bytes: usize,
-    purpose: &'static str,
-}
-
-impl Buffer {
-    /// No bytes yet.
-    pub(super) fn empty(gpu: Gpu) -> Self {
-        Self { gpu, pointer: 0, bytes: 0, purpose: PURPOSE.get() }
-    }
-
-    pub(super) fn gpu(&self) -> Gpu {
-        self.gpu
-    }
-
-    pub(super) fn pointer(&self) -> u64 {
-        self.pointer
-    }
-
-    /// Makes room for `bytes` bytes; the content is lost if it must grow.
-    pub(super) fn grow(&mut self, bytes: usize) -> Result<()> {
-        if bytes > self.bytes {
-            let purpose = self.purpose;
-            // The old memory goes first: both may not fit.
-            drop(std::mem::replace(self, Self { gpu: self.gpu, pointer: 0, bytes: 0, purpose }));
-            *self = self.gpu.allocate(bytes, purpose)?;
-        }
-        Ok(())
-    }
-
-    /// Sets the first bytes to `value`.
-    pub(super) fn fill(&mut self, value: u8, bytes: usize) -> Result<()> {
-        assert!(bytes <= self.bytes, "{bytes} of {} bytes", self.bytes);
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: as cuMemsetD8Async; the bytes are ours.
-        unsafe { result::memset_d8_async(self.pointer, value, bytes, self.gpu.stream()) }
-            .map_err(|e| failed("clearing GPU memory", e))
-    }
-
-    /// Overwrites the first bytes with those of another buffer.
-    pub(super) fn copy_from(&mut self, from: &Self, bytes: usize) -> Result<()> {
-        assert!(
-            bytes <= self.bytes && bytes <= from.bytes,
-            "{bytes} of {} and {} bytes",
-            self.bytes,
-            from.bytes
-        );
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: as cuMemcpyDtoDAsync; two allocations, both long enough.
-        unsafe { result::memcpy_dtod_async(self.pointer, from.pointer, bytes, self.gpu.stream()) }
-            .map_err(|e| failed("copying on the GPU", e))
-    }
-
-    /// Copies bytes from one offset to another; the ranges do not overlap.
-    pub(super) fn copy_within(&mut self, from: usize, to: usize, bytes: usize) -> Result<()> {
-        assert!(from.max(to) + bytes <= self.bytes, "{bytes} bytes at {from} and {to} of {}", self.bytes);
-        self.gpu.bind()?;
-        // SAFETY: as cuMemcpyDtoDAsync; both ranges are ours and apart.
-        unsafe {
-            let at = |offset: usize| self.pointer + offset as u64;
-            result::memcpy_dtod_async(at(to), at(from), bytes, self.gpu.stream())
-        }
-        .map_err(|e| failed("copying on the GPU", e))
-    }
-
-    /// Overwrites bytes from `offset` on with host bytes.
-    pub(super) fn upload(&mut self, offset: usize, bytes: &[u8]) -> Result<()> {
-        assert!(offset + bytes.len() <= self.bytes, "{} bytes at {offset} of {}", bytes.len(), self.bytes);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: as cuMemcpyHtoDAsync; the host bytes live until the wait below is over.
-        unsafe { result::memcpy_htod_async(self.pointer + offset as u64, bytes, self.gpu.stream()) }
-            .map_err(|e| failed("copying to the GPU", e))?;
-        self.gpu.synchronize()
-    }
-
-    /// Copies the first bytes to the host.
-    pub(super) fn download(&self, bytes: &mut [u8]) -> Result<()> {
-        assert!(bytes.len() <= self.bytes, "{} of {} bytes", bytes.len(), self.bytes);
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.gpu.bind()?;
-        // SAFETY: as cuMemcpyDtoHAsync; the host bytes live until the wait below is over.
-        unsafe { result::memcpy_dtoh_async(bytes, self.pointer, self.gpu.stream()) }
-            .map_err(|e| failed("copying from the GPU", e))?;
-        self.gpu.synchronize()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.bytes == 0 {
-            return;
-        }
-        // A failure here means that the context is already lost, which the next call reports.
-        if self.gpu.bind().is_ok() {
-            // SAFETY: as cuMemFree, which waits for the work that uses the memory; the pointer is ours, freed once.
-            let _ = unsafe { result::free_sync(self.pointer) };
-        }
-        let mut memory = self.gpu.0.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.used -= self.bytes;
-        if let Some((_, used)) = memory.purposes.iter_mut().find(|(name, _)| *name == self.purpose) {
-            *used -= self.bytes;
-        }
     }
 }

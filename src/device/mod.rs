@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `file.rs` | files: mapped for reading, replaced as a whole when written |
 //! | `tensor.rs` | [`Tensor`]: element type, shape, storage |
-//! | `gpu.rs` | [`Gpu`]: context, stream, facts, memory, kernels |
+//! | `gpu.rs` | [`Gpu`]: context, stream, facts, kernels |
+//! | `memory.rs` | memory on the GPU, and what it is used for |
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
 //! | `gemm.rs` | matrix products on the card |
@@ -21,6 +22,7 @@ pub mod file;
 pub mod gemm;
 pub mod gpu;
 pub mod launch;
+pub mod memory;
 pub mod philox;
 pub mod product;
 pub mod random;

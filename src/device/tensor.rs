@@ -4,7 +4,8 @@ use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use half::bf16;
 
 use super::compile::Define;
-use super::gpu::{Buffer, Gpu};
+use super::gpu::Gpu;
+use super::memory::Buffer;
 use crate::error::{Error, Result};
 
 /// Where a tensor's elements lie.

@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::gpu::{Gpu, purpose};
+use super::gpu::Gpu;
+use super::memory::purpose;
 use super::{DType, Device, Tensor};
 use crate::error::Result;
 

@@ -3,7 +3,7 @@
 //! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last, part-filled one:
 //! a hundred samples of one question hold its prompt once.
 
-use crate::device::{Tensor, gpu};
+use crate::device::{Tensor, memory};
 use crate::error::{Error, Result};
 use crate::model::saved::set;
 use crate::model::transformer::Transformer;
@@ -46,7 +46,7 @@ impl Cache {
         let tensor = || Tensor::zeros_on(place.device, place.real, &shape);
         let layer = |_| Ok([tensor()?, tensor()?]);
         Ok(Self {
-            layers: gpu::purpose("cache", || (0..spec.layers).map(layer).collect::<Result<_>>())?,
+            layers: memory::purpose("cache", || (0..spec.layers).map(layer).collect::<Result<_>>())?,
             holders: vec![0; pages],
             free: (0..pages as u32).rev().collect(),
             sequences: Vec::new(),

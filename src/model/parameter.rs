@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use crate::device::{DType, Device, Tensor, gpu};
+use crate::device::{DType, Device, Tensor, memory};
 use crate::error::Result;
 use crate::model::place::Place;
 
@@ -29,8 +29,9 @@ impl Parameter {
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
     pub fn trained(host: &Tensor, place: Place) -> Result<Self> {
-        let gradient = gpu::purpose("gradients", || Tensor::zeros_on(place.device, DType::F32, host.shape()))
-            .map(Some)?;
+        let gradient =
+            memory::purpose("gradients", || Tensor::zeros_on(place.device, DType::F32, host.shape()))
+                .map(Some)?;
         let full = host.to(place.device)?;
         if place.real == DType::F32 || host.shape().len() == 1 {
             return Ok(Self { value: full, master: None, gradient });

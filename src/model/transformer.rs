@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::device::philox::Key;
-use crate::device::{Tensor, gpu, on_workers};
+use crate::device::{Tensor, memory, on_workers};
 use crate::error::{Error, Result};
 use crate::model::adapter::Lora;
 use crate::model::block::{Attend, Block};
@@ -127,7 +127,7 @@ impl Transformer {
     pub(super) fn settle_adapters(&mut self, trained: bool) -> Result<()> {
         let place = self.place;
         let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
-        gpu::purpose("adapters", || linears.try_for_each(|linear| linear.settle(place, trained)))
+        memory::purpose("adapters", || linears.try_for_each(|linear| linear.settle(place, trained)))
     }
 
     /// Back to the base.

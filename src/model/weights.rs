@@ -5,7 +5,7 @@ use half::bf16;
 
 use crate::device::philox::Key;
 use crate::device::upload::Upload;
-use crate::device::{DType, Device, Tensor, gpu, random};
+use crate::device::{DType, Device, Tensor, memory, random};
 use crate::error::Result;
 use crate::model::adapter::Target;
 use crate::model::block::{Block, BlockWeights};
@@ -66,7 +66,7 @@ impl Loader<'_> {
 
 /// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
 pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<Transformer> {
-    gpu::purpose("weights", || {
+    memory::purpose("weights", || {
         let upload = match place.device {
             Device::Cpu => None,
             Device::Cuda(gpu) => Some(Upload::new(gpu)?),

@@ -160,7 +160,7 @@ mod cuda {
 
     use super::{AdamW, Trained};
     use crate::device::launch::{Arg, Grid};
-    use crate::device::{DType, Device, Gpu, Tensor, gpu, workspace};
+    use crate::device::{DType, Device, Gpu, Tensor, memory, workspace};
     use crate::error::Result;
 
     /// Elements of a block's work, at most: `CHUNK` in kernels/adamw.cu.
@@ -182,7 +182,7 @@ mod cuda {
             }
             let words: Vec<u32> = places.iter().flat_map(|place| chunks(*place)).flatten().collect();
             let host = Tensor::from_u32(&[words.len() / WORDS, WORDS], words);
-            let table = gpu::purpose("optimiser", || host.to(Device::Cuda(gpu)))?;
+            let table = memory::purpose("optimiser", || host.to(Device::Cuda(gpu)))?;
             tables.insert(places.to_vec(), table);
         }
         let table = &tables[places];

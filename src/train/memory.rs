@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::device::Device;
-use crate::device::gpu::Memory;
+use crate::device::memory::Memory;
 use crate::error::{Error, Result};
 use crate::model::transformer::Transformer;
 

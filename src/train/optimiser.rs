@@ -1,7 +1,7 @@
 //! [`Optimiser`]: AdamW over all trained parameters of a model, with clipping by the gradient's global norm.
 
 use super::clip;
-use crate::device::{DType, Tensor, gpu};
+use crate::device::{DType, Tensor, memory};
 use crate::error::Result;
 use crate::model::parameter::Parameter;
 use crate::model::transformer::Transformer;
@@ -33,7 +33,7 @@ impl Optimiser {
             Ok(Moments { mean: zeros(parameter)?, square: zeros(parameter)? })
         };
         let all = || model.trainable().into_iter().map(moments).collect::<Result<_>>();
-        Ok(Self { moments: gpu::purpose("optimiser", all)? })
+        Ok(Self { moments: memory::purpose("optimiser", all)? })
     }
 
     /// Applies the gradients, scaled so that their global norm is at most `max_norm` (0: as they are), and clears them.

@@ -11,7 +11,7 @@ use super::progress::{Event, Status};
 use super::settings::Settings;
 use super::state;
 use super::{Example, output};
-use crate::device::gpu;
+use crate::device::memory;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
 use crate::interrupt;
@@ -124,7 +124,7 @@ impl<'a> Trainer<'a> {
         let order = Order::new(job.examples.len(), job.settings);
         let plan = Plan::new(model, largest_pass(&order, job))?;
         let recompute = plan.as_ref().is_some_and(|plan| plan.recompute);
-        let saved = gpu::purpose("activations", || {
+        let saved = memory::purpose("activations", || {
             if recompute { Saved::for_recomputing(model) } else { Saved::for_training(model) }
         });
         Ok(Self { model, job, order, optimiser, plan, saved, tokens: 0 })

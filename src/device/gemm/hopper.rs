@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Operand, Output, Problem, STABLE_ROWS, Term};
 use crate::device::DType;
-use crate::device::gpu::{Buffer, Gpu, purpose};
+use crate::device::Gpu;
 use crate::device::launch::{Arg, Grid, TensorMap};
+use crate::device::memory::{Buffer, purpose};
 use crate::device::product::Store;
 use crate::error::Result;
 
