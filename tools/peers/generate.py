@@ -45,7 +45,7 @@ def main():
     rate = options.batch / sorted(seconds)[1]
     peak = torch.cuda.max_memory_allocated() / 2**30
     via = f"transformers generate: {options.cache} cache"
-    append(options.csv, "generate step", options.model, case, via, seconds, f"{rate:.0f} tok/s; {peak:.1f} GiB")
+    append(options.csv, "sampling", options.model, case, via, seconds, f"{rate:.0f} tok/s; {peak:.1f} GiB")
 
 
 if __name__ == "__main__":
