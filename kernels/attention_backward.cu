@@ -17,40 +17,15 @@
 //   measured   causal, all three kernels, TFLOP/s at 10·D flops a pair (ratio to cuDNN through torch 2.11): 2 × 2048
 //              tokens, 32/8 heads of 128: 374 (1.37), 8/4 of 256: 331 (1.47), 16/16 of 64: 252 (1.70); 8 × 384, 32/8 of
 //              128: 181 (2.01); 2026-11-25, H100
-#include "prelude.cuh"
-#include "hopper.cuh"
+#include "attention.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
 
 const u32 PANEL = 64 * 128;         // bytes of 64 rows × 64 columns
 const u32 PANELS = D / 64;          // a row
 const u32 TILE_BYTES = PANELS * PANEL; // 64 rows
-const float LOG2_E = 1.4426950408889634f;
 
 extern __shared__ u8 shared[];
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// The first row that query row `i` sees.
-__device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
-    return i - document < window ? document : i + 1 - window;
-}
-
-// A ring of `size` slots: a barrier for full, one for empty, each. `n` counts uses.
-template <u32 SIZE> struct Ring {
-    u32 barriers;
-    __device__ u32 full(u32 n) const { return barriers + n % SIZE * 8; }
-    __device__ u32 empty(u32 n) const { return barriers + (SIZE + n % SIZE) * 8; }
-    __device__ void init(u32 producers, u32 consumers) const {
-        for (u32 n = 0; n < SIZE; n++) mbarrier_init(full(n), producers), mbarrier_init(empty(n), consumers);
-    }
-    __device__ void wait_full(u32 n) const { mbarrier_wait(full(n), n / SIZE & 1); }
-    __device__ void wait_empty(u32 n) const { mbarrier_wait(empty(n), n / SIZE & 1 ^ 1); }
-};
 
 // 64 rows from `row` on, the D columns from `column` on. One thread.
 __device__ __forceinline__ void load_tile(u32 to, const TensorMap &map, u32 full, u32 column, u32 row) {
@@ -75,23 +50,6 @@ __device__ __forceinline__ void pack_all(u32 (&a)[4][4], const float (&s)[32]) {
     for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int i = 0; i < 4; i++) a[k][i] = pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
-}
-
-// Thread c of four holds x[i] = element (i, c); afterwards x[i] = element (c, i).
-__device__ __forceinline__ void transpose_quad(u32 (&x)[4]) {
-    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        u32 y = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
-        if (odd) x[i] = y;
-        else x[i + 1] = y;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        u32 y = __shfl_xor_sync(~0u, upper ? x[i] : x[i + 2], 2);
-        if (upper) x[i] = y;
-        else x[i + 2] = y;
-    }
 }
 
 // Rows `row` and `row + 8` of the accumulator, as far as they lie before `end`; `to` is row 0, this head's columns.

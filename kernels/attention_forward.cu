@@ -12,8 +12,7 @@
 //   numerics   float scores and sums, base-2 exponentials; p rounds to bf16 before p·v; one rounding at the store
 //   measured   causal, TFLOP/s (ratio to cuDNN through torch 2.11): 2 × 2048 tokens, 32/8 heads of 128: 527 (1.12), 8/4 of
 //              256: 510 (1.38), 16/16 of 64: 320 (1.13); 8 × 384, 32/8 of 128: 233 (0.97); 2026-11-25, H100
-#include "prelude.cuh"
-#include "hopper.cuh"
+#include "attention.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
 
@@ -33,17 +32,6 @@ const u32 AT_BARRIERS = AT_V + STAGES * KEY_BYTES;
 
 extern __shared__ u8 shared[];
 
-// A ring of SIZE slots: a barrier for full, one for empty, each. `n` counts uses.
-template <u32 SIZE> struct Ring {
-    u32 barriers;
-    __device__ u32 full(u32 n) const { return barriers + n % SIZE * 8; }
-    __device__ u32 empty(u32 n) const { return barriers + (SIZE + n % SIZE) * 8; }
-    __device__ void init(u32 producers, u32 consumers) const {
-        for (u32 n = 0; n < SIZE; n++) mbarrier_init(full(n), producers), mbarrier_init(empty(n), consumers);
-    }
-    __device__ void wait_full(u32 n) const { mbarrier_wait(full(n), n / SIZE & 1); }
-    __device__ void wait_empty(u32 n) const { mbarrier_wait(empty(n), n / SIZE & 1 ^ 1); }
-};
 struct Rings {
     Ring<Q_STAGES> q;
     Ring<STAGES> k, v;
@@ -52,34 +40,6 @@ struct Rings {
 // The `round`-th item of this block: there and back again over the list, so that every block gets heavy and light ones.
 __device__ __forceinline__ u32 item(u32 round) {
     return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-}
-
-// The first row that query row `i` sees.
-__device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
-    return i - document < window ? document : i + 1 - window;
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// Thread c of four holds x[i] = element (i, c); afterwards x[i] = element (c, i).
-__device__ __forceinline__ void transpose_quad(u32 (&x)[4]) {
-    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        u32 y = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
-        if (odd) x[i] = y;
-        else x[i + 1] = y;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        u32 y = __shfl_xor_sync(~0u, upper ? x[i] : x[i + 2], 2);
-        if (upper) x[i] = y;
-        else x[i + 2] = y;
-    }
 }
 
 __device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap &k_map, const TensorMap &v_map,

@@ -15,8 +15,7 @@
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
 //   measured   on an H100, where it is not used: causal, 2 × 2048 tokens, 32/8 heads of 128: forward 87, backward 78
 //              TFLOP/s; 2026-11-25
-#include "prelude.cuh"
-#include "hopper.cuh"
+#include "attention.cuh"
 
 #if !REAL_IS_FLOAT
 
@@ -25,20 +24,8 @@ const u32 ROWS = 64;
 const u32 SPAN = D == 64 ? 64 : 32; // rows of the other side a step
 const u32 PITCH = D + 8;             // 16 bytes over a multiple of 128: eight rows lie in different banks
 const u32 COLUMNS = D < 128 ? D : 128;
-const float LOG2_E = 1.4426950408889634f;
 
 extern __shared__ bf16 shared[];
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// The first row that query row `i` sees.
-__device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
-    return i - document < window ? document : i + 1 - window;
-}
 
 // Rows `first … first + count` of D columns to shared memory, zeros from `end` on; begun.
 __device__ __forceinline__ void begin_rows(bf16 *to, const bf16 *from, u32 first, u32 end, u32 count, size_t width) {

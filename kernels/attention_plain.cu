@@ -13,7 +13,7 @@
 //   numerics   float, one rounding at the store; a row's terms are added in the order of the keys (dk, dv: query head by
 //              query head, queries in order), so that a row has the same bits wherever it stands
 //   measured
-#include "prelude.cuh"
+#include "attention.cuh"
 
 const u32 ROWS = 16;
 const u32 TILE = 32;
@@ -57,11 +57,6 @@ __device__ __forceinline__ void store_row(real *to, const float (&x)[PER_LANE], 
         u32 column = threadIdx.x % 32 + 32 * i;
         if (D % 32 == 0 || column < D) to[column] = narrow<real>(x[i] * factor);
     }
-}
-
-// The first row that query row `i` sees.
-__device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
-    return i - document < window ? document : i + 1 - window;
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
@@ -135,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(DELTA_THREADS)
 #pragma unroll
         for (int step = LANES / 2; step > 0; step /= 2) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
         if (lane == 0 && row < n) {
-            rows[(size_t)h * n + row] = lse[(size_t)row * heads + h] * 1.4426950408889634f;
+            rows[(size_t)h * n + row] = lse[(size_t)row * heads + h] * LOG2_E;
             rows[(size_t)(heads + h) * n + row] = sums[i];
         }
     }
@@ -168,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         u32 key = tile + lane;
         float ds = 0.0f;
         if (key >= from && key <= row && row < end) {
-            float p = exp2f(scale * 1.4426950408889634f * dot(queries + mine, keys + lane * PITCH) - lse2);
+            float p = exp2f(scale * LOG2_E * dot(queries + mine, keys + lane * PITCH) - lse2);
             ds = p * (dot(gradients + mine, values + lane * PITCH) - delta);
         }
         add_rows(y, ds, keys);
@@ -202,7 +197,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             float p = 0.0f, ds = 0.0f;
             if (query < last && row < end && query >= row && query - row < window) {
                 size_t at = (size_t)h * n + query;
-                p = exp2f(scale * 1.4426950408889634f * dot(keys + mine, queries + lane * PITCH) - rows[at]);
+                p = exp2f(scale * LOG2_E * dot(keys + mine, queries + lane * PITCH) - rows[at]);
                 ds = p * (dot(values + mine, gradients + lane * PITCH) - rows[(size_t)heads * n + at]);
             }
             add_rows(y, ds, queries);

@@ -12,18 +12,9 @@
 //              2026-11-25, H100
 #include "prelude.cuh"
 #include "hopper.cuh"
+#include "slices.cuh"
 
 #if CLUSTER == 1 || ARCH >= 90
-
-static const int WIDTH = width_of<float>(V);
-static const int VECTORS = V / WIDTH;
-static const u32 SLICE = (VECTORS + CLUSTER - 1) / CLUSTER * WIDTH;
-static const int WARPS = BLOCK / 32;
-#if CLUSTER > 1
-#define IN_CLUSTERS __cluster_dims__(CLUSTER, 1, 1)
-#else
-#define IN_CLUSTERS
-#endif
 
 // e^x, x ≤ 0: within 2⁻²² (1 + |x|) of its value.
 __device__ __forceinline__ float exponential(float x) { return __expf(x); }

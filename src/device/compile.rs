@@ -23,8 +23,10 @@ type Source = (&'static str, &'static str);
 /// What kernels include.
 const HEADERS: &[Source] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
+    ("attention.cuh", include_str!("../../kernels/attention.cuh")),
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),
+    ("slices.cuh", include_str!("../../kernels/slices.cuh")),
 ];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
