@@ -64,10 +64,16 @@ impl Checkpoint {
     /// [`Error::File`] if it is missing, of another element type, or holds a NaN or an infinity;
     /// [`Error::Shape`] if it has another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let (file, stored) = self.find(name, shape)?;
+        file.tensor(stored)
+    }
+
+    /// The file that holds a tensor, and its name there.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorFile, &str)> {
         let Some((file, stored)) = self.tensors.get(name) else { return Err(self.missing(name)) };
         let file = &self.files[*file];
         file.expect(stored, shape)?;
-        file.tensor(stored)
+        Ok((file, stored))
     }
 
     /// Writes one tensor into the elements of `to`, on a GPU, from `first` on, rounded if `to` is bf16.
@@ -82,9 +88,7 @@ impl Checkpoint {
         name: &str,
         shape: &[usize],
     ) -> Result<()> {
-        let Some((file, stored)) = self.tensors.get(name) else { return Err(self.missing(name)) };
-        let file = &self.files[*file];
-        file.expect(stored, shape)?;
+        let (file, stored) = self.find(name, shape)?;
         file.send(upload, to, first, stored)
     }
 

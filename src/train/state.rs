@@ -28,8 +28,8 @@ struct Run {
     settings: Settings,
 }
 
-/// SHA-256, in hexadecimal, over everything that decides a run's result: the settings, the examples, and the names
-/// and shapes of what is trained.
+/// SHA-256, in hexadecimal, over everything that decides a run's result: the settings, the examples, the names and
+/// shapes of what is trained, and the GPU if it is one.
 pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Settings) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(settings).map_err(|error| Error::Setting(error.to_string()))?);
@@ -41,6 +41,10 @@ pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Setting
     }
     for (name, parameter) in model.trainable() {
         hash.update(format!("{name}{:?}", parameter.value.shape()));
+    }
+    // Another card rounds in another order; the CPU is the same everywhere.
+    if let Device::Cuda(gpu) = model.place.device {
+        hash.update(format!("{} {}", gpu.facts().name, model.place.real.name()));
     }
     Ok(format!("{:x}", hash.finalize()))
 }
@@ -57,7 +61,8 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
         if run.is_some_and(|run| run.fingerprint == fingerprint) {
             return Ok(());
         }
-        let what = "holds a run of other settings, data or model: choose another folder, or remove this one";
+        let what =
+            "holds a run of other settings, data, model or device: choose another folder, or remove this one";
         return Err(Error::file(dir, what));
     }
     let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
