@@ -249,13 +249,15 @@ __device__ __forceinline__ void store(const Output &c, const float (&d)[TILE_N /
 #if C_BULK
 constexpr u32 BULK_COLS = 128 / sizeof(out);
 
-// 64 × TILE_N of a consumer, all inside the matrix, through two buffers of 64 swizzled rows of 128 bytes in turn.
+// 64 × TILE_N of a consumer, all inside the matrix, through two buffers of 64 swizzled rows of 128 bytes in turn. `turn`,
+// 0 or 1, goes on from tile to tile: a tile may have an odd number of parts.
 __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[TILE_N / 2], u32 row, u32 col,
-                                           float alpha, u32 buffers, u32 barrier) {
+                                           float alpha, u32 buffers, u32 &turn, u32 barrier) {
     u32 t = threadIdx.x % 128, lane = t % 32;
 #pragma unroll
     for (u32 part = 0; part < TILE_N / BULK_COLS; part++) {
-        u32 buffer = buffers + part % 2 * BULK_BYTES;
+        u32 buffer = buffers + turn * BULK_BYTES;
+        turn ^= 1;
         const float *x = d + part * BULK_COLS / 2;
         if (t == 0) tma_store_wait<1>();
         named_barrier_sync(barrier, 128);
@@ -432,6 +434,9 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
         Cut sums{walk, partials, counters, rank * 2 + who, barrier};
         Piece cut_first, cut_last;
         u32 cuts = 0;
+#if C_BULK
+        u32 turn = 0;
+#endif
         float d[TILE_N / 2];
         while (walk.next(p)) {
             const Group &g = *p.group;
@@ -470,7 +475,8 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
             }
 #if C_BULK
             if (row + 64 <= g.m && p.col + TILE_N <= g.n) {
-                store_bulk(&c_map, d, g.c_row + row, g.c_col + p.col, alpha, buffers + who * 2 * BULK_BYTES, barrier);
+                store_bulk(&c_map, d, g.c_row + row, g.c_col + p.col, alpha, buffers + who * 2 * BULK_BYTES, turn,
+                           barrier);
                 continue;
             }
 #endif

@@ -92,6 +92,29 @@ fn products_of_every_order_and_alignment() {
     }
 }
 
+/// Tiles of one step each, stored faster than the copy engine takes them away, in an odd number of parts.
+#[test]
+fn many_short_tiles_leave_in_order() {
+    let Some(card @ Device::Cuda(gpu)) = card() else { return };
+    let (m, k) = (150_016, 64);
+    for (n, dtype) in [(32, DType::F32), (96, DType::F32), (160, DType::F32), (64, DType::Bf16)] {
+        let a = Inside::new("a", [m, k], true, 0, DType::Bf16, card);
+        let b = Inside::new("b", [k, n], false, 0, DType::Bf16, card);
+        let mut exact = vec![0.0; m * n];
+        let whole = product::ViewMut::new(&mut exact, m, n);
+        product::multiply(whole, Store::Overwrite, 1.0, a.host_view(), b.host_view());
+        let mut first: Option<Vec<f32>> = None;
+        for _ in 0..4 {
+            let mut c = Tensor::zeros_on(card, dtype, &[m, n]).unwrap();
+            let store = if dtype == DType::F32 { Store::Accumulate } else { Store::Overwrite };
+            gemm::multiply(gpu, &mut c, store, 1.0, &[Part::new(a.view(), b.view())]).unwrap();
+            agree(&format!("{m} × {n} over {k}"), &c, &exact, dtype);
+            let found = download(&c);
+            assert!(first.get_or_insert_with(|| found.clone()) == &found, "{n} columns differ the next time");
+        }
+    }
+}
+
 /// A linear map and its adapters.
 struct Case {
     n: usize,
