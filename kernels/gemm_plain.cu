@@ -8,7 +8,7 @@
 //   load-time  REAL, A_MN, B_MN, C_IS_FLOAT (element type of C), C_ADD (1: add to C)
 //   launch     grid (ceil(m / 64) · ceil(n / 64)), block (256): a 64 × 64 tile a block, 4 × 4 a thread
 //   traffic    each element of A and B once per tile that needs it
-//   numerics   float, summed along K in order, whatever m and n are; one rounding at the store
+//   numerics   float, summed along K in order, in parts of 512, whatever m and n are; one rounding at the store
 //   measured   not timed: tests and odd pitches
 #include "prelude.cuh"
 
@@ -20,6 +20,7 @@ typedef real out;
 
 constexpr u32 TILE = 64;
 constexpr u32 TILE_K = 16;
+constexpr u32 PART_K = 512; // terms added up by themselves: one long sum would lose what is small beside it
 constexpr u32 PITCH = TILE + 4; // keeps 16-byte reads aligned and spreads the transposing writes over the banks
 
 // 64 × 16 of an operand into shared memory, 64 fastest; zeros outside.
@@ -36,7 +37,15 @@ __device__ __forceinline__ void fetch(float *tile, const real *x, u64 pitch, u32
 __device__ __forceinline__ void term(float (&d)[4][4], float *as, float *bs, const real *a, u64 a_pitch, const real *b,
                                      u64 b_pitch, u32 row, u32 col, u32 m, u32 n, u32 k) {
     u32 x = threadIdx.x % 16 * 4, y = threadIdx.x / 16 * 4;
+    float part[4][4] = {};
+    const auto add = [&] {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++)
+#pragma unroll
+            for (u32 j = 0; j < 4; j++) d[i][j] += part[i][j], part[i][j] = 0.0f;
+    };
     for (u32 k0 = 0; k0 < k; k0 += TILE_K) {
+        if (k0 % PART_K == 0) add();
         fetch<A_MN>(as, a, a_pitch, row, m, k0, k);
         fetch<B_MN>(bs, b, b_pitch, col, n, k0, k);
         __syncthreads();
@@ -48,10 +57,11 @@ __device__ __forceinline__ void term(float (&d)[4][4], float *as, float *bs, con
 #pragma unroll
             for (u32 i = 0; i < 4; i++)
 #pragma unroll
-                for (u32 j = 0; j < 4; j++) d[i][j] = fmaf(u[i], v[j], d[i][j]);
+                for (u32 j = 0; j < 4; j++) part[i][j] = fmaf(u[i], v[j], part[i][j]);
         }
         __syncthreads();
     }
+    add();
 }
 
 extern "C" __global__ void __launch_bounds__(256)
