@@ -1,10 +1,10 @@
 // The next token of every row.  Maths, CPU reference: src/ops/sample.rs
 //   sample_draw   tokens[n] = argmax_v (z + gumbel),  z = logits · inverse, restricted to the top k and then to the
 //                 fewest most likely tokens whose mass reaches p; argmax_v logits if inverse is 0 (greedy)
-//   logits (N, V) float    tokens, positions (N), keys (N, 2) u32    forbidden, starts (N + 1) u32
-//   flag (1) u32: set to 1 if a row is not finite, never cleared; that row's token is 0.
+//   logits (N, V) float    positions (N), keys (N, 2) u32    forbidden, starts (N + 1) u32
+//   tokens (N + 1) u32: the last one is set to 1 if a row is not finite, never cleared; that row's token is 0.
 //   logits is scratch: what is forbidden may be overwritten.
-//   Row n may not draw forbidden[starts[n] … starts[n + 1]] while positions[n] < until; starts may be null: none.
+//   Row n may not draw forbidden[starts[n] … starts[n + 1]]; starts may be null: none.
 //   Draws depend on (key, position, token) alone: the same whatever the launch, and in a graph that is replayed with
 //   other keys and positions in the same memory.
 //
@@ -266,18 +266,17 @@ __device__ __forceinline__ Kept top_p(const Part &part, Blocks &blocks, Kept kep
 __device__ __forceinline__ float gumbel(float u) { return -logf(-logf(u)); }
 
 extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
-    sample_draw(u32 *tokens, u32 *flag, float *logits, const uint2 *keys, const u32 *positions,
-                const u32 *forbidden, const u32 *starts, u32 until, float inverse, u32 k, float p) {
+    sample_draw(u32 *tokens, float *logits, const uint2 *keys, const u32 *positions, const u32 *forbidden,
+                const u32 *starts, float inverse, u32 k, float p) {
     __shared__ u64 slots[2][CLUSTER * WARPS][2];
 #if CLUSTER > 1
     cluster_arrive();
 #endif
     Blocks blocks{slots, 0};
     const u32 row = blockIdx.x / CLUSTER, position = positions[row];
-    const bool limited = starts && position < until;
-    const u32 ban = limited ? starts[row] : 0;
+    const u32 ban = starts ? starts[row] : 0;
     Part part;
-    begin(part, logits + (u64)row * V, forbidden + ban, limited ? starts[row + 1] - ban : 0);
+    begin(part, logits + (u64)row * V, forbidden + ban, starts ? starts[row + 1] - ban : 0);
     // 1. the best token; a NaN wins, so that it is noticed
     float most = -INFINITY_F;
     u32 at = ~0u;
@@ -298,7 +297,7 @@ extern "C" __global__ void IN_CLUSTERS __launch_bounds__(BLOCK, 1)
     float max = value_of((u32)(best >> 32));
     const bool writes = threadIdx.x == 0 && rank() == 0;
     if (best == ~0ull || fabsf(max) == INFINITY_F) {
-        if (writes) tokens[row] = 0, *flag = 1;
+        if (writes) tokens[row] = 0, tokens[gridDim.x / CLUSTER] = 1;
         return;
     }
     if (inverse == 0.0f) {

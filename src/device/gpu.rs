@@ -4,14 +4,16 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::{result, sys};
 
 use super::DType;
 use super::compile::{self, Define};
 use super::launch::{Kernel, TensorMap};
-use super::memory::Memory;
+use super::memory::{Allocation, Memory};
+use super::staging::Staging;
 use crate::error::{Error, Result};
 
 /// The card. Copies are the same card.
@@ -56,6 +58,10 @@ struct Context {
     memory: Mutex<Memory>,
     kernels: RwLock<HashMap<Key, &'static Kernel>>,
     modules: Mutex<HashMap<(&'static str, Vec<Define>), Module>>,
+    staging: Mutex<Staging>,
+    /// Whether a graph is being recorded, and the memory that it uses.
+    recording: AtomicBool,
+    recorded: Mutex<Vec<Arc<Allocation>>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
     synchronous: bool,
 }
@@ -251,6 +257,43 @@ impl Gpu {
         Ok(TensorMap(map))
     }
 
+    /// Puts a copy of few host bytes on the stream, which is not waited for; false if they are too many. The caller owns as
+    /// many bytes at `to`.
+    pub(super) fn stage(self, to: u64, bytes: &[u8]) -> Result<bool> {
+        let mut staging = self.0.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: `Buffer`, the only caller, owns the memory.
+        unsafe { staging.send(self.0.stream, to, bytes) }
+    }
+
+    /// Whether a graph can be recorded: not where every launch is waited for.
+    pub fn records(self) -> bool {
+        !self.0.synchronous
+    }
+
+    pub(super) fn is_recording(self) -> bool {
+        self.0.recording.load(Ordering::Acquire)
+    }
+
+    pub(super) fn begin_recording(self) {
+        self.0.recording.store(true, Ordering::Release);
+    }
+
+    /// The memory used since the recording began, each piece once.
+    pub(super) fn end_recording(self) -> Vec<Arc<Allocation>> {
+        self.0.recording.store(false, Ordering::Release);
+        std::mem::take(&mut self.0.recorded.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// While a graph is recorded, remembers that it uses `memory`.
+    pub(super) fn keep_for_recording(self, memory: &Arc<Allocation>) {
+        if self.is_recording() {
+            let mut recorded = self.0.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+            if !recorded.iter().any(|known| Arc::ptr_eq(known, memory)) {
+                recorded.push(Arc::clone(memory));
+            }
+        }
+    }
+
     /// Bytes that no process uses, and bytes of the card.
     ///
     /// # Errors
@@ -347,6 +390,9 @@ impl Context {
             stream,
             facts,
             memory: Mutex::default(),
+            staging: Mutex::new(Staging::new()?),
+            recording: AtomicBool::new(false),
+            recorded: Mutex::default(),
             kernels: RwLock::default(),
             modules: Mutex::default(),
             synchronous,

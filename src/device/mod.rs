@@ -8,9 +8,11 @@
 //! | `memory.rs` | memory on the GPU, and what it is used for |
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
+//! | `graph.rs` | launches recorded once and repeated |
 //! | `gemm.rs` | matrix products on the card |
 //! | `elementwise.rs` | casts, sums and the like on the GPU |
 //! | `workspace.rs` | memory that an op needs between its launches |
+//! | `staging.rs` | small host values on their way to the GPU |
 //! | `upload.rs` | large amounts of host data to the GPU, through pinned memory |
 //! | `random.rs` | normal random numbers made on the GPU |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
@@ -21,11 +23,13 @@ pub mod elementwise;
 pub mod file;
 pub mod gemm;
 pub mod gpu;
+pub mod graph;
 pub mod launch;
 pub mod memory;
 pub mod philox;
 pub mod product;
 pub mod random;
+mod staging;
 pub mod tensor;
 pub mod upload;
 pub mod workspace;

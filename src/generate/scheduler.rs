@@ -13,6 +13,7 @@ use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::cache::{Cache, Row};
+use crate::model::decoder::Decoder;
 use crate::model::saved::Saved;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
@@ -179,7 +180,8 @@ struct Scheduler<'a> {
     limits: &'a Limits,
     /// Pages of the cache.
     pages: usize,
-    cache: Cache,
+    decoder: Decoder<'a>,
+    /// Of prompts.
     scratch: Saved,
     logits: Tensor,
     queue: VecDeque<Group>,
@@ -223,7 +225,7 @@ impl<'a> Scheduler<'a> {
             sampling,
             limits,
             pages: 0,
-            cache: Cache::new(model, 0)?,
+            decoder: Decoder::new(model, Cache::new(model, 0)?, *sampling),
             scratch: Saved::for_inference(model),
             logits: model.logits_tensor(),
             queue,
@@ -232,7 +234,7 @@ impl<'a> Scheduler<'a> {
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
         scheduler.pages = most.min(cache_bytes(model, limits)? / Cache::page_bytes(model));
-        scheduler.cache = Cache::new(model, scheduler.pages)?;
+        scheduler.decoder = Decoder::new(model, Cache::new(model, scheduler.pages)?, *sampling);
         Ok(scheduler)
     }
 
@@ -297,22 +299,25 @@ impl<'a> Scheduler<'a> {
         let (prompt, logits) = group.prefilled.as_ref().expect("prefilled above");
         self.logits.resize(logits.shape())?;
         self.logits.copy_from(logits)?;
-        let sequence = self.cache.fork(*prompt)?;
+        let sequence = self.decoder.cache_mut().fork(*prompt)?;
         if group.waiting.is_empty() {
-            self.cache.remove(*prompt);
+            self.decoder.cache_mut().remove(*prompt);
             self.queue.pop_front();
         }
-        let mut started = vec![Active { request, sequence, ids: Vec::new() }];
-        self.draw(&mut started)?;
-        self.settle(started, on_event)
+        let mut started = Active { request, sequence, ids: Vec::new() };
+        let mut token = [0];
+        let draw = self.next_draw(&started);
+        sample::forward(&mut token, &mut self.logits, *self.sampling, &[draw])?;
+        started.ids.extend(token);
+        self.settle(vec![started], on_event)
     }
 
     /// Puts a request's prompt into the cache: its sequence, and the logits of the token after it.
     fn prefill(&mut self, request: usize) -> Result<(usize, Tensor)> {
         let ids = &self.requests[request].ids;
-        let sequence = self.cache.add();
+        let sequence = self.decoder.cache_mut().add();
         let rows: Vec<Row> = (0..ids.len()).map(|position| Row { sequence, position }).collect();
-        self.model.infer(&mut self.scratch, &mut self.cache, ids, &rows)?;
+        self.model.infer(&mut self.scratch, self.decoder.cache_mut(), ids, &rows)?;
         self.model.logits(&mut self.logits, &mut self.scratch, &[ids.len() as u32 - 1])?;
         Ok((sequence, self.logits.to(self.logits.device())?))
     }
@@ -324,36 +329,30 @@ impl<'a> Scheduler<'a> {
         let mut rows = Vec::with_capacity(active.len());
         for Active { sequence, ids, .. } in &active {
             tokens.push(*ids.last().expect("an active request has a first token"));
-            rows.push(Row { sequence: *sequence, position: self.cache.length(*sequence) });
+            rows.push(Row { sequence: *sequence, position: self.decoder.cache().length(*sequence) });
         }
-        self.model.infer(&mut self.scratch, &mut self.cache, &tokens, &rows)?;
-        let all: Vec<u32> = (0..active.len() as u32).collect();
-        self.model.logits(&mut self.logits, &mut self.scratch, &all)?;
-        self.draw(&mut active)?;
-        self.settle(active, on_event)
-    }
-
-    /// Draws the next token of each request from its row of the logits.
-    fn draw(&mut self, active: &mut [Active]) -> Result<()> {
-        let draw = |Active { request, ids, .. }: &Active| Draw {
-            key: self.requests[*request].key,
-            position: ids.len() as u32,
-            forbidden: if ids.len() < self.limits.min_tokens { &self.model.spec.eos } else { &[] },
-        };
-        let draws: Vec<Draw> = active.iter().map(draw).collect();
-        let mut tokens = vec![0; active.len()];
-        sample::forward(&mut tokens, &mut self.logits, *self.sampling, &draws)?;
+        let draws: Vec<Draw> = active.iter().map(|active| self.next_draw(active)).collect();
+        self.decoder.step(&mut tokens, &rows, &draws)?;
         for (active, token) in active.iter_mut().zip(tokens) {
             active.ids.push(token);
         }
-        Ok(())
+        self.settle(active, on_event)
+    }
+
+    /// What decides the next token of a request.
+    fn next_draw(&self, Active { request, ids, .. }: &Active) -> Draw<'a> {
+        Draw {
+            key: self.requests[*request].key,
+            position: ids.len() as u32,
+            forbidden: if ids.len() < self.limits.min_tokens { &self.model.spec.eos } else { &[] },
+        }
     }
 
     /// Tells the caller of each request's new token, and keeps those active that go on.
     fn settle(&mut self, active: Vec<Active>, on_event: OnEvent) -> Result<()> {
         for active in active {
             if let Some((text, finish)) = self.finished(&active)? {
-                self.cache.remove(active.sequence);
+                self.decoder.cache_mut().remove(active.sequence);
                 on_event(Event::Done(active.request, Completion { ids: active.ids, text, finish }))?;
             } else {
                 on_event(Event::Token(&active.ids))?;

@@ -27,7 +27,7 @@ struct Sequence {
 /// Paged keys and values of every layer.
 #[derive(Debug)]
 pub struct Cache {
-    /// Keys and values (pages · [`PAGE`], KV·D) of each layer.
+    /// Keys and values ((pages + 1) · [`PAGE`], KV·D) of each layer. The last page is for rows that only fill a pass up.
     layers: Vec<[Tensor; 2]>,
     /// How many sequences hold each page.
     holders: Vec<u32>,
@@ -42,7 +42,7 @@ impl Cache {
     /// [`Error::Memory`] if they do not fit on the GPU.
     pub fn new(model: &Transformer, pages: usize) -> Result<Self> {
         let Transformer { spec, place, .. } = model;
-        let shape = [pages * PAGE, spec.kv_heads * spec.head_dim];
+        let shape = [(pages + 1) * PAGE, spec.kv_heads * spec.head_dim];
         let tensor = || Tensor::zeros_on(place.device, place.real, &shape);
         let layer = |_| Ok([tensor()?, tensor()?]);
         Ok(Self {
@@ -137,15 +137,21 @@ impl Cache {
         self.layers[layer].each_mut()
     }
 
-    /// Fills in where the sequence of each row lies; the positions are set already.
-    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row]) -> Result<()> {
-        let most = rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1);
-        let mut pages = vec![0; rows.len() * most];
+    /// Pages that the longest of the rows' sequences takes.
+    pub(super) fn most_pages(rows: &[Row]) -> usize {
+        rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1)
+    }
+
+    /// Fills in where the sequence of each row lies, in a table of `most` pages a row; the positions are set already. Rows
+    /// beyond these, which only fill the pass up, lie in the last page.
+    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row], most: usize) -> Result<()> {
+        let all = contexts.positions.len();
+        let mut pages = vec![self.holders.len() as u32; all * most];
         for (row, out) in rows.iter().zip(pages.chunks_exact_mut(most)) {
             let used = row.position / PAGE + 1;
             out[..used].copy_from_slice(&self.sequence(row.sequence).pages[..used]);
         }
-        set(&mut contexts.pages, &[rows.len(), most], &pages)
+        set(&mut contexts.pages, &[all, most], &pages)
     }
 
     fn insert(&mut self, sequence: Sequence) -> usize {

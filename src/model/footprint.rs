@@ -27,8 +27,8 @@ impl Transformer {
         let (c, f) = (self.spec.channels, self.spec.mlp_width);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         let logits = n.min(linear_cross_entropy::chunk(self.place.device)) * self.spec.vocab;
-        // hidden, dhidden, residual, stream, dx, dy, rows, drows; final_r, tokens, positions, indices, angles
-        let whole = Width { real: 8 * c, float: 4 + self.angle_width() };
+        // hidden, dhidden, residual, stream, dx, dy, rows, drows; final_r, tokens, positions, indices, sources, angles
+        let whole = Width { real: 8 * c, float: 5 + self.angle_width() };
         let backward = Width { real: self.backward_width(f), float: 0 };
         let kept = if recompute {
             2 * self.layer_width().bytes(n, real) + layers * n * c * real

@@ -11,7 +11,7 @@
 //! | [`place`] | where the model computes, and in which element type |
 //! | `footprint.rs` | how much memory a training pass takes |
 //! | [`saved`] | what a forward leaves for its backward |
-//! | [`cache`] | paged keys and values |
+//! | [`cache`], [`decoder`] | paged keys and values; a token of each of many sequences in, the next out |
 //! | [`probe`] | named sites to look into |
 //! | [`tokenizer`], [`chat`] | text → tokens → text; conversations → text |
 
@@ -21,6 +21,7 @@ pub mod cache;
 pub mod cards;
 pub mod chat;
 pub mod checkpoint;
+pub mod decoder;
 mod footprint;
 mod gemma3;
 pub mod linear;

@@ -2,6 +2,7 @@
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::model::cache::{Cache, Row};
 use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
@@ -121,8 +122,10 @@ pub(super) struct Scratch {
     pub(super) dv: Tensor,
     pub(super) dqkv: Tensor,
     pub(super) ds: Tensor,
-    /// Rows that carry a loss: their numbers (n), what is in them (n, C) and its gradient.
+    /// Rows that carry a loss: their numbers (n), what is in them (n, C) and its gradient; which of these each row of the
+    /// pass is (N).
     pub(super) indices: Tensor,
+    pub(super) sources: Tensor,
     pub(super) rows: Tensor,
     pub(super) drows: Tensor,
     /// One chunk of logits.
@@ -137,6 +140,17 @@ impl Scratch {
         set(&mut self.indices, &[indices.len()], indices)?;
         self.rows.resize(&[indices.len(), c])?;
         embedding::forward(&mut self.rows, &self.indices, x, 1.0)
+    }
+
+    /// `dx` (N, C) ← `drows` in the rows that `indices` lists, 0 elsewhere.
+    pub(super) fn scatter(&mut self, dx: &mut Tensor, indices: &[u32]) -> Result<()> {
+        let [n, _] = dx.dims()?;
+        let mut sources = vec![embedding::NOWHERE; n];
+        for (i, row) in indices.iter().enumerate() {
+            sources[*row as usize] = i as u32;
+        }
+        set(&mut self.sources, &[n], &sources)?;
+        embedding::scatter(dx, &self.drows, &self.sources)
     }
 }
 
@@ -184,11 +198,17 @@ impl Saved {
                 dqkv: e(),
                 ds: e(),
                 indices: place.index(),
+                sources: place.index(),
                 rows: e(),
                 drows: e(),
                 logits: place.float(),
             },
         }
+    }
+
+    /// Sets where the sequences of a pass lie in `cache`, in a table of `most` pages a row.
+    pub(super) fn locate(&mut self, cache: &Cache, rows: &[Row], most: usize) -> Result<()> {
+        cache.locate(&mut self.contexts, rows, most)
     }
 
     /// Whether a backward pass finds what it needs of every layer.
@@ -235,7 +255,7 @@ impl Saved {
         let blocks = self.blocks.iter().flat_map(BlockSaved::tensors);
         let own = [hidden, dhidden, residual, final_r, &t.stream, &t.dx, &t.dy, &t.dgate_up, &t.dglu];
         let more = [&t.dattention, &t.dq, &t.dk, &t.dv, &t.dqkv, &t.ds, &t.rows, &t.drows, &t.logits];
-        let indices = [&self.tokens, &self.contexts.positions, &t.indices];
+        let indices = [&self.tokens, &self.contexts.positions, &t.indices, &t.sources];
         let angles = self.angles.iter().map(|(_, angles)| angles);
         let all = blocks.chain(own).chain(more).chain(angles).chain(&self.inputs);
         all.chain(indices).map(Tensor::bytes).sum()

@@ -215,12 +215,22 @@ impl Transformer {
         let positions: Vec<u32> = rows.iter().map(|r| r.position as u32).collect();
         saved.start(&self.spec, tokens, &positions)?;
         cache.extend(rows)?;
-        cache.locate(&mut saved.contexts, rows)?;
+        saved.locate(cache, rows, Cache::most_pages(rows))?;
         let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
         let starts = [0, rows.len() as u32];
         let documents = if prompt { Some(Documents::new(&starts, saved.place.device)?) } else { None };
+        self.attend(saved, cache, documents.as_ref())
+    }
+
+    /// The blocks over the rows of `saved`, located in `cache`; with `documents`, they are whole prompts.
+    pub(super) fn attend(
+        &self,
+        saved: &mut Saved,
+        cache: &mut Cache,
+        documents: Option<&Documents>,
+    ) -> Result<()> {
         let contexts = std::mem::replace(&mut saved.contexts, Contexts::empty(saved.place.device));
-        let mut attend = match &documents {
+        let mut attend = match documents {
             Some(documents) => Attend::Prefill(cache, &contexts, documents),
             None => Attend::Cached(cache, &contexts),
         };
@@ -300,7 +310,7 @@ impl Transformer {
         let gradients = Gradients { dx: Some(&mut t.drows), dw: gradient.as_mut() };
         let nll = linear_cross_entropy::forward(gradients, &mut t.logits, &t.rows, value, targets, weight)?;
         saved.dhidden.resize(saved.hidden.shape())?;
-        embedding::scatter(&mut saved.dhidden, &t.drows, &t.indices)?;
+        t.scatter(&mut saved.dhidden, rows)?;
         Ok(nll)
     }
 
@@ -339,7 +349,10 @@ impl Transformer {
         }
         let scale = self.embedding_scale();
         match &mut self.embedding.gradient {
-            Some(gradient) => embedding::backward(gradient, &scratch.stream, tokens, scale),
+            Some(gradient) => {
+                let order = embedding::order(&batch.tokens, tokens.device())?;
+                embedding::backward(gradient, &scratch.stream, [tokens, &order], scale)
+            }
             None => Ok(()),
         }
     }
@@ -356,9 +369,19 @@ impl Transformer {
     pub fn logits(&self, logits: &mut Tensor, saved: &mut Saved, rows: &[u32]) -> Result<()> {
         let t = &mut saved.scratch;
         t.gather(&saved.hidden, rows)?;
-        logits.resize(&[rows.len(), self.spec.vocab])?;
+        self.head_forward(logits, &t.rows, &mut t.ds)
+    }
+
+    /// `logits` (N, V) after every row of the last pass.
+    pub(super) fn all_logits(&self, logits: &mut Tensor, saved: &mut Saved) -> Result<()> {
+        self.head_forward(logits, &saved.hidden, &mut saved.scratch.ds)
+    }
+
+    fn head_forward(&self, logits: &mut Tensor, x: &Tensor, scratch: &mut Tensor) -> Result<()> {
+        let [n, _] = x.dims()?;
+        logits.resize(&[n, self.spec.vocab])?;
         let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
-        linear::forward(logits, &mut t.ds, &t.rows, head, None)
+        linear::forward(logits, scratch, x, head, None)
     }
 
     fn embedding_scale(&self) -> f32 {

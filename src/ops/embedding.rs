@@ -1,7 +1,7 @@
 //! Embedding: `x_n = scale · w[token_n]`.
 //!
-//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`, rows in order, so that a token
-//! that occurs twice adds up the same way every time. Gemma multiplies by √C, Qwen by nothing.
+//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`, the rows of a token in order, so that
+//! one that occurs twice adds up the same way every time. Gemma multiplies by √C, Qwen by nothing.
 
 use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expect_weight};
 use crate::device::{DType, Device, Tensor};
@@ -15,6 +15,7 @@ pub fn forward(x: &mut Tensor, tokens: &Tensor, w: &Tensor, scale: f32) -> Resul
     let ([n], [v, c]) = (tokens.dims()?, w.dims()?);
     expect("embedding", &[("x", x, &[n, c])])?;
     expect_weight("embedding", w, x, &[v, c])?;
+    check_indices("tokens", tokens, n)?;
     check_tokens(tokens, v)?;
     match x.device() {
         Device::Cuda(gpu) => cuda::forward(gpu, x, tokens, w, scale)?,
@@ -26,44 +27,61 @@ pub fn forward(x: &mut Tensor, tokens: &Tensor, w: &Tensor, scale: f32) -> Resul
     Ok(())
 }
 
-/// Adds the gradient of the looked-up rows to `dw` (V, C).
+/// The rows (N) sorted by token, rows of one token in order, for [`backward`]. The host sorts while the GPU is busy.
+///
+/// # Errors
+/// [`Error::Memory`] if too little is free; [`Error::Cuda`] if the GPU has failed.
+pub fn order(tokens: &[u32], device: Device) -> Result<Tensor> {
+    let mut order: Vec<u32> = (0..tokens.len() as u32).collect();
+    order.sort_by_key(|row| tokens[*row as usize]);
+    Tensor::from_u32(&[tokens.len()], order).to(device)
+}
+
+/// Adds the gradient of the looked-up rows to `dw` (V, C). `rows` are the tokens, and their [`order`].
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.
-pub fn backward(dw: &mut Tensor, dx: &Tensor, tokens: &Tensor, scale: f32) -> Result<()> {
+pub fn backward(dw: &mut Tensor, dx: &Tensor, [tokens, order]: [&Tensor; 2], scale: f32) -> Result<()> {
     let ([n], [v, c]) = (tokens.dims()?, dw.dims()?);
     expect("embedding backward", &[("dx", dx, &[n, c])])?;
     expect_f32("embedding backward", dx.device(), &[("dw", dw, &[v, c])])?;
+    check_indices("tokens", tokens, n)?;
+    check_indices("order", order, n)?;
     check_tokens(tokens, v)?;
     match dx.device() {
-        Device::Cuda(gpu) => cuda::backward(gpu, dw, dx, tokens, scale)?,
-        Device::Cpu => cpu::backward(dw.f32_mut(), dx.f32(), tokens.u32(), scale),
+        Device::Cuda(gpu) => cuda::backward(gpu, dw, dx, [tokens, order], scale)?,
+        Device::Cpu => cpu::backward(dw.f32_mut(), dx.f32(), [tokens.u32(), order.u32()], scale),
     }
     Ok(())
 }
 
-/// `x` (N, C) ← 0 but for `x[rows[i]]` ← `values[i]` (n, C): the gradient of looking different rows of a matrix up. `rows`
-/// are distinct.
+/// The row of `values` that [`scatter`] finds nowhere.
+pub const NOWHERE: u32 = u32::MAX;
+
+/// `x` (N, C) ← the rows of `values` (n, C) that `sources` (N) lists, 0 at [`NOWHERE`]: the gradient of looking different
+/// rows of a matrix up.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
-pub fn scatter(x: &mut Tensor, values: &Tensor, rows: &Tensor) -> Result<()> {
-    let ([n], [all, c]) = (rows.dims()?, x.dims()?);
-    expect("scatter", &[("values", values, &[n, c]), ("x", x, &[all, c])])?;
-    check_tokens(rows, all)?;
-    x.clear()?;
+pub fn scatter(x: &mut Tensor, values: &Tensor, sources: &Tensor) -> Result<()> {
+    let ([count, _], [n, c]) = (values.dims()?, x.dims()?);
+    expect("scatter", &[("values", values, &[count, c]), ("x", x, &[n, c])])?;
+    check_indices("sources", sources, n)?;
     match values.device() {
-        Device::Cuda(gpu) => cuda::scatter(gpu, x, values, rows)?,
-        Device::Cpu => cpu::backward(x.f32_mut(), values.f32(), rows.u32(), 1.0),
+        Device::Cuda(gpu) => cuda::scatter(gpu, x, values, sources)?,
+        Device::Cpu => cpu::scatter(x.f32_mut(), values.f32(), sources.u32()),
     }
     Ok(())
+}
+
+fn check_indices(name: &'static str, indices: &Tensor, n: usize) -> Result<()> {
+    expect_dtype("embedding", name, indices, DType::U32)?;
+    expect_shape("embedding", name, indices, &[n])
 }
 
 /// On a GPU the range of the ids is the caller's promise: the model checks them before it uploads them. A row whose id is
 /// out of range becomes NaN there, which the loss and the sampler report.
 fn check_tokens(tokens: &Tensor, v: usize) -> Result<()> {
-    expect_dtype("embedding", "tokens", tokens, DType::U32)?;
-    expect_shape("embedding", "tokens", tokens, &[tokens.len()])?;
     if tokens.device() != Device::Cpu {
         return Ok(());
     }
@@ -91,12 +109,23 @@ pub mod cpu {
     }
 
     /// See [`super::backward`].
-    pub fn backward<T: Real>(dw: &mut [T], dx: &[T], tokens: &[u32], scale: f32) {
+    pub fn backward<T: Real>(dw: &mut [T], dx: &[T], [tokens, order]: [&[u32]; 2], scale: f32) {
         let c = dx.len() / tokens.len().max(1);
-        for (row, token) in dx.chunks_exact(c.max(1)).zip(tokens) {
-            let target = &mut dw[*token as usize * c..][..c];
-            for (dw, dx) in target.iter_mut().zip(row) {
+        for row in order {
+            let target = &mut dw[tokens[*row as usize] as usize * c..][..c];
+            for (dw, dx) in target.iter_mut().zip(&dx[*row as usize * c..][..c]) {
                 *dw += *dx * T::of(scale);
+            }
+        }
+    }
+
+    /// See [`super::scatter`].
+    pub fn scatter(x: &mut [f32], values: &[f32], sources: &[u32]) {
+        let c = x.len() / sources.len().max(1);
+        for (row, source) in x.chunks_exact_mut(c.max(1)).zip(sources) {
+            match values.get(*source as usize * c..) {
+                Some(values) if values.len() >= c => row.copy_from_slice(&values[..c]),
+                _ => row.fill(0.0),
             }
         }
     }
@@ -104,7 +133,7 @@ pub mod cpu {
 
 mod cuda {
     use crate::device::launch::{Grid, Kernel};
-    use crate::device::{DType, Gpu, Tensor, workspace};
+    use crate::device::{Gpu, Tensor};
     use crate::error::Result;
 
     fn kernel(gpu: Gpu, name: &'static str, x: &Tensor) -> Result<(&'static Kernel, Grid)> {
@@ -124,34 +153,33 @@ mod cuda {
     }
 
     /// See [`super::backward`].
-    pub fn backward(gpu: Gpu, dw: &mut Tensor, dx: &Tensor, tokens: &Tensor, scale: f32) -> Result<()> {
+    pub fn backward(
+        gpu: Gpu,
+        dw: &mut Tensor,
+        dx: &Tensor,
+        [tokens, order]: [&Tensor; 2],
+        scale: f32,
+    ) -> Result<()> {
         let ([n, c], v) = (dx.dims()?, dw.shape()[0]);
         if dx.is_empty() {
             return Ok(());
         }
-        workspace::with(gpu, DType::U32, &[n], |order| {
-            let (kernel, _) = kernel(gpu, "embedding_order", dx)?;
-            let args = [(&mut *order).into(), tokens.into(), n.into()];
-            // SAFETY: embedding_order(u32 *order, const u32 *tokens, u32 n); n elements each.
-            unsafe { kernel.launch(gpu, Grid::new(n.div_ceil(16), 128), &args)? };
-            let (kernel, _) = self::kernel(gpu, "embedding_backward", dx)?;
-            let columns = (c / dx.dtype().width(c)).div_ceil(64);
-            let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 64) };
-            let order = &*order;
-            let args = [dw.into(), dx.into(), tokens.into(), order.into(), n.into(), v.into(), scale.into()];
-            // SAFETY: embedding_backward(float *dw, const real *dx, const u32 *tokens, const u32 *order, u32 n, u32 v,
-            // float scale); shapes were checked, ids are checked by the kernel.
-            unsafe { kernel.launch(gpu, grid, &args) }
-        })
+        let (kernel, _) = kernel(gpu, "embedding_backward", dx)?;
+        let columns = (c / dx.dtype().width(c)).div_ceil(64);
+        let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 64) };
+        let args = [dw.into(), dx.into(), tokens.into(), order.into(), n.into(), v.into(), scale.into()];
+        // SAFETY: embedding_backward(float *dw, const real *dx, const u32 *tokens, const u32 *order, u32 n, u32 v, float
+        // scale); shapes were checked, ids are checked by the kernel; `order` holds rows.
+        unsafe { kernel.launch(gpu, grid, &args) }
     }
 
-    /// See [`super::scatter`]; `x` is clear.
-    pub fn scatter(gpu: Gpu, x: &mut Tensor, values: &Tensor, rows: &Tensor) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "embedding_scatter", values)?;
-        let [n, all] = [rows.len(), x.shape()[0]];
-        let args = [x.into(), values.into(), rows.into(), n.into(), all.into()];
-        // SAFETY: embedding_scatter(real *x, const real *values, const u32 *rows, u32 n, u32 all); shapes were checked,
-        // rows are checked by the kernel.
+    /// See [`super::scatter`].
+    pub fn scatter(gpu: Gpu, x: &mut Tensor, values: &Tensor, sources: &Tensor) -> Result<()> {
+        let (kernel, grid) = kernel(gpu, "embedding_scatter", x)?;
+        let [n, count] = [sources.len(), values.shape()[0]];
+        let args = [x.into(), values.into(), sources.into(), n.into(), count.into()];
+        // SAFETY: embedding_scatter(real *x, const real *values, const u32 *sources, u32 n, u32 count); shapes were
+        // checked, sources are checked by the kernel.
         unsafe { kernel.launch(gpu, grid, &args) }
     }
 }

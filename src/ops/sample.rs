@@ -61,42 +61,39 @@ pub fn forward(tokens: &mut [u32], logits: &mut Tensor, sampling: Sampling, draw
     let [n, v] = logits.dims()?;
     expect_f32("sample", logits.device(), &[("logits", logits, &[n, v])])?;
     assert_eq!((tokens.len(), draws.len()), (n, n), "one token and one draw a row");
-    let finite = match logits.device() {
-        Device::Cuda(gpu) => cuda::forward(gpu, tokens, logits, sampling, draws)?,
-        Device::Cpu => cpu::forward(tokens, logits.f32_mut(), sampling, draws),
-    };
-    if finite {
+    match logits.device() {
+        Device::Cuda(gpu) => cuda::forward(gpu, tokens, logits, sampling, draws),
+        Device::Cpu => finite(cpu::forward(tokens, logits.f32_mut(), sampling, draws)),
+    }
+}
+
+fn finite(all: bool) -> Result<()> {
+    if all {
         return Ok(());
     }
     Err(Error::Run("the model's logits are not finite: its weights or its adapter are damaged".into()))
 }
 
-/// What decides a batch's draws, and the tokens drawn, on the GPU: a graph may be replayed on them.
+/// What decides a batch's draws, and the tokens drawn, on the GPU: a recorded graph may be repeated on them.
 #[derive(Debug)]
 pub struct Batch {
     /// The streams (N, 2) u32.
-    pub keys: Tensor,
+    keys: Tensor,
     /// Indices of the tokens in their answers (N) u32.
-    pub positions: Tensor,
-    /// Tokens that may not come, row after row, and where each row's begin, (N + 1), u32; they hold while the position is
-    /// below `until`.
-    pub forbidden: Tensor,
-    /// See [`forbidden`](Self::forbidden).
-    pub starts: Tensor,
-    /// See [`forbidden`](Self::forbidden).
-    pub until: u32,
-    /// The tokens drawn (N) u32.
-    pub tokens: Tensor,
-    /// (1) u32: 1 once a row was not finite. Only [`set`](Self::set) clears it.
-    pub damaged: Tensor,
+    positions: Tensor,
+    /// Tokens that may not come, row after row, and where each row's begin, (N + 1), u32.
+    forbidden: Tensor,
+    starts: Tensor,
+    /// The tokens drawn, then 1 if a row was not finite (N + 1) u32.
+    drawn: Tensor,
 }
 
 impl Batch {
     /// For no rows yet.
     pub fn new(gpu: Gpu) -> Self {
-        let empty = || Tensor::empty_on(Device::Cuda(gpu), DType::U32);
-        let [keys, positions, forbidden, starts, tokens, damaged] = std::array::from_fn(|_| empty());
-        Self { keys, positions, forbidden, starts, until: u32::MAX, tokens, damaged }
+        let [keys, positions, forbidden, starts, drawn] =
+            std::array::from_fn(|_| Tensor::empty_on(Device::Cuda(gpu), DType::U32));
+        Self { keys, positions, forbidden, starts, drawn }
     }
 
     /// Takes over what decides the draws of a batch.
@@ -121,8 +118,7 @@ impl Batch {
         set(&mut self.positions, &[n], &positions)?;
         set(&mut self.forbidden, &[forbidden.len()], &forbidden)?;
         set(&mut self.starts, &[n + 1], &starts)?;
-        set(&mut self.damaged, &[1], &[0])?;
-        self.tokens.resize(&[n])
+        set(&mut self.drawn, &[n + 1], &vec![0; n + 1])
     }
 
     /// Draws: one launch, which is not waited for. `logits` (N, V) is scratch afterwards.
@@ -135,6 +131,16 @@ impl Batch {
         expect_f32("sample", device, &[("logits", logits, &[n, v])])?;
         let Device::Cuda(gpu) = device else { unreachable!("a batch lies on a GPU") };
         cuda::draw(gpu, self, logits, sampling)
+    }
+
+    /// Waits for the tokens of the first rows.
+    ///
+    /// # Errors
+    /// [`Error::Run`] if a row was not finite.
+    pub fn read(&self, tokens: &mut [u32]) -> Result<()> {
+        let drawn = self.drawn.read::<u32>()?;
+        tokens.copy_from_slice(&drawn[..tokens.len()]);
+        finite(drawn.last() == Some(&0))
     }
 }
 
@@ -263,21 +269,20 @@ mod cuda {
     use crate::error::Result;
     use crate::ops::slices::Slices;
 
-    /// See [`super::forward`]; false if a row is not finite.
+    /// See [`super::forward`].
     pub fn forward(
         gpu: Gpu,
         tokens: &mut [u32],
         logits: &mut Tensor,
         sampling: Sampling,
         draws: &[Draw],
-    ) -> Result<bool> {
+    ) -> Result<()> {
         static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
         let mut batch = BATCH.lock().unwrap_or_else(PoisonError::into_inner);
         let batch = batch.get_or_insert_with(|| Batch::new(gpu));
         batch.set(draws)?;
         batch.draw(logits, sampling)?;
-        tokens.copy_from_slice(&batch.tokens.read::<u32>()?);
-        Ok(batch.damaged.read::<u32>()? == [0])
+        batch.read(tokens)
     }
 
     /// See [`Batch::draw`].
@@ -289,23 +294,21 @@ mod cuda {
         let slices = Slices::of(gpu, v);
         let kernel = gpu.kernel("sample", "sample_draw", &slices.defines(DType::F32))?;
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
-        let Batch { keys, positions, forbidden, starts, until, tokens, damaged } = batch;
+        let Batch { keys, positions, forbidden, starts, drawn } = batch;
         let args = [
-            tokens.into(),
-            damaged.into(),
+            drawn.into(),
             logits.into(),
             (&*keys).into(),
             (&*positions).into(),
             (&*forbidden).into(),
             (&*starts).into(),
-            Arg::U32(*until),
             inverse.into(),
             // More than there are is all.
             Arg::U32(sampling.top_k.min(v) as u32),
             sampling.top_p.into(),
         ];
-        // SAFETY: sample_draw(u32 *tokens, u32 *flag, float *logits, const uint2 *keys, const u32 *positions, const u32
-        // *forbidden, const u32 *starts, u32 until, float inverse, u32 k, float p); `Batch` keeps their sizes.
+        // SAFETY: sample_draw(u32 *tokens, float *logits, const uint2 *keys, const u32 *positions, const u32 *forbidden, const
+        // u32 *starts, float inverse, u32 k, float p); `Batch` keeps their sizes.
         unsafe { kernel.launch(gpu, slices.grid(n), &args) }
     }
 }

@@ -28,8 +28,8 @@ pub fn copy(inputs: &Inputs) -> Case {
     }
 }
 
-/// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32.
-/// Few of random tokens occur twice. Scatter writes all of x and reads the values, for a half of the rows.
+/// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32; the
+/// order of the tokens is made by the host beside it. Few of random tokens occur twice. Scatter writes all of x and reads the values, for a half of the rows.
 pub fn embedding(model: &Model) -> Vec<Case> {
     let (n, v, c, real) = (model.n, model.spec.vocab, model.spec.channels, model.real);
     let (sizes, half) = (format!("N={n} V={v} C={c}"), n.div_ceil(2));
@@ -47,17 +47,20 @@ pub fn embedding(model: &Model) -> Vec<Case> {
         ),
         model.case("embedding backward", sizes, [0, n * c * (real + 8) + 4 * n], move |inputs| {
             let (mut dw, dx) = (inputs.float_result(&[v, c])?, inputs.real(&[n, c])?);
-            let tokens = inputs.given(&[n], inputs.indices(n, v))?;
-            Ok(Box::new(move || look_up::backward(&mut dw, &dx, &tokens, scale)))
+            let tokens = inputs.indices(n, v);
+            let order = look_up::order(&tokens, inputs.place.device)?;
+            let tokens = inputs.given(&[n], tokens)?;
+            Ok(Box::new(move || look_up::backward(&mut dw, &dx, [&tokens, &order], scale)))
         }),
         model.case(
             "embedding scatter",
             format!("N={n} C={c}"),
-            [0, (n + half) * c * real + 4 * half],
+            [0, (n + half) * c * real + 4 * n],
             move |inputs| {
                 let (mut x, values) = (inputs.result(&[n, c])?, inputs.real(&[half, c])?);
-                let rows = inputs.given(&[half], (0..half as u32).map(|i| 2 * i).collect())?;
-                Ok(Box::new(move || look_up::scatter(&mut x, &values, &rows)))
+                let source = |row: u32| if row % 2 == 0 { row / 2 } else { look_up::NOWHERE };
+                let sources = inputs.given(&[n], (0..n as u32).map(source).collect())?;
+                Ok(Box::new(move || look_up::scatter(&mut x, &values, &sources)))
             },
         ),
     ]
