@@ -93,7 +93,7 @@ fn bandwidth_bound() -> Vec<Variant> {
         (262_144, 1024, 1, 0),
     ] {
         let defines = vec![("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
-        all.extend(["sample", "cross_entropy"].map(|source| (source, defines.clone())));
+        all.extend(["sample", "cross_entropy", "log_sum"].map(|source| (source, defines.clone())));
     }
     all
 }

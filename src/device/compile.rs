@@ -24,6 +24,7 @@ type Source = (&'static str, &'static str);
 const HEADERS: &[Source] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("attention.cuh", include_str!("../../kernels/attention.cuh")),
+    ("exponential_sum.cuh", include_str!("../../kernels/exponential_sum.cuh")),
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),
     ("slices.cuh", include_str!("../../kernels/slices.cuh")),
@@ -44,6 +45,7 @@ const SOURCES: &[Source] = &[
     ("gemm_wgmma.cu", include_str!("../../kernels/gemm_wgmma.cu")),
     ("glu.cu", include_str!("../../kernels/glu.cu")),
     ("linear.cu", include_str!("../../kernels/linear.cu")),
+    ("log_sum.cu", include_str!("../../kernels/log_sum.cu")),
     ("norm.cu", include_str!("../../kernels/norm.cu")),
     ("random.cu", include_str!("../../kernels/random.cu")),
     ("rope.cu", include_str!("../../kernels/rope.cu")),

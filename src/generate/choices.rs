@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
+use crate::ops::log_sum::{self, Sums};
 
 /// Tokens listed in [`Choices::top`], as many as the `OpenAI` API gives at most.
 const TOP: usize = 20;
@@ -23,7 +25,7 @@ pub struct Choices {
 }
 
 /// A node of the trie: the strings that share its tokens.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Node {
     children: BTreeMap<u32, Node>,
     /// The string that ends here, as an index.
@@ -39,67 +41,108 @@ struct Visit<'a> {
     sequence: usize,
 }
 
-/// The probability of each of `strings` (as tokens) as the answer to `prompt`.
-///
-/// # Errors
-/// [`Error::Setting`] if the prompt or a string is empty, two strings are equal, or the context is too short.
-pub fn choices(model: &Transformer, prompt: &[u32], strings: &[Vec<u32>]) -> Result<Choices> {
-    let trie = trie(strings)?;
-    let longest = prompt.len() + strings.iter().map(Vec::len).max().unwrap_or(0);
-    if prompt.is_empty() || longest > model.spec.context {
-        let (found, limit) = (prompt.len(), model.spec.context);
-        return Err(Error::Setting(format!(
-            "a prompt of {found} tokens does not fit the context of {limit}"
-        )));
+/// Asks a model for the probabilities of one list of answers, to prompt after prompt.
+#[derive(Debug)]
+pub struct Chooser<'a> {
+    model: &'a Transformer,
+    trie: Node,
+    /// How many strings there are, the tokens of the longest, and the inner nodes of their trie.
+    strings: usize,
+    longest: usize,
+    nodes: usize,
+    cache: Cache,
+    scratch: Saved,
+    logits: Tensor,
+}
+
+impl<'a> Chooser<'a> {
+    /// For `strings`, as tokens.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if a string is empty or two are equal.
+    pub fn new(model: &'a Transformer, strings: &[Vec<u32>]) -> Result<Self> {
+        let trie = trie(strings)?;
+        let nodes = inner_nodes(&trie);
+        let longest = strings.iter().map(Vec::len).max().unwrap_or(0);
+        let (cache, scratch, logits) =
+            (Cache::new(model, 0)?, Saved::for_inference(model), model.logits_tensor());
+        Ok(Self { model, trie, strings: strings.len(), longest, nodes, cache, scratch, logits })
     }
-    let nodes = inner_nodes(&trie);
-    let mut cache = Cache::new(model, Cache::pages_for(prompt.len()) + nodes * Cache::pages_for(longest))?;
-    let (mut scratch, mut logits) = (Saved::for_inference(model), model.logits_tensor());
-    let sequence = cache.add();
-    let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
-    model.infer(&mut scratch, &mut cache, prompt, &rows)?;
-    model.logits(&mut logits, &mut scratch, &[prompt.len() as u32 - 1])?;
-    let mut rows_of_level: Vec<f32> = logits.read()?;
-    let mut result = Choices { log_masses: vec![f64::NEG_INFINITY; strings.len()], top: top(&rows_of_level) };
-    let mut level = vec![Visit { node: &trie, log: 0.0, sequence }];
-    loop {
-        let mut next = Vec::new();
-        for (visit, row) in level.iter().zip(rows_of_level.chunks_exact(model.spec.vocab)) {
-            expand(visit, row, &mut result.log_masses, &mut next);
+
+    /// The probability of each string as the answer to `prompt`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the prompt is empty or the context too short.
+    pub fn choices(&mut self, prompt: &[u32]) -> Result<Choices> {
+        let Self { model, trie, cache, scratch, logits, .. } = self;
+        let longest = prompt.len() + self.longest;
+        if prompt.is_empty() || longest > model.spec.context {
+            let (found, limit) = (prompt.len(), model.spec.context);
+            return Err(Error::Setting(format!(
+                "a prompt of {found} tokens does not fit the context of {limit}"
+            )));
         }
-        if next.is_empty() {
-            return Ok(result);
+        // Forks share the prompt's full pages.
+        let pages = Cache::pages_for(prompt.len());
+        let needed = pages + self.nodes * (Cache::pages_for(longest) + 1 - pages);
+        cache.clear();
+        if cache.free_pages() < needed {
+            // The old one goes first: both may not fit.
+            *cache = Cache::new(model, 0)?;
+            *cache = Cache::new(model, needed.next_power_of_two())?;
         }
-        let tokens: Vec<u32> = next.iter().map(|(token, _)| *token).collect();
-        level = Vec::with_capacity(next.len());
-        for (_, visit) in next {
-            level.push(Visit { sequence: cache.fork(visit.sequence)?, ..visit });
-        }
-        rows_of_level.clear();
-        let together = stable_rows(model.place.device);
-        for (tokens, visits) in tokens.chunks(together).zip(level.chunks(together)) {
-            let place =
-                |visit: &Visit| Row { sequence: visit.sequence, position: cache.length(visit.sequence) };
-            let rows: Vec<Row> = visits.iter().map(place).collect();
-            model.infer(&mut scratch, &mut cache, tokens, &rows)?;
-            model.logits(&mut logits, &mut scratch, &(0..rows.len() as u32).collect::<Vec<_>>())?;
-            rows_of_level.extend(logits.read::<f32>()?);
+        let sequence = cache.add();
+        let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
+        model.infer(scratch, cache, prompt, &rows)?;
+        model.logits(logits, scratch, &[prompt.len() as u32 - 1])?;
+        let first: Vec<f32> = logits.read()?;
+        let mut sums = log_sum::forward(logits, &[children(trie)])?;
+        let mut result =
+            Choices { log_masses: vec![f64::NEG_INFINITY; self.strings], top: top(&first, sums[0].all()) };
+        let mut level = vec![Visit { node: trie, log: 0.0, sequence }];
+        loop {
+            let mut next = Vec::new();
+            for (visit, sums) in level.iter().zip(&sums) {
+                expand(visit, sums, &mut result.log_masses, &mut next);
+            }
+            if next.is_empty() {
+                return Ok(result);
+            }
+            let tokens: Vec<u32> = next.iter().map(|(token, _)| *token).collect();
+            level = Vec::with_capacity(next.len());
+            for (_, visit) in next {
+                level.push(Visit { sequence: cache.fork(visit.sequence)?, ..visit });
+            }
+            sums.clear();
+            let together = stable_rows(model.place.device);
+            for (tokens, visits) in tokens.chunks(together).zip(level.chunks(together)) {
+                let place =
+                    |visit: &Visit| Row { sequence: visit.sequence, position: cache.length(visit.sequence) };
+                let rows: Vec<Row> = visits.iter().map(place).collect();
+                model.infer(scratch, cache, tokens, &rows)?;
+                model.all_logits(logits, scratch)?;
+                let lists: Vec<Vec<u32>> = visits.iter().map(|visit| children(visit.node)).collect();
+                sums.extend(log_sum::forward(logits, &lists)?);
+            }
         }
     }
 }
 
-/// Books what a node's logits (V) decide: its own string, its children that are leaves; and lists its inner children,
-/// still in their parent's sequence.
-fn expand<'a>(visit: &Visit<'a>, logits: &[f32], masses: &mut [f64], next: &mut Vec<(u32, Visit<'a>)>) {
+/// The tokens that go on from a node.
+fn children(node: &Node) -> Vec<u32> {
+    node.children.keys().copied().collect()
+}
+
+/// Books what a node's logits decide: its own string, its children that are leaves; and lists its inner children, still
+/// in their parent's sequence.
+fn expand<'a>(visit: &Visit<'a>, sums: &Sums, masses: &mut [f64], next: &mut Vec<(u32, Visit<'a>)>) {
     let Visit { node, log, sequence } = *visit;
-    let total = log_sum(logits.iter().copied());
+    let total = sums.all();
     if let Some(string) = node.ends {
-        // Summed over the tokens that do not go on, rather than subtracted, so that nothing cancels.
-        let others = logits.iter().enumerate().filter(|&(id, _)| !node.children.contains_key(&(id as u32)));
-        masses[string] = log + log_sum(others.map(|(_, &x)| x)) - total;
+        masses[string] = log + sums.others - total;
     }
-    for (&token, child) in &node.children {
-        let log = log + f64::from(logits[token as usize]) - total;
+    for ((&token, child), listed) in node.children.iter().zip(&sums.listed) {
+        let log = log + listed - total;
         match child.ends {
             Some(string) if child.children.is_empty() => masses[string] = log,
             _ => next.push((token, Visit { node: child, log, sequence })),
@@ -126,28 +169,19 @@ fn inner_nodes(node: &Node) -> usize {
     usize::from(!node.children.is_empty()) + node.children.values().map(inner_nodes).sum::<usize>()
 }
 
-/// log Σ exp.
-fn log_sum(values: impl Iterator<Item = f32> + Clone) -> f64 {
-    let max = values.clone().fold(f32::NEG_INFINITY, f32::max);
-    if max == f32::NEG_INFINITY {
-        return f64::NEG_INFINITY;
+/// The likeliest tokens with their log-probabilities, descending, of logits whose log-sum is `total`; ties go to the
+/// smaller id.
+fn top(logits: &[f32], total: f64) -> Vec<(u32, f64)> {
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(TOP + 1);
+    for (id, &x) in logits.iter().enumerate() {
+        if best.len() == TOP && x <= best[TOP - 1].1 {
+            continue;
+        }
+        let at = best.partition_point(|(_, other)| *other >= x);
+        best.insert(at, (id as u32, x));
+        best.truncate(TOP);
     }
-    let max = f64::from(max);
-    max + values.map(|x| (f64::from(x) - max).exp()).sum::<f64>().ln()
-}
-
-/// The likeliest tokens with their log-probabilities, descending; ties go to the smaller id.
-fn top(logits: &[f32]) -> Vec<(u32, f64)> {
-    let total = log_sum(logits.iter().copied());
-    let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-    let descending = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    let count = TOP.min(ids.len());
-    if count < ids.len() {
-        ids.select_nth_unstable_by(count, descending);
-    }
-    ids.truncate(count);
-    ids.sort_unstable_by(descending);
-    ids.into_iter().map(|id| (id, f64::from(logits[id as usize]) - total)).collect()
+    best.into_iter().map(|(id, x)| (id, f64::from(x) - total)).collect()
 }
 
 #[cfg(test)]
@@ -160,11 +194,13 @@ mod tests {
         let trie = trie(&[vec![0], vec![0, 1]]).unwrap();
         assert_eq!(inner_nodes(&trie), 2);
         let (mut masses, mut next) = (vec![f64::NEG_INFINITY; 2], Vec::new());
-        expand(&Visit { node: &trie, log: 0.0, sequence: 0 }, &[0.0, 0.0], &mut masses, &mut next);
+        let sums = |logits: &[f32], node: &Node| log_sum::cpu::forward(logits, &[children(node)]).remove(0);
+        let root = Visit { node: &trie, log: 0.0, sequence: 0 };
+        expand(&root, &sums(&[0.0, 0.0], &trie), &mut masses, &mut next);
         assert_eq!(next.len(), 1);
         let (token, visit) = next.remove(0);
         assert_eq!((token, visit.log), (0, 0.5_f64.ln()));
-        expand(&visit, &[3.0_f32.ln(), 0.0], &mut masses, &mut next);
+        expand(&visit, &sums(&[3.0_f32.ln(), 0.0], visit.node), &mut masses, &mut next);
         assert!(next.is_empty());
         assert!((masses[0].exp() - 0.375).abs() < 1e-6 && (masses[1].exp() - 0.125).abs() < 1e-6);
     }
@@ -177,7 +213,8 @@ mod tests {
 
     #[test]
     fn top_is_sorted_and_normalised() {
-        let top = top(&[0.0, 2.0, 1.0, 2.0]);
+        let logits = [0.0, 2.0, 1.0, 2.0];
+        let top = top(&logits, logits.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln());
         assert_eq!(top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 3, 2, 0]);
         assert!((top.iter().map(|(_, log)| log.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
     }

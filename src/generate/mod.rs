@@ -10,6 +10,6 @@ mod choices;
 mod scheduler;
 mod score;
 
-pub use choices::{Choices, choices};
+pub use choices::{Choices, Chooser};
 pub use scheduler::{Completion, Finish, Limits, Request, run, stream};
 pub use score::{logits, score};

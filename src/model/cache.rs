@@ -106,6 +106,13 @@ impl Cache {
         }
     }
 
+    /// Forgets all sequences.
+    pub fn clear(&mut self) {
+        self.sequences.clear();
+        self.free = (0..self.holders.len() as u32).rev().collect();
+        self.holders.fill(0);
+    }
+
     /// Positions held for a sequence.
     pub fn length(&self, sequence: usize) -> usize {
         self.sequence(sequence).length

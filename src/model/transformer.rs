@@ -373,7 +373,10 @@ impl Transformer {
     }
 
     /// `logits` (N, V) after every row of the last pass.
-    pub(super) fn all_logits(&self, logits: &mut Tensor, saved: &mut Saved) -> Result<()> {
+    ///
+    /// # Errors
+    /// Only if tensors disagree in shape.
+    pub fn all_logits(&self, logits: &mut Tensor, saved: &mut Saved) -> Result<()> {
         self.head_forward(logits, &saved.hidden, &mut saved.scratch.ds)
     }
 

@@ -11,6 +11,7 @@
 //! | [`linear_cross_entropy`] | head, loss and their gradient, chunk by chunk | nothing |
 //! | [`adamw`] | one optimiser step | m, v |
 //! | [`sample`] | the next token | nothing |
+//! | [`log_sum`] | what logits say of some tokens, and of the others together | nothing |
 //!
 //! The gradient contract, without exceptions: **`dx` overwrites, `dw` accumulates, adding into the residual stream
 //! is an explicit op** ([`norm::add_backward`]). Arguments: outputs, inputs, weights, scalars; backward: `dx`, `dw`,
@@ -24,6 +25,7 @@ pub mod embedding;
 pub mod glu;
 pub mod linear;
 pub mod linear_cross_entropy;
+pub mod log_sum;
 pub mod norm;
 pub mod real;
 pub mod rope;

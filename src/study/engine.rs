@@ -182,10 +182,11 @@ impl Engine for Native {
         let loaded = self.load(&Weights { base: judge.path.clone(), adapter: None })?;
         let encode = |rating: &String| loaded.tokenizer.encode(rating, false);
         let strings = ratings().iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut chooser = generate::Chooser::new(&loaded.model, &strings)?;
         for (index, prompt) in prompts.iter().enumerate() {
             interrupt::check()?;
             let ids = loaded.prompt(&[Message::new("user", *prompt)], judge.thinking)?;
-            let choices = generate::choices(&loaded.model, &ids, &strings)?;
+            let choices = chooser.choices(&ids)?;
             let masses: Vec<f64> = choices.log_masses.iter().map(|log| log.exp()).collect();
             let first = choices.top.iter().map(|&(id, log)| {
                 let token = loaded.tokenizer.decode(&[id], false)?;
