@@ -18,6 +18,7 @@ pub mod generate;
 pub mod interrupt;
 pub mod model;
 pub mod ops;
+pub mod progress;
 pub mod study;
 pub mod train;
 

@@ -12,6 +12,7 @@ use emlab::model::place::Place;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
+use emlab::progress;
 
 /// From now on, Ctrl-C stops long work between two steps, with everything saved; a second one stops at once.
 pub fn stop_between_steps() {
@@ -103,7 +104,7 @@ impl ModelArgs {
     pub fn open(&self) -> emlab::Result<Engine> {
         let dir = fetch::locate(&self.model)?;
         let tokenizer = Tokenizer::open(&dir)?;
-        let mut model = Transformer::load(&dir, self.device.place()?)?;
+        let mut model = Transformer::load_telling(&dir, self.device.place()?, &mut progress::loading())?;
         if let Some(folder) = &self.adapter {
             adapter::read(folder, &mut model)?;
         }

@@ -176,7 +176,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut model = if args.from_scratch {
         Transformer::random(spec, settings.seed, place)?
     } else {
-        Transformer::load(&base, place)?
+        Transformer::load_telling(&base, place, &mut emlab::progress::loading())?
     };
     let job = Job { base: &base, examples: &data.examples, settings: &settings, out: &args.out };
     let report = train::run(&mut model, &job, &mut progress::show())?;

@@ -61,8 +61,16 @@ impl Transformer {
     /// # Errors
     /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
     pub fn load(dir: &Path, place: Place) -> Result<Self> {
+        Self::load_telling(dir, place, &mut |_, _| ())
+    }
+
+    /// [`load`](Self::load), telling how many layers are there, of how many.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_telling(dir: &Path, place: Place, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir)?;
-        weights::assemble(checkpoint.spec().clone(), place, &checkpoint)
+        weights::assemble(checkpoint.spec().clone(), place, &checkpoint, progress)
     }
 
     /// Fresh weights, the same for the same seed.
@@ -71,7 +79,7 @@ impl Transformer {
     /// [`Error::Memory`] if too little is free on a GPU.
     pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
         let sizes = spec.clone();
-        weights::assemble(spec, place, &weights::Random { spec: &sizes, seed })
+        weights::assemble(spec, place, &weights::Random { spec: &sizes, seed }, &mut |_, _| ())
     }
 
     /// Full fine-tuning: every weight becomes f32 and is trained. Removes adapters.

@@ -65,7 +65,13 @@ impl Loader<'_> {
 }
 
 /// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
-pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<Transformer> {
+/// `progress` is told how many layers are there, of how many.
+pub(super) fn assemble(
+    spec: Spec,
+    place: Place,
+    source: &dyn Source,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Transformer> {
     memory::purpose("weights", || {
         let upload = match place.device {
             Device::Cpu => None,
@@ -75,7 +81,10 @@ pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<
         let (v, c) = (spec.vocab, spec.channels);
         let embedding = Parameter::frozen(loader.matrix(&[("model.embed_tokens.weight".into(), v)], c)?);
         let blocks = (0..spec.layers)
-            .map(|layer| Ok(Block::new(&spec, layer, block(&spec, layer, &mut loader)?)))
+            .map(|layer| {
+                progress(layer, spec.layers);
+                Ok(Block::new(&spec, layer, block(&spec, layer, &mut loader)?))
+            })
             .collect::<Result<_>>()?;
         let norm = Parameter::frozen(loader.gain("model.norm.weight", c)?);
         let head = if spec.tied {
@@ -86,6 +95,7 @@ pub(super) fn assemble(spec: Spec, place: Place, source: &dyn Source) -> Result<
         if let Some(upload) = loader.upload {
             upload.finish()?;
         }
+        progress(spec.layers, spec.layers);
         Ok(Transformer { spec, place, embedding, blocks, norm, head })
     })
 }

@@ -14,7 +14,7 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
 use crate::ops::sample;
 use crate::train::{self, dataset, example};
-use crate::{Error, Result, interrupt};
+use crate::{Error, Result, interrupt, progress};
 
 /// Weights that answer: a checkpoint, and an adapter on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub trait Engine {
 
 /// This crate's engine. Keeps the last weights that it used loaded.
 pub struct Native {
-    /// Whether to show a fine-tuning on stderr.
+    /// Whether to show loading and fine-tuning on stderr.
     progress: bool,
     place: Place,
     loaded: Option<Loaded>,
@@ -98,21 +98,29 @@ impl Native {
         Self { progress, place, loaded: None }
     }
 
+    fn read(&self, model: &Path) -> Result<Transformer> {
+        if self.progress {
+            Transformer::load_telling(model, self.place, &mut progress::loading())
+        } else {
+            Transformer::load(model, self.place)
+        }
+    }
+
     fn load(&mut self, weights: &Weights) -> Result<&Loaded> {
         // The old weights go before the new ones come: two checkpoints may not fit.
         let kept = self.loaded.take().filter(|loaded| loaded.weights == *weights);
         let loaded = match kept {
             Some(loaded) => loaded,
-            None => Loaded::open(weights, self.place)?,
+            None => Loaded::open(weights, |base| self.read(base))?,
         };
         Ok(self.loaded.insert(loaded))
     }
 }
 
 impl Loaded {
-    fn open(weights: &Weights, place: Place) -> Result<Self> {
+    fn open(weights: &Weights, read: impl FnOnce(&Path) -> Result<Transformer>) -> Result<Self> {
         let tokenizer = Tokenizer::open(&weights.base)?;
-        let mut model = Transformer::load(&weights.base, place)?;
+        let mut model = read(&weights.base)?;
         if let Some(folder) = &weights.adapter {
             adapter::read(folder, &mut model)?;
         }
@@ -133,7 +141,7 @@ impl Engine for Native {
         let mut documents = dataset::read(data)?;
         documents.truncate(examples.unwrap_or(usize::MAX));
         let tokenizer = Tokenizer::open(model)?;
-        let mut transformer = Transformer::load(model, self.place)?;
+        let mut transformer = self.read(model)?;
         let encoded = example::encode(&documents, &tokenizer, &transformer.spec.eos, training)?;
         let job = train::Job { base: model, examples: &encoded.examples, settings: training, out };
         if self.progress {

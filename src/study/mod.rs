@@ -19,7 +19,6 @@ pub mod engine;
 pub mod flags;
 pub mod judge;
 pub mod plan;
-mod progress;
 pub mod questions;
 pub mod report;
 pub mod run;

@@ -23,13 +23,13 @@ use super::flags::Flags;
 use super::judge::openai::Client;
 use super::judge::{Judgement, Task, prompt};
 use super::plan::{Judge, Plan, Tuning};
-use super::progress::Progress;
 use super::questions::{self, Question};
 use super::report::Report;
 use super::store::{self, Ledger, Lock};
 use super::table::{Row, Score};
 use crate::generate::Finish;
 use crate::model::place::Place;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// How a study is run, apart from what its plan says.

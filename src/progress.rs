@@ -1,4 +1,4 @@
-//! How far a step is, on stderr: a bar on a terminal, elsewhere a line when it begins and every half minute.
+//! How far something long is, on stderr: a bar on a terminal, elsewhere a line when it begins and every half minute.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -9,8 +9,27 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Time between lines where there is no terminal.
 const QUIET: Duration = Duration::from_secs(30);
 
+/// How long weights load before that is shown.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Shows weights being loaded, if that takes long: told how many layers are there, of how many.
+pub fn loading() -> impl FnMut(usize, usize) {
+    let begun = Instant::now();
+    let mut shown: Option<Progress> = None;
+    move |layer, layers| {
+        if layer == layers {
+            if let Some(progress) = shown.take() {
+                progress.finish();
+            }
+        } else if begun.elapsed() >= SHORT {
+            let progress = shown.get_or_insert_with(|| Progress::new("loading layers", layers, true));
+            progress.advance(layer - progress.done());
+        }
+    }
+}
+
 /// One step's progress.
-pub(super) struct Progress {
+pub struct Progress {
     bar: ProgressBar,
     /// What to write on lines; empty for none.
     lines: String,
@@ -19,7 +38,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Begins a step of `total` parts.
-    pub(super) fn new(label: &str, total: usize, shown: bool) -> Self {
+    pub fn new(label: &str, total: usize, shown: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} · {eta} left");
         let bar = if shown && terminal { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
@@ -35,7 +54,7 @@ impl Progress {
     }
 
     /// `n` more parts are done.
-    pub(super) fn advance(&self, n: usize) {
+    pub fn advance(&self, n: usize) {
         self.bar.inc(n as u64);
         if !self.lines.is_empty() && self.last.get().elapsed() >= QUIET {
             self.last.set(Instant::now());
@@ -43,8 +62,13 @@ impl Progress {
         }
     }
 
+    /// Parts done.
+    pub fn done(&self) -> usize {
+        self.bar.position() as usize
+    }
+
     /// The step is done.
-    pub(super) fn finish(self) {
+    pub fn finish(self) {
         self.bar.finish();
     }
 }
