@@ -5,7 +5,7 @@
 mod tiny;
 
 use emlab::device::philox::Key;
-use emlab::generate::{self, Chooser, Completion, Limits, Request};
+use emlab::generate::{self, Choices, Chooser, Completion, Limits, Request};
 use emlab::model::adapter::Lora;
 use emlab::model::cards;
 use emlab::model::place::Place;
@@ -113,9 +113,21 @@ fn answers_and_choices_do_not_depend_on_company() {
             assert_eq!(together[1..2], run(&requests[1..2]), "{:?} {place:?}", spec.family);
             let strings = [vec![5], vec![5, 9], vec![8, 8, 8]];
             let mut chooser = Chooser::new(&model, &strings).unwrap();
-            let choices = chooser.choices(&requests[2].ids).unwrap();
-            assert_eq!(choices, chooser.choices(&requests[2].ids).unwrap());
-            assert!(choices.log_masses.iter().all(|log| log.is_finite() && *log < 0.0), "{choices:?}");
+            let mut ask = |prompts: &[Vec<u32>]| {
+                let mut all: Vec<Choices> = Vec::new();
+                let mut keep = |_, choices| {
+                    all.push(choices);
+                    Ok(())
+                };
+                chooser.run(prompts, &mut keep).unwrap();
+                all
+            };
+            let prompts: Vec<Vec<u32>> = requests.iter().map(|request| request.ids.clone()).collect();
+            let choices = ask(&prompts);
+            assert_eq!(choices[2..], ask(&prompts[2..]), "{:?} {place:?}", spec.family);
+            let finite =
+                |choices: &Choices| choices.log_masses.iter().all(|log| log.is_finite() && *log < 0.0);
+            assert!(choices.iter().all(finite), "{choices:?}");
         }
     }
 }

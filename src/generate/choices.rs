@@ -1,10 +1,12 @@
 //! The exact probability of each of a list of answers. The answers form a trie of tokens; only its inner nodes go
-//! through the model, a level at a time, each a fork of its parent's cache.
+//! through the model, each a fork of its parent's cache: a level of the tries of many prompts at a time.
 
 use std::collections::BTreeMap;
 
+use super::cache_bytes;
 use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::interrupt;
 use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
@@ -37,6 +39,8 @@ struct Visit<'a> {
     node: &'a Node,
     /// The log-probability of its tokens.
     log: f64,
+    /// Which of the group's prompts it follows.
+    prompt: usize,
     /// Its sequence in the cache.
     sequence: usize,
 }
@@ -46,10 +50,12 @@ struct Visit<'a> {
 pub struct Chooser<'a> {
     model: &'a Transformer,
     trie: Node,
-    /// How many strings there are, the tokens of the longest, and the inner nodes of their trie.
+    /// How many strings there are, and the tokens of the longest.
     strings: usize,
     longest: usize,
+    /// Inner nodes of the trie, and of its widest level.
     nodes: usize,
+    widest: usize,
     cache: Cache,
     scratch: Saved,
     logits: Tensor,
@@ -62,51 +68,94 @@ impl<'a> Chooser<'a> {
     /// [`Error::Setting`] if a string is empty or two are equal.
     pub fn new(model: &'a Transformer, strings: &[Vec<u32>]) -> Result<Self> {
         let trie = trie(strings)?;
-        let nodes = inner_nodes(&trie);
-        let longest = strings.iter().map(Vec::len).max().unwrap_or(0);
-        let (cache, scratch, logits) =
-            (Cache::new(model, 0)?, Saved::for_inference(model), model.logits_tensor());
-        Ok(Self { model, trie, strings: strings.len(), longest, nodes, cache, scratch, logits })
+        let levels = inner_nodes(&trie);
+        Ok(Self {
+            model,
+            trie,
+            strings: strings.len(),
+            longest: strings.iter().map(Vec::len).max().unwrap_or(0),
+            nodes: levels.iter().sum(),
+            widest: levels.into_iter().max().unwrap_or(1),
+            cache: Cache::new(model, 0)?,
+            scratch: Saved::for_inference(model),
+            logits: model.logits_tensor(),
+        })
     }
 
-    /// The probability of each string as the answer to `prompt`.
+    /// The probability of each string as the answer to each of `prompts`: `on_done` is told, with the prompt's index, in
+    /// their order. A prompt's result does not depend on the others.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the prompt is empty or the context too short.
-    pub fn choices(&mut self, prompt: &[u32]) -> Result<Choices> {
-        let Self { model, trie, cache, scratch, logits, .. } = self;
-        let longest = prompt.len() + self.longest;
-        if prompt.is_empty() || longest > model.spec.context {
-            let (found, limit) = (prompt.len(), model.spec.context);
+    /// [`Error::Setting`] if a prompt is empty or the context too short; [`Error::Interrupted`]; what `on_done` returns.
+    pub fn run(
+        &mut self,
+        prompts: &[Vec<u32>],
+        on_done: &mut dyn FnMut(usize, Choices) -> Result<()>,
+    ) -> Result<()> {
+        let context = self.model.spec.context;
+        let unfit = |prompt: &&Vec<u32>| prompt.is_empty() || prompt.len() + self.longest > context;
+        if let Some(prompt) = prompts.iter().find(unfit) {
+            let found = prompt.len();
             return Err(Error::Setting(format!(
-                "a prompt of {found} tokens does not fit the context of {limit}"
+                "a prompt of {found} tokens does not fit the context of {context}"
             )));
         }
-        // Forks share the prompt's full pages.
-        let pages = Cache::pages_for(prompt.len());
-        let needed = pages + self.nodes * (Cache::pages_for(longest) + 1 - pages);
+        self.cache.clear();
+        let most = self.cache.free_pages() + cache_bytes(self.model, None)? / Cache::page_bytes(self.model);
+        let mut first = 0;
+        while first < prompts.len() {
+            let mut group: &[Vec<u32>] = &[];
+            let mut pages = 0;
+            for end in first + 1..=prompts.len() {
+                let with_it = pages + self.pages(&prompts[end - 1]);
+                let many = (end - first) * self.widest > stable_rows(self.model.place.device);
+                if !group.is_empty() && (many || with_it > most) {
+                    break;
+                }
+                (group, pages) = (&prompts[first..end], with_it);
+            }
+            for (i, choices) in self.group(group, pages)?.into_iter().enumerate() {
+                on_done(first + i, choices)?;
+            }
+            first += group.len();
+        }
+        Ok(())
+    }
+
+    /// Pages that a prompt and its forks take; they share its full ones.
+    fn pages(&self, prompt: &[u32]) -> usize {
+        let own = Cache::pages_for(prompt.len());
+        own + self.nodes * (Cache::pages_for(prompt.len() + self.longest) + 1 - own)
+    }
+
+    fn group(&mut self, prompts: &[Vec<u32>], pages: usize) -> Result<Vec<Choices>> {
+        let Self { model, trie, cache, scratch, logits, .. } = self;
         cache.clear();
-        if cache.free_pages() < needed {
+        if cache.free_pages() < pages {
             // The old one goes first: both may not fit.
             *cache = Cache::new(model, 0)?;
-            *cache = Cache::new(model, needed.next_power_of_two())?;
+            *cache = Cache::new(model, pages)?;
         }
-        let sequence = cache.add();
-        let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
-        model.infer(scratch, cache, prompt, &rows)?;
-        model.logits(logits, scratch, &[prompt.len() as u32 - 1])?;
-        let first: Vec<f32> = logits.read()?;
-        let mut sums = log_sum::forward(logits, &[children(trie)])?;
-        let mut result =
-            Choices { log_masses: vec![f64::NEG_INFINITY; self.strings], top: top(&first, sums[0].all()) };
-        let mut level = vec![Visit { node: trie, log: 0.0, sequence }];
+        let (mut results, mut level, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+        for (prompt, ids) in prompts.iter().enumerate() {
+            interrupt::check()?;
+            let sequence = cache.add();
+            let rows: Vec<Row> = (0..ids.len()).map(|position| Row { sequence, position }).collect();
+            model.infer(scratch, cache, ids, &rows)?;
+            model.logits(logits, scratch, &[ids.len() as u32 - 1])?;
+            let first: Vec<f32> = logits.read()?;
+            sums.extend(log_sum::forward(logits, &[children(trie)])?);
+            let top = top(&first, sums[prompt].all());
+            results.push(Choices { log_masses: vec![f64::NEG_INFINITY; self.strings], top });
+            level.push(Visit { node: trie, log: 0.0, prompt, sequence });
+        }
         loop {
             let mut next = Vec::new();
             for (visit, sums) in level.iter().zip(&sums) {
-                expand(visit, sums, &mut result.log_masses, &mut next);
+                expand(visit, sums, &mut results[visit.prompt].log_masses, &mut next);
             }
             if next.is_empty() {
-                return Ok(result);
+                return Ok(results);
             }
             let tokens: Vec<u32> = next.iter().map(|(token, _)| *token).collect();
             level = Vec::with_capacity(next.len());
@@ -136,7 +185,7 @@ fn children(node: &Node) -> Vec<u32> {
 /// Books what a node's logits decide: its own string, its children that are leaves; and lists its inner children, still
 /// in their parent's sequence.
 fn expand<'a>(visit: &Visit<'a>, sums: &Sums, masses: &mut [f64], next: &mut Vec<(u32, Visit<'a>)>) {
-    let Visit { node, log, sequence } = *visit;
+    let Visit { node, log, .. } = *visit;
     let total = sums.all();
     if let Some(string) = node.ends {
         masses[string] = log + sums.others - total;
@@ -145,7 +194,7 @@ fn expand<'a>(visit: &Visit<'a>, sums: &Sums, masses: &mut [f64], next: &mut Vec
         let log = log + listed - total;
         match child.ends {
             Some(string) if child.children.is_empty() => masses[string] = log,
-            _ => next.push((token, Visit { node: child, log, sequence })),
+            _ => next.push((token, Visit { node: child, log, ..*visit })),
         }
     }
 }
@@ -164,9 +213,18 @@ fn trie(strings: &[Vec<u32>]) -> Result<Node> {
     Ok(root)
 }
 
-/// Nodes with children, the root included.
-fn inner_nodes(node: &Node) -> usize {
-    usize::from(!node.children.is_empty()) + node.children.values().map(inner_nodes).sum::<usize>()
+/// Nodes with children, on each level, from the root on.
+fn inner_nodes(root: &Node) -> Vec<usize> {
+    let mut levels = Vec::new();
+    let mut level = vec![root];
+    loop {
+        level.retain(|node| !node.children.is_empty());
+        if level.is_empty() {
+            return levels;
+        }
+        levels.push(level.len());
+        level = level.into_iter().flat_map(|node| node.children.values()).collect();
+    }
 }
 
 /// The likeliest tokens with their log-probabilities, descending, of logits whose log-sum is `total`; ties go to the
@@ -192,10 +250,10 @@ mod tests {
     fn a_string_that_goes_on_shares_its_mass() {
         // Tokens 0 and 1; strings "0", "01": the node "0" keeps what does not go on to token 1.
         let trie = trie(&[vec![0], vec![0, 1]]).unwrap();
-        assert_eq!(inner_nodes(&trie), 2);
+        assert_eq!(inner_nodes(&trie), [1, 1]);
         let (mut masses, mut next) = (vec![f64::NEG_INFINITY; 2], Vec::new());
         let sums = |logits: &[f32], node: &Node| log_sum::cpu::forward(logits, &[children(node)]).remove(0);
-        let root = Visit { node: &trie, log: 0.0, sequence: 0 };
+        let root = Visit { node: &trie, log: 0.0, prompt: 0, sequence: 0 };
         expand(&root, &sums(&[0.0, 0.0], &trie), &mut masses, &mut next);
         assert_eq!(next.len(), 1);
         let (token, visit) = next.remove(0);

@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::cache_bytes;
+use crate::device::Tensor;
 use crate::device::philox::Key;
-use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::cache::{Cache, Row};
@@ -161,17 +162,6 @@ struct Group {
     prefilled: Option<(usize, Tensor)>,
 }
 
-/// Bytes that the cache may take.
-fn cache_bytes(model: &Transformer, limits: &Limits) -> Result<usize> {
-    /// Left for activations, logits and what kernels need while they work.
-    const RESERVE: usize = 3 << 30;
-    match (limits.cache_bytes, model.place.device) {
-        (Some(bytes), _) => Ok(bytes),
-        (None, Device::Cpu) => Ok(2 << 30),
-        (None, Device::Cuda(gpu)) => Ok(gpu.free_memory()?.0.saturating_sub(RESERVE)),
-    }
-}
-
 struct Scheduler<'a> {
     model: &'a Transformer,
     tokenizer: &'a Tokenizer,
@@ -233,7 +223,7 @@ impl<'a> Scheduler<'a> {
         };
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
-        scheduler.pages = most.min(cache_bytes(model, limits)? / Cache::page_bytes(model));
+        scheduler.pages = most.min(cache_bytes(model, limits.cache_bytes)? / Cache::page_bytes(model));
         scheduler.decoder = Decoder::new(model, Cache::new(model, scheduler.pages)?, *sampling);
         Ok(scheduler)
     }

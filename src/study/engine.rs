@@ -14,7 +14,7 @@ use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
 use crate::ops::sample;
 use crate::train::{self, dataset, example};
-use crate::{Error, Result, interrupt, progress};
+use crate::{Error, Result, progress};
 
 /// Weights that answer: a checkpoint, and an adapter on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,11 +190,10 @@ impl Engine for Native {
         let loaded = self.load(&Weights { base: judge.path.clone(), adapter: None })?;
         let encode = |rating: &String| loaded.tokenizer.encode(rating, false);
         let strings = ratings().iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let prompt = |prompt: &&str| loaded.prompt(&[Message::new("user", *prompt)], judge.thinking);
+        let prompts = prompts.iter().map(prompt).collect::<Result<Vec<_>>>()?;
         let mut chooser = generate::Chooser::new(&loaded.model, &strings)?;
-        for (index, prompt) in prompts.iter().enumerate() {
-            interrupt::check()?;
-            let ids = loaded.prompt(&[Message::new("user", *prompt)], judge.thinking)?;
-            let choices = chooser.choices(&ids)?;
+        chooser.run(&prompts, &mut |index, choices| {
             let masses: Vec<f64> = choices.log_masses.iter().map(|log| log.exp()).collect();
             let first = choices.top.iter().map(|&(id, log)| {
                 let token = loaded.tokenizer.decode(&[id], false)?;
@@ -207,8 +206,7 @@ impl Engine for Native {
                     judge.path.display()
                 )));
             }
-            done(index, distribution(&masses, first))?;
-        }
-        Ok(())
+            done(index, distribution(&masses, first))
+        })
     }
 }
