@@ -56,7 +56,7 @@ fn attention(all: &mut Vec<Variant>) {
     for dim in [16, 20, 64, 128, 256] {
         all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
         for group in [1, 4, 5, 8] {
-            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
+            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 1024)]));
         }
     }
     for dim in [64, 128, 256] {
