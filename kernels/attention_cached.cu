@@ -4,18 +4,19 @@
 //   position p of row i lies in page tables[i, p / PAGE], at p % PAGE
 //   partial (B·KV·PARTS, splits, HEADS, D + 4) float and counters (B·KV·PARTS) u32: scratch; counters zero before the
 //   first launch, and again after every launch
-//   load-time  REAL_IS_FLOAT, D, PAGE = 16; GROUP = H/KV, CHUNK (most positions that a warp takes, a multiple of PAGE,
-//              ≤ 512)
-//   launch     attention_cached_split (D of 64, 128, 256): as many blocks of 16384 / D threads as fit on the card, at most
+//   load-time  REAL_IS_FLOAT, D, PAGE = 16; GROUP = H/KV, CHUNK (most positions that a block takes, a multiple of PAGE,
+//              ≤ 32 pages a warp)
+//   launch     attention_cached_split (D of 64, 128, 256): as many blocks of 24576 / D threads as fit on the card, at most
 //              one an item, of which there are B·KV·PARTS·splits; PARTS = ⌈GROUP / 8⌉, HEADS = ⌈GROUP / PARTS⌉, splits =
 //              ⌈pages that any row may see / (CHUNK / PAGE)⌉; dynamic shared 98560 bytes
 //              attention_cached_plain (any D): grid (H, B), block 32; attention_cached_store: grid (B), block 128
 //   window     2³¹ for none;  scale > 0 for attention_cached_split, given there as scale · log₂e
-//   traffic    4·KV·D·context bytes a row, read once: bandwidth-bound
-//   numerics   float scores and sums; p rounds to bf16 before p·v; a context is cut by its own length alone and the parts
-//              are combined in order: a row has the same bits whatever B is
-//   measured   B = 100, contexts of 551 … 600, 32/8 heads of 128: 2.07 TB/s, 0.70 of a copy's, 8/4 heads of 256 the same; one
-//              launch between events with the cache flushed, some 15 µs of it latency; 2026-11-25, H100
+//   traffic    4·KV·D·context bytes a row, read once: bandwidth-bound. Contexts within CHUNK leave no partial results in
+//              memory
+//   numerics   float scores and sums; p rounds to bf16 before p·v; a context is cut by its own length alone and the parts,
+//              and within them the warps' shares, are combined in order: a row has the same bits whatever B is
+//   measured   contexts of 600, cache flushed, 2026-11-26, H100, share of a copy's bandwidth at B = 32, 100, 256: 32/8 heads of 128
+//              63, 79, 91 %; 8/4 heads of 256 58, 76, 88 %; B = 1 takes 12 and 19 µs
 #include "prelude.cuh"
 #include "hopper.cuh"
 
@@ -112,11 +113,13 @@ extern "C" __global__ void __launch_bounds__(32)
 
 const u32 PARTS = (GROUP + 7) / 8;             // items that share a key head's query heads
 const u32 HEADS = (GROUP + PARTS - 1) / PARTS; // query heads an item, at most 8
-const u32 WARPS = 512 / D;                     // a block
-const u32 STAGES = 3;                          // pages of a warp in flight
+const u32 WARPS = 768 / D;                     // a block
+const u32 STAGES = 2;                          // pages of a warp at work or in flight
 const u32 ROW_BYTES = D * 2;
 const u32 HALF_BYTES = PAGE * ROW_BYTES; // keys of a page; its values follow
-const u32 RECORD = D + 4;                // sums, then maximum and sum of a head
+const u32 PAGE_BYTES = 2 * HALF_BYTES;
+const u32 RING_BYTES = STAGES * PAGE_BYTES; // a warp's
+const u32 RECORD = D + 4;                   // of a head: Σ p·v, then the maximum of the scores and Σ p
 
 extern __shared__ u8 shared[];
 
@@ -126,7 +129,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// What one warp does at a time: a part of one row's context for the query heads of one key head.
+// What a block does at a time: a part of one row's context for the query heads of one key head.
 struct Item {
     u32 pair;          // row · KV·PARTS + key head · PARTS + part
     u32 split, splits; // which part of the context, of how many
@@ -136,9 +139,9 @@ struct Item {
 struct Items {
     const u32 *positions;
     u32 pairs, total, a_row, window; // a_row: pairs of one row
-    // The item at `index` or, at steps of `stride`, the next that is not empty; false if there is none.
-    __device__ __forceinline__ bool find(Item &item, u32 &index, u32 stride) const {
-        for (; index < total; index += stride) {
+    // The item at `index` or, at steps of the grid, the next that is not empty; false if there is none.
+    __device__ __forceinline__ bool find(Item &item, u32 &index) const {
+        for (; index < total; index += gridDim.x) {
             item.pair = index % pairs;
             item.split = index / pairs;
             item.position = positions[item.pair / a_row];
@@ -154,6 +157,31 @@ struct Items {
     }
 };
 
+// Results for some of the pages: Σ p·v of 8 elements of one head, the maximum of the scores, Σ p.
+struct Result {
+    float x[8], max, sum;
+};
+// `count` records of one head combined in order, elements d … d + 7; record_at(i): where the i-th lies.
+template <typename RecordAt> __device__ __forceinline__ Result combine(RecordAt record_at, u32 count, u32 d) {
+    Result y = {{}, -INFINITY_F, 0.0f};
+    for (u32 i = 0; i < count; i++) y.max = fmaxf(y.max, record_at(i)[D]);
+    for (u32 i = 0; i < count; i++) {
+        const float *record = record_at(i);
+        const float weight = exp2_fast(record[D] - y.max);
+        float x[8];
+        load_floats(x, record + d);
+        y.sum = fmaf(weight, record[D + 1], y.sum);
+#pragma unroll
+        for (int e = 0; e < 8; e++) y.x[e] = fmaf(weight, x[e], y.x[e]);
+    }
+    return y;
+}
+__device__ __forceinline__ void store_result(real *out, Result &y) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) y.x[e] /= y.sum;
+    store16(out, y.x);
+}
+
 // Byte of piece `piece` of row `row`.
 __device__ __forceinline__ u32 piece_at(u32 row, u32 piece) { return row * ROW_BYTES + exchanged(row, piece) * 16; }
 #if ARCH >= 90
@@ -166,21 +194,22 @@ __device__ __forceinline__ void bulk_load(u32 to, const void *from, u32 bytes, u
 #endif
 __device__ __forceinline__ u32 part_of(const uint4 &x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
 
-// Every warp works alone: it walks over its items, page by page, with the next two pages on their way into its own
-// shared memory, those of the next item among them. Rows of the first product are query heads (the other half of its
-// 16 rows is empty), rows of the second elements of v, so that its columns are the heads.
+// The warps of a block take the pages of an item in turn, each with the next ones on their way into its own part of shared
+// memory, those of the next item among them; at the item's end they meet to combine what they have.
+// Rows of the first product are query heads (the other half of its 16 rows is empty), rows of the second elements of v, so
+// that its columns are the heads.
 // Lane 4g + c. Scores: head g, keys 2c, 2c + 1 and 8 on. The order of the elements within a product is free, so a lane
 // reads 16 bytes at a time: pieces 4 i + c of key g and of key g + 8; pieces g + 8 i of values 2c, 2c + 1 and 8 on.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
     attention_cached_split(real *out, const real *q, const real *keys, const real *values, const u32 *tables,
                            const u32 *positions, float *partial, u32 *counters, u32 rows, u32 splits, u32 max_pages,
                            u32 kv_heads, float scale, u32 window) {
+    __shared__ u32 records_at[WARPS];
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-    u32 start = warp * gridDim.x + blockIdx.x, stride = WARPS * gridDim.x;
     Items items = {positions, rows * kv_heads * PARTS, rows * kv_heads * PARTS * splits, kv_heads * PARTS, window};
-    u8 *ring = shared + warp * STAGES * 2 * HALF_BYTES;
+    u8 *ring = shared + warp * RING_BYTES;
 #if ARCH >= 90
-    u32 full = shared_address(shared + WARPS * STAGES * 2 * HALF_BYTES) + warp * STAGES * 8, parity = 0; // barriers
+    u32 full = shared_address(shared + WARPS * RING_BYTES) + warp * STAGES * 8, parity = 0; // barriers
     if (lane < STAGES) mbarrier_init(full + lane * 8, 1);
     mbarrier_init_fence();
     fence_async_shared();
@@ -188,23 +217,25 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
 #endif
 
     Item ahead;
-    u32 ahead_index = start, ahead_page = 0, place = 0; // lane l: where page begin + l lies
+    u32 ahead_index = blockIdx.x, ahead_page = 0, place = 0; // lane l: where the warp's l-th page lies
     bool more;
     auto look_ahead = [&]() {
-        more = items.find(ahead, ahead_index, stride);
-        if (!more) return;
-        ahead_page = ahead.begin;
-        if (ahead.begin + lane < ahead.end)
-            place = tables[(size_t)(ahead.pair / items.a_row) * max_pages + ahead.begin + lane];
+        for (;; ahead_index += gridDim.x) {
+            more = items.find(ahead, ahead_index);
+            ahead_page = ahead.begin + warp;
+            if (!more || ahead_page < ahead.end) break;
+        }
+        u32 page = ahead_page + lane * WARPS;
+        if (more && page < ahead.end) place = tables[(size_t)(ahead.pair / items.a_row) * max_pages + page];
     };
     auto load_page = [&](u32 stage) { // begun; nothing if no page is left
         if (more) {
-            u32 page = __shfl_sync(~0u, place, ahead_page - ahead.begin);
+            u32 page = __shfl_sync(~0u, place, (ahead_page - ahead.begin) / WARPS);
             size_t at = head_at(page, kv_heads, ahead.pair % items.a_row / PARTS);
-            u32 to = shared_address(ring + stage * 2 * HALF_BYTES);
+            u32 to = shared_address(ring + stage * PAGE_BYTES);
 #if ARCH >= 90
             if (lane == 0) {
-                mbarrier_arrive_expect(full + stage * 8, 2 * HALF_BYTES);
+                mbarrier_arrive_expect(full + stage * 8, PAGE_BYTES);
                 bulk_load(to, keys + at, HALF_BYTES, full + stage * 8);
                 bulk_load(to + HALF_BYTES, values + at, HALF_BYTES, full + stage * 8);
             }
@@ -215,8 +246,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
                 cp_async16(to + HALF_BYTES + i, reinterpret_cast<const u8 *>(values + at) + i);
             }
 #endif
-            if (++ahead_page == ahead.end) {
-                ahead_index += stride;
+            ahead_page += WARPS;
+            if (ahead_page >= ahead.end) {
+                ahead_index += gridDim.x;
                 look_ahead();
             }
         }
@@ -227,7 +259,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
 
     Item item;
     u32 stage = 0;
-    for (u32 index = start; items.find(item, index, stride); index += stride) {
+    for (u32 index = blockIdx.x; items.find(item, index); index += gridDim.x) {
         u32 part = item.pair % PARTS, heads = min(HEADS, GROUP - part * HEADS); // here
         size_t columns = ((size_t)item.pair / PARTS * GROUP + part * HEADS) * D; // of the item's heads, in q and out
         uint4 query[D / 32];
@@ -238,7 +270,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
         }
         float max = -INFINITY_F, sum = 0.0f; // of head g; the sum of this lane's keys alone
         float y[D / 64][4][4] = {};          // elements 8 g + 64 i + 2 w + (0, 0, 1, 1), heads 2 c + (0, 1, 0, 1)
-        for (u32 page = item.begin; page < item.end; page++) {
+        for (u32 page = item.begin + warp; page < item.end; page += WARPS) {
             load_page(stage == 0 ? STAGES - 1 : stage - 1);
 #if ARCH >= 90
             mbarrier_wait(full + stage * 8, parity);
@@ -247,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
             cp_async_wait<STAGES - 1>();
             __syncwarp();
 #endif
-            const u8 *key_page = ring + stage * 2 * HALF_BYTES, *value_page = key_page + HALF_BYTES;
+            const u8 *key_page = ring + stage * PAGE_BYTES, *value_page = key_page + HALF_BYTES;
             stage = stage == STAGES - 1 ? 0 : stage + 1;
             float s[2][4] = {};
 #pragma unroll
@@ -308,59 +340,56 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
             __syncwarp(); // before the place of this page is loaded anew
         }
 
+        // The warp's record goes where the next page has not been asked for yet.
         sum += __shfl_xor_sync(~0u, sum, 1);
         sum += __shfl_xor_sync(~0u, sum, 2);
-        float *records = partial + (size_t)item.pair * splits * HEADS * RECORD;
-        float *mine = records + item.split * HEADS * RECORD;
+        u8 *free = ring + (stage == 0 ? STAGES - 1 : stage - 1) * PAGE_BYTES;
+        if (lane == 0) records_at[warp] = free - shared;
+        float *mine = reinterpret_cast<float *>(free);
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            u32 h = 2 * c + e;
-            float inverse = 1.0f / __shfl_sync(~0u, sum, 8 * c + 4 * e);
-            if (h >= heads) continue;
+        for (int e = 0; e < 2; e++)
 #pragma unroll
             for (int i = 0; i < D / 64; i++) {
                 const float(&z)[4][4] = y[i];
-                u32 d = 8 * g + 64 * i;
-                if (item.splits == 1) {
-                    float x[8];
-#pragma unroll
-                    for (int w = 0; w < 4; w++) x[2 * w] = z[w][e] * inverse, x[2 * w + 1] = z[w][e + 2] * inverse;
-                    store16(out + columns + h * D + d, x);
-                } else {
-                    float4 *to = reinterpret_cast<float4 *>(mine + h * RECORD + d);
-                    to[0] = make_float4(z[0][e], z[0][e + 2], z[1][e], z[1][e + 2]);
-                    to[1] = make_float4(z[2][e], z[2][e + 2], z[3][e], z[3][e + 2]);
-                }
+                const float x[8] = {z[0][e], z[0][e + 2], z[1][e], z[1][e + 2], z[2][e], z[2][e + 2], z[3][e], z[3][e + 2]};
+                if (2 * c + e < heads) store_floats(mine + (2 * c + e) * RECORD + 8 * g + 64 * i, x);
             }
-        }
-        if (item.splits == 1) continue;
         if (c == 0 && g < heads) mine[g * RECORD + D] = max, mine[g * RECORD + D + 1] = sum;
+        __syncthreads();
 
-        // The warp that finishes last combines all parts, in their order; the counter wraps back to zero.
-        __threadfence();
-        __syncwarp();
+        float *parts = partial + (size_t)item.pair * splits * HEADS * RECORD;
+        for (u32 k = threadIdx.x; k < heads * (D / 8); k += WARPS * 32) {
+            const u32 h = k / (D / 8), d = k % (D / 8) * 8;
+            const auto of_warp = [&](u32 w) {
+                return reinterpret_cast<const float *>(shared + records_at[w]) + h * RECORD;
+            };
+            Result y = combine(of_warp, WARPS, d);
+            if (item.splits == 1) {
+                store_result(out + columns + k * 8, y);
+                continue;
+            }
+            float *record = parts + (item.split * HEADS + h) * RECORD;
+            store_floats(record + d, y.x);
+            if (d == 0) record[D] = y.max, record[D + 1] = y.sum;
+        }
+#if ARCH >= 90
+        fence_async_shared();
+#endif
+        __syncthreads(); // before pages are loaded to where the records lie
+        if (item.splits == 1 || warp > 0) continue;
+
+        // The block that finishes last combines all parts, in their order; the counter wraps back to zero.
         u32 before = 0;
-        if (lane == 0) before = atomicInc(counters + item.pair, item.splits - 1);
+        if (lane == 0) {
+            __threadfence();
+            before = atomicInc(counters + item.pair, item.splits - 1);
+        }
         if (__shfl_sync(~0u, before, 0) < item.splits - 1) continue;
         __threadfence();
         for (u32 k = lane; k < heads * (D / 8); k += 32) {
-            const float *record = records + k / (D / 8) * RECORD;
-            u32 d = k % (D / 8) * 8;
-            float most = -INFINITY_F, total = 0.0f, x[8] = {};
-            for (u32 r = 0; r < item.splits; r++) most = fmaxf(most, __ldcg(record + r * HEADS * RECORD + D));
-            for (u32 r = 0; r < item.splits; r++) {
-                const float *from = record + r * HEADS * RECORD;
-                float weight = exp2_fast(__ldcg(from + D) - most);
-                float4 l = __ldcg(reinterpret_cast<const float4 *>(from + d));
-                float4 u = __ldcg(reinterpret_cast<const float4 *>(from + d) + 1);
-                const float z[8] = {l.x, l.y, l.z, l.w, u.x, u.y, u.z, u.w};
-                total = fmaf(weight, __ldcg(from + D + 1), total);
-#pragma unroll
-                for (int e = 0; e < 8; e++) x[e] = fmaf(weight, z[e], x[e]);
-            }
-#pragma unroll
-            for (int e = 0; e < 8; e++) x[e] /= total;
-            store16(out + columns + k * 8, x);
+            const auto of_part = [&](u32 i) { return parts + (i * HEADS + k / (D / 8)) * RECORD; };
+            Result y = combine(of_part, item.splits, k % (D / 8) * 8);
+            store_result(out + columns + k * 8, y);
         }
     }
 }

@@ -20,6 +20,13 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+// A vector global → shared; not asynchronous where rows may start anywhere.
+template <typename T, int WIDTH> __device__ __forceinline__ void cp_async_held(Held<T, WIDTH> *to, const T *from) {
+    if constexpr (WIDTH == 1)
+        hold(*to, from);
+    else
+        cp_async16(shared_address(to), from);
+}
 
 // Four 8×8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8. Lane l receives elements
 // (l / 4, 2 (l % 4)) and its right neighbour of each; with `trans`, of each matrix transposed.

@@ -140,11 +140,13 @@ template <typename T> __host__ __device__ constexpr int width_of(int n) {
     return n % Vector<T>::N == 0 ? Vector<T>::N : 1;
 }
 
-// Sum over a block of THREADS threads, in every thread, with one barrier: call it with `turn` 0 and 1 in alternation.
-template <int THREADS> __device__ __forceinline__ float row_sum(float x, float (&shared)[2][32], u32 turn) {
+// Sum over the `team`-th THREADS threads of a block (a multiple of 32), in each of them, with one barrier, number team + 1:
+// call it with `turn` 0 and 1 in alternation.
+template <int THREADS> __device__ __forceinline__ float row_sum(float x, float (&shared)[2][32], u32 turn, u32 team) {
     x = warp_sum(x);
     if (THREADS == 32) return x;
-    if (threadIdx.x % 32 == 0) shared[turn][threadIdx.x / 32] = x;
-    __syncthreads();
-    return warp_sum(threadIdx.x % 32 < THREADS / 32 ? shared[turn][threadIdx.x % 32] : 0.0f);
+    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32 - team * (THREADS / 32);
+    if (lane == 0) shared[turn][warp] = x;
+    asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "n"(THREADS) : "memory");
+    return warp_sum(lane < THREADS / 32 ? shared[turn][lane] : 0.0f);
 }

@@ -2,18 +2,25 @@
 //   rope_angles    angles (N, D) ← cos θ | sin θ,  θ = position · frequency, one float product
 //   rope_forward   q, k, v, r ← qkv: heads of q and k normalised by their gain and rotated
 //   rope_backward  dqkv ← dq, dk, dv: rotated back, then through the norm
+//   rope_backward_gain  the same; dwq, dwk (D) float += the gains' gradients, by way of parts (blocks, 2 D) float, each
+//                       block's share, and arrived (column_sums.cuh)
 //   qkv, dqkv (N, (H + 2 KV) D)   q, dq (N, H D)   k, v, dk, dv (N, KV D)  real
 //   r (N, H + KV)   angles (N, D)   frequencies (D / 2)   wq, wk (D)  float   positions (N) u32
-//   q_parts, k_parts (blocks, D) float: each block's share of dwq and dwk, if TRAINED; tensor_add_columns adds them
 //
-//   load-time  H, KV, D; BLOCK (threads, a multiple of 32); ONE_PLUS (1: gains are 1 + w), TRAINED (1: parts are wanted)
+//   load-time  H, KV, D; BLOCK (threads, a multiple of 32); ONE_PLUS (1: gains are 1 + w); for backward_gain STAGES (heads of a
+//              group of lanes at work or in flight)
 //   launch     forward, backward: ceil(n (H + 2 KV) / (BLOCK / LANES)) blocks of BLOCK threads, or fewer: a group of
-//              LANES threads takes a head of a row at a time. angles: over n · D / 2, 256 threads
+//              LANES threads takes a head of a row at a time. backward_gain: as many, and at most one a multiprocessor; dynamic
+//              shared for STAGES times two heads a group, in whole vectors of LANES threads. angles: over n · D / 2, 256 threads
 //   traffic    2 N (H + 2 KV) D real + 4 N D bytes forward; one N (H + KV) D real more backward; bandwidth-bound
-//   numerics   float, rounded once at the store; angles through double, as good as correctly rounded
-//   measured   of a copy of as many bytes, N = 4096, all families, 2026-11-25, H100: forward 88 to 97 %, backward 99 to 103 %; with
-//              TRAINED 62 to 82 %
+//   numerics   float, rounded once at the store; sums over rows by turn, group, block: they depend on the card's size, but on
+//              nothing else. Angles through double, as good as correctly rounded
+//   measured   of a copy of as many bytes, N = 4096, all families, 2026-11-25, H100: forward 88 to 97 %. Share of a copy's bandwidth
+//              with the cache flushed, N = 4096, 2026-11-26, H100: 32/8 heads of 128, backward 89 % (54 µs), backward_gain 78 % (62 µs,
+//              3 of them the sum over the blocks); 8/4 heads of 256, 84 and 73 %
 #include "prelude.cuh"
+#include "column_sums.cuh"
+#include "hopper.cuh"
 
 static const int HALF = D / 2;
 // A lane holds a vector of the lower half of a head and the one it is rotated with, HALF further on.
@@ -112,17 +119,27 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     }
 }
 
+// The gradient through the norm of a head x, after the rotation and the gain: dx = r · (dy − x · along).
+__device__ __forceinline__ void store_gradient(real *to, float (&lo)[HOLDS][WIDTH], float (&hi)[HOLDS][WIDTH], const Head &x,
+                                               float r, float along) {
+#pragma unroll
+    for (int i = 0; i < HOLDS; i++) {
+        if (!inside(i)) continue;
+        float xlo[WIDTH], xhi[WIDTH];
+        spread(xlo, x.lo[i]), spread(xhi, x.hi[i]);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) {
+            lo[i][j] = r * (lo[i][j] - xlo[j] * along);
+            hi[i][j] = r * (hi[i][j] - xhi[j] * along);
+        }
+        store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
-    rope_backward(real *__restrict__ dqkv, float *__restrict__ q_parts, float *__restrict__ k_parts,
-                  const real *__restrict__ dq, const real *__restrict__ dk, const real *__restrict__ dv,
-                  const real *__restrict__ qkv, const float *__restrict__ r, const float *__restrict__ angles,
-                  const float *__restrict__ wq, const float *__restrict__ wk, u32 n) {
-    // dwq and dwk, lower and upper half, of this thread's columns.
-    float dw[2][2][TRAINED ? HOLDS : 1][WIDTH];
-#pragma unroll
-    for (int i = 0; i < (TRAINED ? HOLDS : 1); i++)
-#pragma unroll
-        for (int j = 0; j < WIDTH; j++) dw[0][0][i][j] = dw[0][1][i][j] = dw[1][0][i][j] = dw[1][1][i][j] = 0.0f;
+    rope_backward(real *__restrict__ dqkv, const real *__restrict__ dq, const real *__restrict__ dk,
+                  const real *__restrict__ dv, const real *__restrict__ qkv, const float *__restrict__ r,
+                  const float *__restrict__ angles, const float *__restrict__ wq, const float *__restrict__ wk, u32 n) {
     const u32 work = n * HEADS;
     for (u32 first = blockIdx.x * GROUPS; first < work; first += gridDim.x * GROUPS) {
         const u32 item = first + threadIdx.x / LANES;
@@ -137,69 +154,156 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
             hold_head(x, qkv + (u64)item * D);
             scale = r[(u64)row * ROTATED + h];
         }
-        float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], xlo[HOLDS][WIDTH], xhi[HOLDS][WIDTH], dot = 0.0f;
+        float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], dot = 0.0f;
 #pragma unroll
         for (int i = 0; i < HOLDS; i++) {
             if (!inside(i) || !rotates) continue;
-            float a[WIDTH], b[WIDTH], cos[WIDTH], sin[WIDTH];
+            float a[WIDTH], b[WIDTH], cos[WIDTH], sin[WIDTH], xlo[WIDTH], xhi[WIDTH];
             load_floats(a, w + column(i)), load_floats(b, w + HALF + column(i));
             load_floats(cos, angle + column(i)), load_floats(sin, angle + HALF + column(i));
             spread(lo[i], dy.lo[i]), spread(hi[i], dy.hi[i]);
-            spread(xlo[i], x.lo[i]), spread(xhi[i], x.hi[i]);
+            spread(xlo, x.lo[i]), spread(xhi, x.hi[i]);
 #pragma unroll
             for (int j = 0; j < WIDTH; j++) {
                 const float l = lo[i][j] * cos[j] + hi[i][j] * sin[j], u = hi[i][j] * cos[j] - lo[i][j] * sin[j];
-                if constexpr (TRAINED) {
-                    const float dl = l * xlo[i][j] * scale, du = u * xhi[i][j] * scale;
-                    if (h < H)
-                        dw[0][0][i][j] += dl, dw[0][1][i][j] += du;
-                    else
-                        dw[1][0][i][j] += dl, dw[1][1][i][j] += du;
-                }
                 lo[i][j] = l * (ONE_PLUS + a[j]), hi[i][j] = u * (ONE_PLUS + b[j]);
-                dot += lo[i][j] * xlo[i][j] + hi[i][j] * xhi[i][j];
+                dot += lo[i][j] * xlo[j] + hi[i][j] * xhi[j];
             }
         }
         // Groups without a head to rotate take part in the sum.
         const float along = scale * scale * (head_sum(dot) / D);
         if (!live) continue;
         real *to = dqkv + (u64)item * D;
-        if (!rotates) {
+        if (rotates)
+            store_gradient(to, lo, hi, x, scale, along);
+        else
             copy_head(to, dy);
-            continue;
-        }
-#pragma unroll
-        for (int i = 0; i < HOLDS; i++) {
-            if (!inside(i)) continue;
-#pragma unroll
-            for (int j = 0; j < WIDTH; j++) {
-                lo[i][j] = scale * (lo[i][j] - xlo[i][j] * along);
-                hi[i][j] = scale * (hi[i][j] - xhi[i][j] * along);
-            }
-            store(to + column(i), lo[i]), store(to + HALF + column(i), hi[i]);
-        }
     }
-    if constexpr (TRAINED) {
-        __shared__ float shared[GROUPS][D];
+}
+
+// Heads on their way into shared memory, STAGES of them a group. A lane fetches the vectors that it will itself read: no
+// barrier is needed.
+extern __shared__ uint4 ring[];
+__device__ __forceinline__ void fetch_head(Held<real, WIDTH> *slot, const real *from) {
 #pragma unroll
-        for (int side = 0; side < 2; side++) {
-            __syncthreads();
+    for (int i = 0; i < HOLDS; i++)
+        if (inside(i)) {
+            cp_async_held(slot + 2 * i * BLOCK, from + column(i));
+            cp_async_held(slot + (2 * i + 1) * BLOCK, from + HALF + column(i));
+        }
+}
+__device__ __forceinline__ void hold_slot(Head &h, const Held<real, WIDTH> *slot) {
 #pragma unroll
-            for (int i = 0; i < HOLDS; i++)
-                if (inside(i))
+    for (int i = 0; i < HOLDS; i++)
+        if (inside(i)) h.lo[i] = slot[2 * i * BLOCK], h.hi[i] = slot[(2 * i + 1) * BLOCK];
+}
+
+// A lane's part of a rotation, and r: loaded one row ahead.
+struct Rotation {
+    float cos[HOLDS][WIDTH], sin[HOLDS][WIDTH], scale;
+};
+
+// With the gains' gradient. A group keeps to one head, so that its gain and the sums for it stay in registers: `streams` rows
+// are under way at once.
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
+    rope_backward_gain(real *__restrict__ dqkv, float *__restrict__ dwq, float *__restrict__ dwk, float *__restrict__ parts,
+                       u32 *arrived, const real *__restrict__ dq, const real *__restrict__ dk,
+                       const real *__restrict__ dv, const real *__restrict__ qkv, const float *__restrict__ r,
+                       const float *__restrict__ angles, const float *__restrict__ wq, const float *__restrict__ wk,
+                       u32 n) {
+    const u32 group = blockIdx.x * GROUPS + threadIdx.x / LANES, streams = gridDim.x * GROUPS / HEADS;
+    const int h = (int)(group % HEADS);
+    const bool rotates = h < ROTATED;
+    u32 row = group < streams * HEADS ? group / HEADS : n;
+    const int SLOT = 2 * HOLDS * BLOCK;
+    Held<real, WIDTH> *slots = reinterpret_cast<Held<real, WIDTH> *>(ring) + threadIdx.x;
+    const auto fetch = [&](u32 stage, u32 row) {
+        if (row < n) {
+            fetch_head(slots + 2 * stage * SLOT, place(dq, dk, dv, row, h));
+            if (rotates) fetch_head(slots + (2 * stage + 1) * SLOT, qkv + ((u64)row * HEADS + h) * D);
+        }
+        cp_async_commit();
+    };
+    for (int s = 0; s < STAGES - 1; s++) fetch(s, row + s * streams);
+    Rotation next = {};
+    const auto look_ahead = [&](u32 row) {
+        if (row >= n || !rotates) return;
+        next.scale = r[(u64)row * ROTATED + h];
 #pragma unroll
-                    for (int j = 0; j < WIDTH; j++) {
-                        shared[threadIdx.x / LANES][column(i) + j] = dw[side][0][i][j];
-                        shared[threadIdx.x / LANES][HALF + column(i) + j] = dw[side][1][i][j];
-                    }
-            __syncthreads();
-            for (int c = threadIdx.x; c < D; c += BLOCK) {
-                float sum = 0.0f;
-                for (int g = 0; g < GROUPS; g++) sum += shared[g][c];
-                (side == 0 ? q_parts : k_parts)[(u64)blockIdx.x * D + c] = sum;
+        for (int i = 0; i < HOLDS; i++)
+            if (inside(i)) {
+                load_floats(next.cos[i], angles + (u64)row * D + column(i));
+                load_floats(next.sin[i], angles + (u64)row * D + HALF + column(i));
+            }
+    };
+    look_ahead(row);
+    float gain[2][HOLDS][WIDTH], dw[2][HOLDS][WIDTH];
+#pragma unroll
+    for (int i = 0; i < HOLDS; i++)
+        if (inside(i)) {
+            const float *w = h < H ? wq : wk;
+            load_floats(gain[0][i], w + column(i)), load_floats(gain[1][i], w + HALF + column(i));
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) gain[0][i][j] += ONE_PLUS, gain[1][i][j] += ONE_PLUS;
+        }
+#pragma unroll
+    for (int i = 0; i < HOLDS; i++)
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) dw[0][i][j] = dw[1][i][j] = 0.0f;
+    for (u32 turn = 0; __any_sync(~0u, row < n); turn++, row += streams) {
+        fetch((turn + STAGES - 1) % STAGES, row + (STAGES - 1) * streams);
+        const Rotation now = next;
+        look_ahead(row + streams);
+        cp_async_wait<STAGES - 1>();
+        const Held<real, WIDTH> *slot = slots + 2 * (turn % STAGES) * SLOT;
+        const bool live = row < n;
+        Head dy, x;
+        float lo[HOLDS][WIDTH], hi[HOLDS][WIDTH], dot = 0.0f;
+        if (live) hold_slot(dy, slot);
+        if (live && rotates) {
+            hold_slot(x, slot + SLOT);
+#pragma unroll
+            for (int i = 0; i < HOLDS; i++) {
+                if (!inside(i)) continue;
+                float xlo[WIDTH], xhi[WIDTH];
+                spread(lo[i], dy.lo[i]), spread(hi[i], dy.hi[i]);
+                spread(xlo, x.lo[i]), spread(xhi, x.hi[i]);
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) {
+                    const float l = lo[i][j] * now.cos[i][j] + hi[i][j] * now.sin[i][j];
+                    const float u = hi[i][j] * now.cos[i][j] - lo[i][j] * now.sin[i][j];
+                    const float lx = l * xlo[j], ux = u * xhi[j];
+                    dw[0][i][j] += lx * now.scale, dw[1][i][j] += ux * now.scale;
+                    dot += lx * gain[0][i][j] + ux * gain[1][i][j];
+                    lo[i][j] = l * gain[0][i][j], hi[i][j] = u * gain[1][i][j];
+                }
             }
         }
+        // Groups without a head to rotate take part in the sum.
+        const float along = now.scale * now.scale * (head_sum(dot) / D);
+        if (!live) continue;
+        real *to = dqkv + ((u64)row * HEADS + h) * D;
+        if (rotates)
+            store_gradient(to, lo, hi, x, now.scale, along);
+        else
+            copy_head(to, dy);
     }
+    // The groups leave their sums where their heads were; those of query heads and those of key heads are added apart.
+    float *sums = reinterpret_cast<float *>(ring), *mine = sums + threadIdx.x / LANES * D;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < HOLDS; i++)
+        if (inside(i)) store_floats(mine + column(i), dw[0][i]), store_floats(mine + HALF + column(i), dw[1][i]);
+    __syncthreads();
+    for (int c = threadIdx.x; c < 2 * D; c += BLOCK) {
+        float sum = 0.0f;
+        for (int g = 0; g < GROUPS; g++) {
+            const int head = (int)((blockIdx.x * GROUPS + g) % HEADS);
+            if (c < D ? head < H : head >= H && head < ROTATED) sum += sums[g * D + c % D];
+        }
+        parts[(u64)blockIdx.x * 2 * D + c] = sum;
+    }
+    add_columns<BLOCK>([&](u32 c) { return c < D ? dwq + c : dwk + (c - D); }, parts, 2 * D, arrived);
 }
 
 // (sin, cos) of a float angle of any size that a position gives: reduced in double to |y| ≤ π/4, then Taylor series

@@ -1,11 +1,10 @@
 // Element-wise work on whole tensors.
-//   tensor_narrow       y bf16 ← x float, rounded to nearest even
-//   tensor_widen        y float ← x bf16, exact
-//   tensor_fill         y real ← value
-//   tensor_add          y real ← y + scale · x, rounded once
-//   tensor_add_columns  y[c] float += Σ_p parts[p][c], p in order: the second stage of a sum over rows
+//   tensor_narrow  y bf16 ← x float, rounded to nearest even
+//   tensor_widen   y float ← x bf16, exact
+//   tensor_fill    y real ← value
+//   tensor_add     y real ← y + scale · x, rounded once
 //
-//   launch     256 threads, 8 elements each: over n / 8. add_columns: ceil(c / 32) blocks of 512 threads
+//   launch     256 threads, 8 elements each: over n / 8
 //   traffic    every operand once; bandwidth-bound
 //   measured   narrow 88 %, widen 95 %, add 101 % of copy bandwidth, 2026-11-25, H100
 #include "prelude.cuh"
@@ -72,20 +71,4 @@ struct Add {
 };
 extern "C" __global__ void __launch_bounds__(256) tensor_add(real *y, const real *x, float scale, u64 n) {
     each8(n, Add{y, x, scale});
-}
-
-// 16 warps share the parts of 32 columns: warp p adds p, p + 16, …, then the 16 sums are added in order.
-extern "C" __global__ void __launch_bounds__(512)
-    tensor_add_columns(float *__restrict__ y, const float *__restrict__ parts, u32 count, u32 columns) {
-    __shared__ float sums[16][32];
-    const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
-    float sum = 0.0f;
-    if (column < columns)
-#pragma unroll 8
-        for (u32 p = warp; p < count; p += 16) sum += parts[(u64)p * columns + column];
-    sums[warp][lane] = sum;
-    __syncthreads();
-    if (warp > 0 || column >= columns) return;
-    for (int p = 1; p < 16; p++) sum += sums[p][lane];
-    y[column] += sum;
 }

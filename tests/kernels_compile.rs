@@ -56,7 +56,7 @@ fn attention(all: &mut Vec<Variant>) {
     for dim in [16, 20, 64, 128, 256] {
         all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
         for group in [1, 4, 5, 8] {
-            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 256)]));
+            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 1024)]));
         }
     }
     for dim in [64, 128, 256] {
@@ -69,17 +69,19 @@ fn attention(all: &mut Vec<Variant>) {
 /// The ops that memory bandwidth bounds.
 fn bandwidth_bound() -> Vec<Variant> {
     let mut all = vec![("adamw", vec![])];
-    for (c, block) in [(37, 64), (640, 96), (1152, 160), (4096, 256), (5376, 352)] {
+    for (c, block, teams) in
+        [(37, 64, 8), (640, 96, 5), (2560, 160, 3), (4096, 256, 2), (5376, 224, 1), (5376, 352, 1)]
+    {
         all.push(("embedding", vec![("C", c)]));
         for trained in [0, 1] {
-            let defines = vec![("C", c), ("BLOCK", block), ("ONE_PLUS", trained), ("TRAINED", trained)];
-            all.push(("norm", defines));
+            let sizes = [("C", c), ("BLOCK", block), ("TEAMS", teams), ("STAGES", 4)];
+            all.push(("norm", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
         }
     }
     for dim in [20, 64, 128, 256] {
-        for trained in [0, 1] {
-            let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", 128)];
-            all.push(("rope", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
+        for (block, stages, one_plus) in [(128, 1, 0), (512, 3, 1)] {
+            let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", block), ("STAGES", stages)];
+            all.push(("rope", [&sizes[..], &[("ONE_PLUS", one_plus)]].concat()));
         }
     }
     for gelu in [0, 1] {

@@ -10,7 +10,10 @@ shift
 "$folder/small_model" --test-threads=1 || exit 1
 status=0
 for tool in ${*:-memcheck initcheck racecheck}; do
+    # initcheck does not see what the copy engine stores. racecheck is slow: it watches what the others have watched once.
+    skip=
+    [ "$tool" = memcheck ] || skip='--skip long'
     compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
-        "$folder/small_model" --test-threads=1 || status=1
+        "$folder/small_model" --test-threads=1 $skip || status=1
 done
 exit $status

@@ -24,6 +24,7 @@ type Source = (&'static str, &'static str);
 const HEADERS: &[Source] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("attention.cuh", include_str!("../../kernels/attention.cuh")),
+    ("column_sums.cuh", include_str!("../../kernels/column_sums.cuh")),
     ("exponential_sum.cuh", include_str!("../../kernels/exponential_sum.cuh")),
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),

@@ -58,16 +58,3 @@ pub fn add(y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
     // SAFETY: tensor_add(real *y, const real *x, float scale, u64 n); n elements each.
     unsafe { kernel.launch(gpu, Grid::over(n, 8, 256), &args) }
 }
-
-/// `y` (C), f32, += the rows of `parts` (P, C), f32, in order.
-///
-/// # Errors
-/// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
-pub fn add_columns(y: &mut Tensor, parts: &Tensor) -> Result<()> {
-    let (gpu, [count, columns]) = (card(y), parts.dims()?);
-    expect_shape("add_columns", "y", y, &[columns])?;
-    let kernel = gpu.kernel("tensor", "tensor_add_columns", &[DType::F32.define()])?;
-    let args = [y.into(), parts.into(), count.into(), columns.into()];
-    // SAFETY: tensor_add_columns(float *y, const float *parts, u32 count, u32 columns); the shapes were checked.
-    unsafe { kernel.launch(gpu, Grid::over(columns, 1, 32).threads(512), &args) }
-}

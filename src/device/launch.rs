@@ -45,12 +45,6 @@ impl Grid {
         Self::new(n.div_ceil(each * threads as usize).max(1), threads)
     }
 
-    /// With another number of threads a block.
-    #[must_use]
-    pub fn threads(self, threads: u32) -> Self {
-        Self { threads, ..self }
-    }
-
     /// With dynamic shared memory.
     #[must_use]
     pub fn shared(self, bytes: usize) -> Self {

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::gpu::Gpu;
+use super::launch::Arg;
 use super::memory::purpose;
 use super::{DType, Device, Tensor};
 use crate::error::Result;
@@ -31,4 +32,19 @@ pub fn with<R>(
     let result = tensor.resize(shape).and_then(|()| f(&mut tensor));
     space().push(tensor);
     result
+}
+
+/// The word with which `grid_sync` of `kernels/column_sums.cuh` counts blocks. Launches that share it follow each other on one
+/// stream.
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if nothing is free.
+pub fn arrived(gpu: Gpu) -> Result<Arg<'static>> {
+    static WORD: Mutex<Option<Tensor>> = Mutex::new(None);
+    let mut word = WORD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(word) = &*word {
+        return Ok(Arg::Pointer(word.pointer()));
+    }
+    let zero = purpose("workspace", || Tensor::zeros_on(Device::Cuda(gpu), DType::U32, &[1]))?;
+    Ok(Arg::Pointer(word.insert(zero).pointer()))
 }

@@ -1,8 +1,7 @@
 //! [`Decoder`]: a token of each of many sequences in, the next one of each out.
 //!
 //! On a GPU the hundreds of launches of a step are recorded as a graph at the second step of their size and repeated from
-//! then on. So that sizes recur, rows are filled up to a multiple of eight, and tables of pages to the chunks that the
-//! attention is cut into; a row's result depends on neither.
+//! then on. So that sizes recur, rows and tables of pages are filled up; a row's result depends on neither.
 
 use std::collections::HashMap;
 
@@ -19,7 +18,7 @@ use crate::ops::sample::{self, Batch, Draw, Sampling};
 /// Rows are filled up to a multiple of this many.
 const ROWS: usize = 8;
 /// Tables of pages are filled up to a multiple of this many.
-const PAGES: usize = 16;
+const PAGES: usize = 64;
 
 /// Decodes with one model and one way of sampling.
 #[derive(Debug)]

@@ -285,31 +285,32 @@ pub mod cpu {
 
 mod cuda {
     use super::Norm;
-    use crate::device::elementwise::add_columns;
-    use crate::device::launch::{Grid, Kernel};
+    use crate::device::launch::{Arg, Grid, Kernel};
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
 
-    /// Threads for rows of `c` elements: one to four accesses each.
-    fn threads(dtype: DType, c: usize) -> usize {
+    /// Threads of a block of the backward pass, or a little fewer, unless one row needs more.
+    const BACKWARD_THREADS: usize = 512;
+    /// Most rows that one team of the backward pass has at work or on their way into shared memory.
+    const STAGES: usize = 4;
+    /// Shared memory that the backward pass needs beside them.
+    const FIXED_SHARED: usize = 8 << 10;
+
+    /// Threads for rows of `c` elements: one access each, or up to `most` to make do with 256.
+    fn threads(dtype: DType, c: usize, most: usize) -> usize {
         let vectors = c / dtype.width(c);
-        let fitting =
-            (1..=4).map(|each| vectors.div_ceil(each).next_multiple_of(32)).find(|threads| *threads <= 256);
-        fitting.unwrap_or_else(|| vectors.div_ceil(4).next_multiple_of(32)).clamp(32, 1024)
+        let with = |each: usize| vectors.div_ceil(each).next_multiple_of(32);
+        (1..=most).map(with).find(|threads| *threads <= 256).unwrap_or_else(|| with(most)).clamp(32, 1024)
     }
 
-    fn kernel(
-        gpu: Gpu,
-        name: &'static str,
-        x: &Tensor,
-        norm: Norm,
-        trained: bool,
-    ) -> Result<(&'static Kernel, Grid)> {
+    /// The kernel and its grid, a block a row.
+    fn kernel(gpu: Gpu, name: &'static str, x: &Tensor, norm: Norm) -> Result<(&'static Kernel, Grid)> {
         let [n, c] = x.dims()?;
-        let threads = threads(x.dtype(), c);
-        let constants = [("C", c as i64), ("BLOCK", threads as i64), ("TRAINED", i64::from(trained))];
-        let defines = [&[x.dtype().define(), norm.gain.define()], &constants[..]].concat();
-        Ok((gpu.kernel("norm", name, &defines)?, Grid::new(n.max(1), threads as u32)))
+        let threads = threads(x.dtype(), c, 4);
+        let backward = [("TEAMS", 1), ("STAGES", 1), ("TRAINED", 0)];
+        let constants = [("C", c as i64), ("BLOCK", threads as i64), x.dtype().define(), norm.gain.define()];
+        let kernel = gpu.kernel("norm", name, &[&constants[..], &backward].concat())?;
+        Ok((kernel, Grid::new(n.max(1), threads as u32)))
     }
 
     /// See [`super::forward`].
@@ -321,7 +322,7 @@ mod cuda {
         w: &Tensor,
         norm: Norm,
     ) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "norm_forward", x, norm, false)?;
+        let (kernel, grid) = kernel(gpu, "norm_forward", x, norm)?;
         let args = [y.into(), r.into(), x.into(), w.into(), x.shape()[0].into(), norm.eps.into()];
         // SAFETY: norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps); shapes were checked.
         unsafe { kernel.launch(gpu, grid, &args) }
@@ -334,7 +335,7 @@ mod cuda {
         [x, delta, w]: [&Tensor; 3],
         norm: Norm,
     ) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "norm_add_forward", x, norm, false)?;
+        let (kernel, grid) = kernel(gpu, "norm_add_forward", x, norm)?;
         let n = x.shape()[0].into();
         let args = [sum.into(), y.into(), r.into(), x.into(), delta.into(), w.into(), n, norm.eps.into()];
         // SAFETY: norm_add_forward(real *sum, real *y, float *r, const real *x, const real *delta, const float *w, u32 n,
@@ -351,21 +352,28 @@ mod cuda {
         [dy, x, r, w]: [&Tensor; 4],
         norm: Norm,
     ) -> Result<()> {
-        let [n, c] = x.dims()?;
-        let (kernel, grid) = kernel(gpu, name, x, norm, dw.is_some())?;
-        let run = |dx: &mut Tensor, parts: Option<&mut Tensor>, grid: Grid| {
-            let parts = parts.map_or(0u64.into(), Into::into);
-            let args = [dx.into(), parts, dy.into(), x.into(), r.into(), w.into(), n.into()];
-            // SAFETY: norm_backward and norm_add_backward (real *dx, float *parts, const real *dy, const real *x, const
-            // float *r, const float *w, u32 n); shapes were checked, parts has a row for every block.
+        let ([n, c], dtype) = (x.dims()?, x.dtype());
+        // A thread keeps the gain, and its gradient, of all columns that it reads.
+        let threads = threads(dtype, c, 2);
+        let teams = (BACKWARD_THREADS / threads).max(1);
+        let operands = if name == "norm_add_backward" { 3 } else { 2 };
+        let row = operands * c.next_multiple_of(dtype.width(c) * threads) * dtype.size();
+        let stages = ((gpu.facts().shared as usize - FIXED_SHARED) / (teams * row)).clamp(1, STAGES);
+        let sizes = [("C", c), ("BLOCK", threads), ("TEAMS", teams), ("STAGES", stages)];
+        let sizes = sizes.map(|(name, size)| (name, size as i64));
+        let more = [("TRAINED", i64::from(dw.is_some())), dtype.define(), norm.gain.define()];
+        let kernel = gpu.kernel("norm", name, &[&sizes[..], &more].concat())?;
+        let blocks = n.div_ceil(teams).clamp(1, gpu.facts().multiprocessors as usize);
+        let grid = Grid::new(blocks, (teams * threads) as u32).shared(teams * stages * row);
+        let run = |dx: &mut Tensor, sums: [Arg; 3]| {
+            let args = [&[dx.into()], &sums[..], &[dy, x, r, w].map(Into::into), &[n.into()]].concat();
+            // SAFETY: norm_backward and norm_add_backward (real *dx, float *dw, float *parts, u32 *arrived, const real *dy,
+            // const real *x, const float *r, const float *w, u32 n); shapes were checked, parts has a row for every block,
+            // and each multiprocessor has room for a block.
             unsafe { kernel.launch(gpu, grid, &args) }
         };
-        let Some(dw) = dw else { return run(dx, None, grid) };
-        // Just enough blocks to keep the memory busy: each leaves a row of sums.
-        let blocks = n.clamp(1, gpu.facts().multiprocessors as usize * (512 / grid.threads as usize).max(1));
-        workspace::with(gpu, DType::F32, &[blocks, c], |parts| {
-            run(dx, Some(parts), Grid::new(blocks, grid.threads))?;
-            add_columns(dw, parts)
-        })
+        let Some(dw) = dw else { return run(dx, [Arg::Pointer(0); 3]) };
+        let arrived = workspace::arrived(gpu)?;
+        workspace::with(gpu, DType::F32, &[blocks, c], |parts| run(dx, [dw.into(), parts.into(), arrived]))
     }
 }

@@ -268,12 +268,19 @@ mod cuda {
     use std::sync::{Mutex, PoisonError};
 
     use super::{Heads, Norm, Rope};
-    use crate::device::elementwise::add_columns;
-    use crate::device::launch::{Arg, Grid, Kernel};
+    use crate::device::launch::{Grid, Kernel};
     use crate::device::{DType, Device, Gpu, Tensor, workspace};
     use crate::error::Result;
 
     const THREADS: usize = 128;
+    /// Threads of a block that sums the gains' gradient, of which a multiprocessor runs one.
+    const GAIN_THREADS: usize = 512;
+    /// Most heads that a group of its lanes has at work or on their way into shared memory.
+    const STAGES: usize = 3;
+    /// Shared memory that it needs beside them.
+    const FIXED_SHARED: usize = 3 << 10;
+    /// Threads and stages of the other kernels.
+    const PLAIN: [usize; 2] = [THREADS, 1];
 
     fn kernel(
         gpu: Gpu,
@@ -281,25 +288,31 @@ mod cuda {
         dtype: DType,
         heads: Heads,
         norm: Norm,
-        trained: bool,
+        [threads, stages]: [usize; 2],
     ) -> Result<&'static Kernel> {
         let defines = [
             dtype.define(),
             ("H", heads.query as i64),
             ("KV", heads.kv as i64),
             ("D", heads.dim as i64),
-            ("BLOCK", THREADS as i64),
+            ("BLOCK", threads as i64),
+            ("STAGES", stages as i64),
             norm.gain.define(),
-            ("TRAINED", i64::from(trained)),
         ];
         gpu.kernel("rope", name, &defines)
     }
 
-    /// Blocks that have all of the work of `n` rows under way.
-    fn blocks(dtype: DType, heads: Heads, n: usize) -> usize {
+    /// Vectors of half a head, and lanes that share them.
+    fn lanes(dtype: DType, heads: Heads) -> [usize; 2] {
         let half = heads.dim / 2;
-        let lanes = (half / dtype.width(half)).next_power_of_two().min(32);
-        (n * (heads.query + 2 * heads.kv)).div_ceil(THREADS / lanes).max(1)
+        let vectors = half / dtype.width(half);
+        [vectors, vectors.next_power_of_two().min(32)]
+    }
+
+    /// Blocks of so many threads that have all of the work of `n` rows under way.
+    fn blocks(threads: usize, dtype: DType, heads: Heads, n: usize) -> usize {
+        let [_, lanes] = lanes(dtype, heads);
+        (n * (heads.query + 2 * heads.kv)).div_ceil(threads / lanes).max(1)
     }
 
     /// See [`super::angles`].
@@ -319,7 +332,7 @@ mod cuda {
         // Heads and gain do not matter to this kernel.
         let heads = Heads { query: 1, kv: 1, dim };
         let norm = Norm { gain: crate::ops::norm::Gain::Plain, eps: 0.0 };
-        let kernel = kernel(gpu, "rope_angles", DType::F32, heads, norm, false)?;
+        let kernel = kernel(gpu, "rope_angles", DType::F32, heads, norm, PLAIN)?;
         let args = [angles.into(), positions.into(), (&all[at].1).into(), n.into()];
         // SAFETY: rope_angles(float *angles, const u32 *positions, const float *frequencies, u32 n); angles is (n, D).
         unsafe { kernel.launch(gpu, Grid::over(n * (dim / 2), 1, 256), &args) }
@@ -334,8 +347,8 @@ mod cuda {
         norm: Norm,
     ) -> Result<()> {
         let n = qkv.shape()[0];
-        let kernel = kernel(gpu, "rope_forward", qkv.dtype(), heads, norm, false)?;
-        let grid = Grid::new(blocks(qkv.dtype(), heads, n), THREADS as u32);
+        let kernel = kernel(gpu, "rope_forward", qkv.dtype(), heads, norm, PLAIN)?;
+        let grid = Grid::new(blocks(THREADS, qkv.dtype(), heads, n), THREADS as u32);
         let outputs = [q.into(), k.into(), v.into(), r.into()];
         let inputs = [qkv.into(), angles.into(), wq.into(), wk.into(), n.into(), norm.eps.into()];
         let args = [&outputs[..], &inputs].concat();
@@ -354,24 +367,28 @@ mod cuda {
         norm: Norm,
     ) -> Result<()> {
         let (n, d, dtype) = (dqkv.shape()[0], heads.dim, dqkv.dtype());
-        let kernel = kernel(gpu, "rope_backward", dtype, heads, norm, dw.is_some())?;
-        let run = |dqkv: &mut Tensor, parts: [Arg; 2], blocks: usize| {
-            let args = [&[dqkv.into()], &parts[..], &inputs.map(Into::into), &[n.into()]].concat();
-            // SAFETY: rope_backward(real *dqkv, float *q_parts, float *k_parts, const real *dq, const real *dk, const real
-            // *dv, const real *qkv, const float *r, const float *angles, const float *wq, const float *wk, u32 n); shapes
-            // were checked, the parts have a row for every block.
-            unsafe { kernel.launch(gpu, Grid::new(blocks, THREADS as u32), &args) }
+        let inputs = [&inputs.map(Into::into)[..], &[n.into()]].concat();
+        let Some([dwq, dwk]) = dw else {
+            let kernel = kernel(gpu, "rope_backward", dtype, heads, norm, PLAIN)?;
+            let grid = Grid::new(blocks(THREADS, dtype, heads, n), THREADS as u32);
+            // SAFETY: rope_backward(real *dqkv, const real *dq, const real *dk, const real *dv, const real *qkv, const float
+            // *r, const float *angles, const float *wq, const float *wk, u32 n); shapes were checked.
+            return unsafe { kernel.launch(gpu, grid, &[&[dqkv.into()], &inputs[..]].concat()) };
         };
-        let blocks = blocks(dtype, heads, n);
-        let Some([dwq, dwk]) = dw else { return run(dqkv, [Arg::Pointer(0); 2], blocks) };
-        // As many blocks as run at once: each leaves a row of sums.
-        let blocks = blocks.min(4 * gpu.facts().multiprocessors as usize);
-        workspace::with(gpu, DType::F32, &[blocks, d], |q_parts| {
-            workspace::with(gpu, DType::F32, &[blocks, d], |k_parts| {
-                run(dqkv, [(&mut *q_parts).into(), (&mut *k_parts).into()], blocks)?;
-                add_columns(dwq, q_parts)?;
-                add_columns(dwk, k_parts)
-            })
+        let [vectors, lanes] = lanes(dtype, heads);
+        // Bytes of a stage: two halves of dy and x, whole vectors for every lane.
+        let stage = 4 * vectors.div_ceil(lanes) * GAIN_THREADS * dtype.width(d / 2) * dtype.size();
+        let stages = ((gpu.facts().shared as usize - FIXED_SHARED) / stage).clamp(1, STAGES);
+        let kernel = kernel(gpu, "rope_backward_gain", dtype, heads, norm, [GAIN_THREADS, stages])?;
+        let blocks = blocks(GAIN_THREADS, dtype, heads, n).min(gpu.facts().multiprocessors as usize);
+        let grid = Grid::new(blocks, GAIN_THREADS as u32).shared(stages * stage);
+        let arrived = workspace::arrived(gpu)?;
+        workspace::with(gpu, DType::F32, &[blocks, 2 * d], |parts| {
+            let outputs = [dqkv.into(), dwq.into(), dwk.into(), parts.into(), arrived];
+            // SAFETY: rope_backward_gain(real *dqkv, float *dwq, float *dwk, float *parts, u32 *arrived, const real *dq, then as
+            // rope_backward); shapes were checked, parts has a row for every block, and each multiprocessor has room for a
+            // block.
+            unsafe { kernel.launch(gpu, grid, &[&outputs[..], &inputs].concat()) }
         })
     }
 }

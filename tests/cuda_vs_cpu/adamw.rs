@@ -3,7 +3,7 @@
 use emlab::device::{DType, Tensor, elementwise};
 use emlab::ops::adamw::{self, AdamW, Trained};
 
-use super::{DTYPES, card, close, download, poisoned, random, twice, upload};
+use super::{DTYPES, card, close, download, poisoned, random, upload};
 
 const SIZES: [usize; 6] = [1, 5, 4096, 4099, 8191, 100_003];
 
@@ -86,18 +86,5 @@ fn whole_tensors() {
             elementwise::fill(&mut found, 0.25).unwrap();
             assert!(download(&found).iter().all(|x| *x == 0.25));
         }
-    }
-    for (rows, c) in [(1, 3), (37, 64), (1000, 77)] {
-        let (y, parts) = (random("y", &[c], DType::F32), random("parts", &[rows, c], DType::F32));
-        let mut exact = y.clone();
-        for row in parts.f32().chunks_exact(c) {
-            exact.f32_mut().iter_mut().zip(row).for_each(|(y, x)| *y += x);
-        }
-        let [found] = twice("add_columns", || {
-            let mut found = y.to(card).unwrap();
-            elementwise::add_columns(&mut found, &parts.to(card).unwrap()).unwrap();
-            [found]
-        });
-        close("add_columns", &found, &exact);
     }
 }

@@ -170,7 +170,7 @@ fn contexts_in_the_cache() {
         ([8, 4, 256], Some(512)),
     ] {
         for dtype in DTYPES {
-            in_cache(&[0, 5, 15, 16, 255, 256, 300, 1025], heads, window, dtype, card);
+            in_cache(&[0, 5, 15, 16, 255, 256, 300, 1025, 2100], heads, window, dtype, card);
         }
     }
 }

@@ -5,9 +5,19 @@ use emlab::ops::norm::{self, Gain, Norm};
 
 use super::{DTYPES, card, close, download, host, poisoned, random, twice, upload};
 
-/// Rows and width: odd ones, then those of the models.
-const CASES: [[usize; 2]; 9] =
-    [[5, 37], [3, 3], [7, 1000], [2, 5377], [33, 640], [600, 1152], [70, 2560], [300, 4096], [9, 5376]];
+/// Rows and width: odd ones, more rows than a card has under way 32 times, then the widths of the models.
+const CASES: [[usize; 2]; 10] = [
+    [5, 37],
+    [3, 3],
+    [7, 1000],
+    [2, 5377],
+    [5000, 1021],
+    [33, 640],
+    [600, 1152],
+    [70, 2560],
+    [300, 4096],
+    [9, 5376],
+];
 
 fn compare([n, c]: [usize; 2], norm: Norm, dtype: DType, card: Device) {
     let name = |what: &str| format!("{what} of {n} × {c}, {:?}", norm.gain);

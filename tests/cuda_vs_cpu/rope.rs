@@ -7,7 +7,7 @@ use emlab::ops::rope::{self, Heads, Rope};
 use super::{DTYPES, card, close, host, poisoned, random, twice, upload};
 
 /// Rows, H, KV, D: odd ones, then those of the models.
-const CASES: [[usize; 4]; 8] = [
+const CASES: [[usize; 4]; 9] = [
     [5, 3, 1, 20],
     [7, 4, 2, 16],
     [9, 2, 1, 6],
@@ -15,6 +15,7 @@ const CASES: [[usize; 4]; 8] = [
     [4, 2, 2, 96],
     [65, 4, 1, 256],
     [300, 32, 8, 128],
+    [2000, 16, 8, 128],
     [130, 16, 8, 256],
 ];
 

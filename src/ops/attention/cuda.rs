@@ -23,8 +23,8 @@ const BLOCK: usize = 128;
 const PLAIN: [usize; 2] = [16, 512];
 /// Threads of a block of the tiled kernels.
 const TILED_THREADS: u32 = 384;
-/// Most positions that one warp of the split kernel takes: a result depends on it, so it never changes with the batch.
-const CHUNK: usize = 256;
+/// Most positions that one block of the split kernel takes: a result depends on it, so it never changes with the batch.
+const CHUNK: usize = 1024;
 /// Bytes of shared memory that a block of the split kernel takes.
 const SPLIT_SHARED: usize = (96 << 10) + 256;
 /// A window that hides nothing.
@@ -296,7 +296,7 @@ pub(super) fn cached(
     let kernel = gpu.kernel("attention_cached", "attention_cached_split", &defines)?;
     let each = (gpu.facts().shared as usize / (SPLIT_SHARED + 1024)).max(1);
     let resident = each * gpu.facts().multiprocessors as usize;
-    let grid = Grid::new(resident.min(pairs * splits), (16384 / s.dim) as u32).shared(SPLIT_SHARED);
+    let grid = Grid::new(resident.min(pairs * splits), (24576 / s.dim) as u32).shared(SPLIT_SHARED);
     let scratch = [(&scratch.partial).into(), (&scratch.counters).into(), b.into(), splits.into()];
     let tail = [most.into(), s.kv.into(), (s.scale * LOG2_E).into(), s.window.into()];
     // SAFETY: attention_cached_split(real *out, const real *q, *keys, *values, const u32 *tables, *positions, float
