@@ -88,19 +88,21 @@ fn long_steps_repeat() {
 
 /// The same every time, kept or computed again, and nearly the same in both precisions.
 fn steps_repeat(n: u32) {
+    let places: Vec<Place> = tiny::places().into_iter().filter(|place| *place != Place::CPU).collect();
+    if places.is_empty() {
+        println!("no GPU here: steps are not repeated");
+    }
     for spec in specs() {
         for lora in [true, false] {
             let mut first: Option<Vec<f64>> = None;
-            for place in tiny::places() {
-                let found = steps(&spec, n, place, lora, false);
-                assert_eq!(found, steps(&spec, n, place, lora, true), "{:?} {place:?}", spec.family);
+            for place in &places {
+                let found = steps(&spec, n, *place, lora, false);
+                assert_eq!(found, steps(&spec, n, *place, lora, true), "{:?} {place:?}", spec.family);
                 assert!(found[2] < found[0], "the loss goes down: {found:?}");
-                // Both precisions of the card begin with the same weights, but for rounding.
-                if place != Place::CPU {
-                    let exact = first.get_or_insert_with(|| found.clone());
-                    let near = found.iter().zip(exact).all(|(x, y)| (x - *y).abs() < 0.03 * *y);
-                    assert!(near, "{:?} {place:?}: {found:?}, in f32 {first:?}", spec.family);
-                }
+                // Both precisions begin with the same weights, but for rounding.
+                let exact = first.get_or_insert_with(|| found.clone());
+                let near = found.iter().zip(exact).all(|(x, y)| (x - *y).abs() < 0.03 * *y);
+                assert!(near, "{:?} {place:?}: {found:?}, in f32 {first:?}", spec.family);
             }
         }
     }

@@ -245,7 +245,7 @@ mod cuda {
                 let kernel = gpu.kernel("adamw", "adamw_total", &defines)?;
                 let args = [Arg::Pointer(total), Arg::Pointer(sums), count.into()];
                 // SAFETY: adamw_total(double *total, const double *sums, u32 count).
-                unsafe { kernel.launch(gpu, Grid::new(1, 256), &args)? };
+                unsafe { kernel.launch(gpu, Grid::new(1, 1024), &args)? };
                 doubles.resize(&[2])?;
                 let words = doubles.read::<u32>()?;
                 Ok(f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32))
