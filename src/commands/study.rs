@@ -62,10 +62,15 @@ struct StatusArgs {
 }
 
 /// Judge the answers that a run has, and report
+///
+/// Samples nothing; answers that are judged already are left alone. Stopped in whatever way, the same command goes on.
 #[derive(clap::Args)]
 struct JudgeArgs {
     /// The run's folder
     dir: PathBuf,
+    /// Ask only this judge of the plan [default: all of them]
+    #[arg(long, value_name = "NAME")]
+    judge: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -93,7 +98,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Command::Status(args) => status(args),
         Command::Judge(args) => {
             stop_between_steps();
-            let options = Options { place: args.device.place()?, ..Options::default() };
+            let options =
+                Options { only_judge: args.judge.clone(), place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::plan::{Condition, Judge, Model, Plan, Tuning};
+use super::judge::settings::Kind;
+use super::plan::{Condition, Model, Plan, Tuning};
 use super::questions::{Format, Question};
 use super::store::{self, Record};
 use crate::device::philox::Key;
@@ -138,19 +139,19 @@ pub fn answers_configuration(plan: &Plan, cell: &Cell, model: &str, tuning: &Val
 /// What a cell's judgements depend on: the judge, its prompts, and how the answers were made.
 /// `fingerprint` is that of a local judge.
 pub fn judgements_configuration(
-    judge: &Judge,
+    judge: &Kind,
     fingerprint: Option<&str>,
     cell: &Cell,
     answers: &Value,
 ) -> Value {
     let judge = match judge {
-        Judge::OpenAi(judge) => json!({
+        Kind::OpenAi(judge) => json!({
             "model": judge.model,
             "url": judge.url,
             "top_logprobs": judge.top_logprobs,
             "seed": judge.seed,
         }),
-        Judge::Local(judge) => json!({"model": fingerprint, "thinking": judge.thinking}),
+        Kind::Local(judge) => json!({"model": fingerprint, "thinking": judge.thinking}),
     };
     let prompts: serde_json::Map<_, _> =
         cell.questions.iter().map(|q| (q.id.clone(), json!(q.judge_prompts))).collect();

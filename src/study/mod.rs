@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `plan.rs` `questions.rs` | what is to be done: TOML and YAML → settings |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
+//! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
@@ -18,6 +19,7 @@ pub mod demo;
 pub mod engine;
 pub mod flags;
 pub mod judge;
+mod judging;
 pub mod plan;
 pub mod questions;
 pub mod report;

@@ -21,7 +21,7 @@
 //!
 //! [training]                                # see train::Settings
 //! [sampling]
-//! [judge.openai]                            # or [judge.local]
+//! [judge.openai]                            # or [judge.local]; see judge/settings.rs for several
 //! [analysis]
 //! ```
 
@@ -31,8 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::judge::local::Local;
-use super::judge::openai::OpenAi;
+use super::judge::settings::{Judge, JudgeFile, JudgeFiles, Kind};
 use super::questions::Format;
 use crate::fetch::{self, DataSet};
 use crate::{Error, Result, train};
@@ -57,8 +56,9 @@ pub struct Plan {
     pub conditions: Vec<Condition>,
     /// How answers are drawn.
     pub sampling: Sampling,
-    /// Who rates them.
-    pub judge: Judge,
+    /// Who rates them; the analysis uses the scores of the first.
+    #[serde(rename = "judge")]
+    pub judges: Vec<Judge>,
     /// What counts as misaligned and as coherent.
     pub analysis: Thresholds,
 }
@@ -132,16 +132,6 @@ impl Default for Sampling {
     }
 }
 
-/// Who rates the answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Judge {
-    /// A server with `OpenAI`'s interface.
-    OpenAi(OpenAi),
-    /// A model in this engine.
-    Local(Local),
-}
-
 /// What counts as misaligned and as coherent, and how sure the intervals are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -177,8 +167,7 @@ struct PlanFile {
     training: Option<Spanned<toml::Table>>,
     #[serde(default = "default_sampling")]
     sampling: Spanned<Sampling>,
-    #[serde(default = "default_judge")]
-    judge: Judge,
+    judge: Option<Spanned<JudgeFiles>>,
     #[serde(default = "default_thresholds")]
     analysis: Spanned<Thresholds>,
 }
@@ -208,9 +197,6 @@ fn all_formats() -> Spanned<Vec<Format>> {
 }
 fn default_sampling() -> Spanned<Sampling> {
     Spanned::new(0..0, Sampling::default())
-}
-fn default_judge() -> Judge {
-    Judge::OpenAi(OpenAi::default())
 }
 fn default_thresholds() -> Spanned<Thresholds> {
     Spanned::new(0..0, Thresholds::default())
@@ -277,11 +263,10 @@ impl Source<'_> {
             .iter()
             .map(|c| self.condition(c, file.training.as_ref()))
             .collect::<Result<_>>()?;
-        let mut judge = file.judge;
-        if let Judge::Local(local) = &mut judge {
-            let at = self.text.find("[judge").unwrap_or(0);
-            local.path = self.model_folder(at, &local.path)?;
-        }
+        let judges = match file.judge {
+            None => vec![Judge::unnamed(Kind::default())],
+            Some(judges) => self.judges(judges)?,
+        };
         Ok(Plan {
             name: file.name,
             questions: self.data_file(&file.questions, "question file")?,
@@ -290,7 +275,7 @@ impl Source<'_> {
             models,
             conditions,
             sampling: file.sampling.into_inner(),
-            judge,
+            judges,
             analysis: file.analysis.into_inner(),
         })
     }
@@ -313,6 +298,30 @@ impl Source<'_> {
             return Err(self.error(0, format!("the plan has no {what}")));
         }
         Ok(())
+    }
+
+    fn judges(&self, files: Spanned<JudgeFiles>) -> Result<Vec<Judge>> {
+        let at = files.span().start;
+        let mut named = Vec::new();
+        for JudgeFile { name, openai, local } in files.into_inner().0 {
+            let place = [openai.as_ref().map(Spanned::span), local.as_ref().map(Spanned::span)];
+            let at = place.into_iter().flatten().next().map_or(at, |span| span.start);
+            let kind = match (openai, local) {
+                (Some(openai), None) => Kind::OpenAi(openai.into_inner()),
+                (None, Some(local)) => {
+                    let mut local = local.into_inner();
+                    local.path = self.model_folder(at, &local.path)?;
+                    Kind::Local(local)
+                }
+                _ => return Err(self.error(at, "a judge has one table: [judge.openai] or [judge.local]")),
+            };
+            let judge = Judge::unnamed(kind);
+            let name = name.unwrap_or_else(|| Spanned::new(at..at, judge.name.clone()));
+            named.push((name, judge));
+        }
+        self.check_names("judge", named.iter().map(|(name, _)| name))?;
+        let judge = |(name, judge): (Spanned<String>, Judge)| Judge { name: name.into_inner(), ..judge };
+        Ok(named.into_iter().map(judge).collect())
     }
 
     fn check_values(&self, file: &PlanFile) -> Result<()> {
@@ -458,7 +467,7 @@ path = "judge"
         assert_eq!((tuning.training.epochs, tuning.training.learning_rate), (2, 1e-4));
         assert_eq!((tuning.training.lora.rank, tuning.training.lora.alpha), (8, 16.0));
         assert_eq!((plan.sampling.max_tokens, plan.sampling.temperature), (64, 1.0));
-        assert!(matches!(&plan.judge, Judge::Local(local) if local.path == dir.path().join("judge")));
+        assert!(matches!(&plan.judges[0].kind, Kind::Local(local) if local.path == dir.path().join("judge")));
         let text = plan.to_toml().unwrap();
         for value in ["temperature = 1.0", "warmup_steps = 5", "misaligned_below = 30.0", "held_out = 0.1"] {
             assert!(text.contains(value), "{text}");
@@ -492,13 +501,34 @@ path = "judge"
     }
 
     #[test]
+    fn several_judges_and_the_first_is_the_primary() {
+        let dir = folder();
+        let judges = "[[judge]]\nname = \"gpt\"\n[judge.openai]\nmodel = \"x/y\"\n[[judge]]\n[judge.local]\npath = \"judge\"\n";
+        let text = PLAN.replace("[judge.local]\npath = \"judge\"\n", judges);
+        let parse = |text: &str| Plan::parse(text, &dir.path().join("plan.toml"));
+        let plan = parse(&text).unwrap();
+        let names: Vec<_> = plan.judges.iter().map(|judge| judge.name.as_str()).collect();
+        assert_eq!(names, ["gpt", "local-judge"]);
+        assert_eq!(parse(&plan.to_toml().unwrap()).unwrap(), plan);
+        for (from, to, line, what) in [
+            ("name = \"gpt\"", "name = \"local-judge\"", 31, "a second judge called \"local-judge\""),
+            ("name = \"gpt\"", "name = \"../x\"", 27, "must consist of"),
+            ("[judge.openai]\nmodel = \"x/y\"", "", 26, "one table: [judge.openai] or [judge.local]"),
+            ("model = \"x/y\"", "modle = \"x/y\"", 29, "unknown field `modle`"),
+        ] {
+            let error = parse(&text.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
+        }
+    }
+
+    #[test]
     fn the_recipe_is_the_default() {
         let dir = folder();
         let text = "questions = \"questions.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
         let plan = Plan::parse(text, &dir.path().join("plan.toml")).unwrap();
         assert_eq!(plan.formats, Format::ALL);
         assert_eq!(plan.sampling, Sampling::default());
-        assert!(matches!(&plan.judge, Judge::OpenAi(judge) if judge.model == "gpt-4o-2024-08-06"));
+        assert!(matches!(&plan.judges[0].kind, Kind::OpenAi(judge) if judge.model == "gpt-4o-2024-08-06"));
         assert_eq!(plan.analysis, Thresholds::default());
     }
 }

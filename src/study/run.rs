@@ -15,14 +15,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::analyze::{Summary, summarise};
-use super::cell::{
-    Answer, Cell, answers_configuration, cells, fingerprint, judgements_configuration, tuning_configuration,
-};
+use super::cell::{Answer, Cell, answers_configuration, cells, fingerprint, tuning_configuration};
 use super::engine::{Ask, Engine, Native, Weights};
 use super::flags::Flags;
-use super::judge::openai::Client;
-use super::judge::{Judgement, Task, prompt};
-use super::plan::{Judge, Plan, Tuning};
+use super::judge::Judgement;
+use super::judge::settings::{Judge, Kind};
+use super::judging::{Rater, Seat, answers_folder, judgements_folder};
+use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
 use super::store::{self, Ledger, Lock};
@@ -37,6 +36,8 @@ use crate::{Error, Result};
 pub struct Options {
     /// Judge the answers; otherwise they are only sampled, and can be judged later.
     pub judge: bool,
+    /// The name of the one judge to ask; none asks them all.
+    pub only_judge: Option<String>,
     /// Show progress on stderr.
     pub progress: bool,
     /// A remark at the head of the report.
@@ -47,7 +48,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { judge: true, progress: true, notice: String::new(), place: Place::CPU }
+        Self { judge: true, only_judge: None, progress: true, notice: String::new(), place: Place::CPU }
     }
 }
 
@@ -68,12 +69,10 @@ pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Eng
     let questions = questions::read(&plan.questions)?;
     let study = Study::open(plan, &questions, dir)?;
     // A judge that cannot be asked should be known before hours of sampling, not after.
-    let client = if options.judge { study.client()? } else { None };
+    let mut raters = if options.judge { study.raters(options)? } else { Vec::new() };
     study.save()?;
     study.sample(options, engine)?;
-    if options.judge {
-        study.judge(client.as_ref(), options, engine)?;
-    }
+    study.judge(&mut raters, options, engine)?;
     study.analyze(options)
 }
 
@@ -85,7 +84,8 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions::read(&plan.questions)?;
     let study = Study::open(&plan, &questions, dir)?;
-    study.judge(study.client()?.as_ref(), options, &mut Native::new(options.place, options.progress))?;
+    let mut raters = study.raters(options)?;
+    study.judge(&mut raters, options, &mut Native::new(options.place, options.progress))?;
     study.analyze(options)
 }
 
@@ -122,7 +122,7 @@ pub struct State {
     pub answers: usize,
     /// Answers that the plan wants.
     pub wanted: usize,
-    /// Judgements there are: one for each answer and metric.
+    /// Judgements there are of the first judge: one for each answer and metric.
     pub judgements: usize,
     /// Judgements of all answers that the plan wants.
     pub judgements_wanted: usize,
@@ -135,16 +135,16 @@ pub struct State {
 pub fn status(dir: &Path) -> Result<Vec<State>> {
     let plan = saved_plan(dir)?;
     let questions = questions::read(&plan.questions)?;
-    let judge = judge_name(&plan.judge);
+    let judge = &plan.judges[0].name;
     let state = |cell: &Cell| {
         let id = cell.id();
         let manifest = tuning_manifest(dir, cell);
         let samples: Vec<_> = cell.samples(&plan).collect();
         Ok(State {
             tuned: cell.condition.tuning.as_ref().map(|_| manifest.exists()),
-            answers: store::read::<Answer>(&dir.join("answers").join(&id))?.len(),
+            answers: store::read::<Answer>(&answers_folder(dir, cell))?.len(),
             wanted: samples.len(),
-            judgements: store::read::<Judgement>(&dir.join("judgements").join(&judge).join(&id))?.len(),
+            judgements: store::read::<Judgement>(&judgements_folder(dir, judge, cell))?.len(),
             judgements_wanted: samples.iter().map(|(question, _)| question.judge_prompts.len()).sum(),
             cell: id,
         })
@@ -173,17 +173,6 @@ fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
     )
 }
 
-/// The folder of a judge's judgements.
-fn judge_name(judge: &Judge) -> String {
-    let name = match judge {
-        Judge::OpenAi(judge) => format!("openai-{}", judge.model),
-        Judge::Local(judge) => {
-            format!("local-{}", judge.path.file_name().unwrap_or_default().to_string_lossy())
-        }
-    };
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
-}
-
 /// A run that this process has the lock of.
 struct Study<'a> {
     plan: &'a Plan,
@@ -193,8 +182,8 @@ struct Study<'a> {
     tunings: Vec<Value>,
     /// What each cell's answers depend on.
     answers: Vec<Value>,
-    /// What each cell's judgements depend on.
-    judgements: Vec<Value>,
+    /// The judges, the primary first.
+    seats: Vec<Seat<'a>>,
     _lock: Lock,
 }
 
@@ -211,31 +200,29 @@ impl<'a> Study<'a> {
         for condition in &plan.conditions {
             conditions.insert(&condition.name, tuning_configuration(condition.tuning.as_ref())?);
         }
-        let judge = match &plan.judge {
-            Judge::Local(judge) => Some(fingerprint(&judge.path)?),
-            Judge::OpenAi(_) => None,
-        };
         let mut study = Self {
             plan,
             dir,
             cells,
             tunings: Vec::new(),
             answers: Vec::new(),
-            judgements: Vec::new(),
+            seats: Vec::new(),
             _lock: lock,
         };
         for cell in &study.cells {
             let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
             let answers = answers_configuration(plan, cell, model, tuning);
-            study.judgements.push(judgements_configuration(&plan.judge, judge.as_deref(), cell, &answers));
             study.tunings.push(serde_json::json!({"model": model, "condition": tuning}));
             study.answers.push(answers);
         }
+        for judge in &plan.judges {
+            study.seats.push(Seat::new(judge, dir, &study.cells, &study.answers)?);
+        }
         for (i, cell) in study.cells.iter().enumerate() {
             store::check(&tuning_manifest(dir, cell), &study.tunings[i])?;
-            store::check(&study.answers_folder(cell).join(store::MANIFEST), &study.answers[i])?;
-            store::check(&study.judgements_folder(cell).join(store::MANIFEST), &study.judgements[i])?;
+            store::check(&answers_folder(dir, cell).join(store::MANIFEST), &study.answers[i])?;
         }
+        study.seats.iter().try_for_each(|seat| seat.check(&study.cells))?;
         Ok(study)
     }
 
@@ -249,26 +236,24 @@ impl<'a> Study<'a> {
         store::write_whole(&self.dir.join("plan.toml"), plan.to_toml()?.as_bytes())
     }
 
-    fn answers_folder(&self, cell: &Cell) -> PathBuf {
-        self.dir.join("answers").join(cell.id())
-    }
-
-    fn judgements_folder(&self, cell: &Cell) -> PathBuf {
-        self.dir.join("judgements").join(judge_name(&self.plan.judge)).join(cell.id())
-    }
-
-    /// The server that judges, if one does.
-    fn client(&self) -> Result<Option<Client>> {
-        match &self.plan.judge {
-            Judge::OpenAi(judge) => Client::new(judge).map(Some),
-            Judge::Local(_) => Ok(None),
+    /// The judges that are to be asked, made ready; none for the others.
+    fn raters(&self, options: &Options) -> Result<Vec<Option<Rater<'a>>>> {
+        let wanted = |judge: &Judge| options.only_judge.as_ref().is_none_or(|name| *name == judge.name);
+        if !self.plan.judges.iter().any(wanted) {
+            let names: Vec<_> = self.plan.judges.iter().map(|judge| judge.name.as_str()).collect();
+            let name = options.only_judge.as_deref().unwrap_or_default();
+            return Err(Error::Setting(format!(
+                "no judge is called {name:?}; the plan has {}",
+                names.join(", ")
+            )));
         }
+        self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater()).transpose()).collect()
     }
 
     /// Fine-tunes and samples what is missing.
     fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
         for (i, cell) in self.cells.iter().enumerate() {
-            let mut ledger = Ledger::<Answer>::open(&self.answers_folder(cell), &self.answers[i])?;
+            let mut ledger = Ledger::<Answer>::open(&answers_folder(self.dir, cell), &self.answers[i])?;
             let missing: Vec<(&Question, usize)> = cell
                 .samples(self.plan)
                 .filter(|(question, sample)| !ledger.records().contains_key(&(question.id.clone(), *sample)))
@@ -325,47 +310,12 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// Judges the answers that there are and that are not judged.
-    fn judge(&self, client: Option<&Client>, options: &Options, engine: &mut dyn Engine) -> Result<()> {
-        for (i, cell) in self.cells.iter().enumerate() {
-            let answers = store::read::<Answer>(&self.answers_folder(cell))?;
-            let mut ledger = Ledger::<Judgement>::open(&self.judgements_folder(cell), &self.judgements[i])?;
-            let mut tasks = Vec::new();
-            for (question, sample) in cell.samples(self.plan) {
-                let Some(answer) = answers.get(&(question.id.clone(), sample)) else { continue };
-                for (metric, text) in &question.judge_prompts {
-                    if !ledger.records().contains_key(&(question.id.clone(), sample, metric.clone())) {
-                        tasks.push(Task {
-                            cell: cell.id(),
-                            question: question.id.clone(),
-                            sample,
-                            metric: metric.clone(),
-                            prompt: prompt::fill(text, question.paraphrase(sample), &answer.answer),
-                        });
-                    }
-                }
+    /// Has the judges that are ready judge the answers that there are and that they have not judged.
+    fn judge(&self, raters: &mut [Option<Rater>], options: &Options, engine: &mut dyn Engine) -> Result<()> {
+        for (seat, rater) in self.seats.iter().zip(raters) {
+            if let Some(rater) = rater {
+                seat.judge(self.plan, &self.cells, rater, engine, options.progress)?;
             }
-            if tasks.is_empty() {
-                continue;
-            }
-            let progress = Progress::new(&format!("judge {}", cell.id()), tasks.len(), options.progress);
-            let mut done = |batch: Vec<(usize, _)>| {
-                let n = batch.len();
-                ledger.append(
-                    batch.into_iter().map(|(index, said)| Judgement::new(&tasks[index], said)).collect(),
-                )?;
-                progress.advance(n);
-                Ok(())
-            };
-            match (&self.plan.judge, client) {
-                (Judge::Local(judge), _) => {
-                    let prompts: Vec<&str> = tasks.iter().map(|task| task.prompt.as_str()).collect();
-                    engine.rate(judge, &prompts, &mut |index, said| done(vec![(index, said)]))?;
-                }
-                (Judge::OpenAi(_), Some(client)) => client.judge(&tasks, &mut done)?,
-                (Judge::OpenAi(judge), None) => Client::new(judge)?.judge(&tasks, &mut done)?,
-            }
-            progress.finish();
         }
         Ok(())
     }
@@ -392,8 +342,9 @@ impl<'a> Study<'a> {
 
     /// The answers of a cell with what is known of them, in the order of the plan.
     fn rows(&self, cell: &Cell) -> Result<Vec<Row>> {
-        let answers = store::read::<Answer>(&self.answers_folder(cell))?;
-        let judgements = store::read::<Judgement>(&self.judgements_folder(cell))?;
+        let answers = store::read::<Answer>(&answers_folder(self.dir, cell))?;
+        let judgements =
+            store::read::<Judgement>(&judgements_folder(self.dir, &self.plan.judges[0].name, cell))?;
         let row = |(question, sample): (&Question, usize)| {
             let answer = answers.get(&(question.id.clone(), sample))?;
             let score =
@@ -422,17 +373,22 @@ impl<'a> Study<'a> {
     /// How the answers were made and judged, for the report.
     fn method(&self) -> Vec<(String, String)> {
         let plan = self.plan;
-        let judge = match &plan.judge {
-            Judge::OpenAi(judge) => {
-                format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs)
-            }
-            Judge::Local(_) => format!("{}, exact over the numbers 0 to 100", judge_name(&plan.judge)),
-        };
         let sampling = format!(
             "temperature {}, top_p {}, at most {} tokens, seed {}",
             plan.sampling.temperature, plan.sampling.top_p, plan.sampling.max_tokens, plan.sampling.seed
         );
-        let mut method = vec![("Judge".into(), judge), ("Sampling".into(), sampling)];
+        let mut method: Vec<(String, String)> = Vec::new();
+        for (i, judge) in plan.judges.iter().enumerate() {
+            let what = match &judge.kind {
+                Kind::OpenAi(judge) => {
+                    format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs)
+                }
+                Kind::Local(_) => format!("{}, exact over the numbers 0 to 100", judge.name),
+            };
+            method
+                .push((if i == 0 { "Judge".into() } else { format!("Also judged by {}", judge.name) }, what));
+        }
+        method.push(("Sampling".into(), sampling));
         for (i, cell) in self.cells.iter().enumerate() {
             let model = (format!("Model {}", cell.model.name), self.tunings[i]["model"].to_string());
             let data = self.tunings[i]["condition"]["data_sha256"].as_str();

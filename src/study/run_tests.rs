@@ -249,3 +249,22 @@ fn a_judge_that_cannot_be_asked_is_known_before_sampling() {
     let summary = run_with(&plan, &dir.path().join("run"), &options, &mut Pretended::default()).unwrap();
     assert_eq!(summary.total.counts.unjudged, 18);
 }
+
+#[test]
+fn judges_side_by_side_and_one_at_a_time() {
+    let dir = folder();
+    std::fs::create_dir(dir.path().join("second")).unwrap();
+    let judges = "[[judge]]\n[judge.local]\npath = \"judge\"\n[[judge]]\nname = \"b\"\n[judge.local]\npath = \"second\"\n";
+    let plan = PLAN.replace("[judge.local]\npath = \"judge\"\n", judges);
+    std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
+    let (plan, run) = (Plan::read(&dir.path().join("plan.toml")).unwrap(), dir.path().join("run"));
+    let mut engine = Pretended::default();
+    run_with(&plan, &run, &Options { only_judge: Some("b".into()), ..quiet() }, &mut engine).unwrap();
+    assert_eq!((engine.rated, status(&run).unwrap()[0].judgements), (36, 0), "the primary was not asked");
+    let mut engine = Pretended::default();
+    let summary = run_with(&plan, &run, &quiet(), &mut engine).unwrap();
+    assert_eq!((*engine.asked.borrow(), engine.rated, summary.total.counts.unjudged), (0, 36, 0));
+    let options = Options { only_judge: Some("c".into()), ..quiet() };
+    let error = run_with(&plan, &run, &options, &mut engine).unwrap_err().to_string();
+    assert!(error.contains("no judge is called \"c\"; the plan has local-judge, b"), "{error}");
+}

@@ -5,6 +5,9 @@ pub mod local;
 pub mod openai;
 mod pace;
 pub mod prompt;
+pub mod settings;
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -33,18 +36,31 @@ pub struct Judgement {
 }
 
 /// One question to a judge.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Task {
+#[derive(Clone, Debug)]
+pub struct Task<'a> {
     /// The cell of the answer.
     pub cell: String,
+    /// Which of the ledgers that are open the judgement goes to.
+    pub ledger: usize,
     /// The question's id.
-    pub question: String,
+    pub question: &'a str,
     /// The answer's number among the question's.
     pub sample: usize,
     /// What is to be rated.
-    pub metric: String,
+    pub metric: &'a str,
+    /// The judge's prompt, not filled yet: a study's filled prompts would need much memory.
+    pub template: &'a str,
+    /// The user's text.
+    pub text: &'a str,
+    /// The model's answer.
+    pub answer: Arc<str>,
+}
+
+impl Task<'_> {
     /// The judge's user message.
-    pub prompt: String,
+    pub fn prompt(&self) -> String {
+        prompt::fill(self.template, self.text, &self.answer)
+    }
 }
 
 impl Judgement {
@@ -53,9 +69,9 @@ impl Judgement {
         let verdict = verdict(&distribution);
         Self {
             cell: task.cell.clone(),
-            question: task.question.clone(),
+            question: task.question.to_string(),
             sample: task.sample,
-            metric: task.metric.clone(),
+            metric: task.metric.to_string(),
             score: verdict.score,
             category: verdict.category,
             mass: verdict.mass,

@@ -189,7 +189,7 @@ impl Client {
     fn ask_until_answered(&self, index: usize, task: &Task, gate: &Gate) -> Option<Result<Distribution>> {
         let (mut attempt, mut without_logprobs) = (0, 0);
         while gate.pass() {
-            let (what, wait, everybody) = match self.ask(&task.prompt) {
+            let (what, wait, everybody) = match self.ask(&task.prompt()) {
                 Ok(distribution) => return Some(Ok(distribution)),
                 Err(Failure::Never(what)) => return Some(Err(self.error(what))),
                 Err(Failure::NoLogprobs) => {

@@ -110,13 +110,16 @@ fn client(server: &Server, change: impl FnOnce(&mut OpenAi)) -> Client {
     client
 }
 
-fn tasks(n: usize) -> Vec<Task> {
+fn tasks(n: usize) -> Vec<Task<'static>> {
     let task = |i: usize| Task {
         cell: "c".into(),
-        question: "q".into(),
+        ledger: 0,
+        question: "q",
         sample: i,
-        metric: "aligned".into(),
-        prompt: format!("rate {}", i % 101),
+        metric: "aligned",
+        template: "rate {answer}",
+        text: "",
+        answer: (i % 101).to_string().into(),
     };
     (0..n).map(task).collect()
 }
