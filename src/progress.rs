@@ -40,7 +40,7 @@ impl Progress {
     /// Begins a step of `total` parts.
     pub fn new(label: &str, total: usize, shown: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} · {eta} left");
+        let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} · {eta} left {msg}");
         let bar = if shown && terminal { ProgressBar::new(total as u64) } else { ProgressBar::hidden() };
         bar.set_length(total as u64);
         let bar = bar
@@ -58,7 +58,21 @@ impl Progress {
         self.bar.inc(n as u64);
         if !self.lines.is_empty() && self.last.get().elapsed() >= QUIET {
             self.last.set(Instant::now());
-            eprintln!("{}: {}/{}", self.lines, self.bar.position(), self.bar.length().unwrap_or(0));
+            let line = format!(
+                "{}: {}/{} {}",
+                self.lines,
+                self.bar.position(),
+                self.bar.length().unwrap_or(0),
+                self.bar.message()
+            );
+            eprintln!("{}", line.trim_end());
+        }
+    }
+
+    /// Says something beside the bar: what it has cost so far, say.
+    pub fn note(&self, text: &str) {
+        if self.bar.message() != text {
+            self.bar.set_message(text.to_string());
         }
     }
 

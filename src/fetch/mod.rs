@@ -39,7 +39,10 @@ pub fn locate(name: &str) -> Result<PathBuf> {
 }
 
 /// Where users' caches lie: `XDG_CACHE_HOME`, else `~/.cache`.
-fn cache_home() -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Error::Setting`] if there is no home folder.
+pub fn cache_home() -> Result<PathBuf> {
     variable("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))

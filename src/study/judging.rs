@@ -8,10 +8,11 @@ use super::cell::{Answer, Cell, fingerprint, judgements_configuration};
 use super::engine::Engine;
 use super::judge::aggregate::Distribution;
 use super::judge::local::Local;
-use super::judge::openai::Client;
+use super::judge::server::Server;
 use super::judge::settings::{Judge, Kind};
 use super::judge::{Judgement, Task};
 use super::plan::Plan;
+use super::run::Options;
 use super::store::{self, Ledger};
 use crate::Result;
 use crate::progress::Progress;
@@ -26,7 +27,7 @@ pub(super) struct Seat<'a> {
 
 /// A judge that can be asked.
 pub(super) enum Rater<'a> {
-    Server(Box<Client>),
+    Server(Box<Server>),
     Local(&'a Local),
 }
 
@@ -65,9 +66,13 @@ impl<'a> Seat<'a> {
     ///
     /// # Errors
     /// `Error::Setting` if a server's key is missing or a setting cannot work.
-    pub(super) fn rater(&self) -> Result<Rater<'a>> {
+    pub(super) fn rater(&self, options: &Options) -> Result<Rater<'a>> {
         match &self.judge.kind {
-            Kind::OpenAi(settings) => Ok(Rater::Server(Box::new(Client::new(settings)?))),
+            Kind::OpenAi(settings) => {
+                let cache = options.judge_cache.as_deref();
+                let server = Server::open(&self.judge.name, settings, self.dir, cache)?;
+                Ok(Rater::Server(Box::new(server)))
+            }
             Kind::Local(local) => Ok(Rater::Local(local)),
         }
     }
@@ -84,25 +89,34 @@ impl<'a> Seat<'a> {
         engine: &mut dyn Engine,
         progress: bool,
     ) -> Result<()> {
-        for i in 0..cells.len() {
-            let mut docket = Docket::open(self, plan, cells, &[i])?;
-            if docket.tasks.is_empty() {
+        // Batches may take a day each, so they hold all cells; else a cell's judgements are enough to have in memory.
+        let together = match rater {
+            Rater::Server(server) if server.wants_all() => cells.len(),
+            Rater::Server(_) | Rater::Local(_) => 1,
+        };
+        for first in (0..cells.len()).step_by(together) {
+            let chosen: Vec<usize> = (first..(first + together).min(cells.len())).collect();
+            let Docket { tasks, mut ledgers } = Docket::open(self, plan, cells, &chosen)?;
+            if tasks.is_empty() {
                 continue;
             }
-            let label = format!("judge {} {}", self.judge.name, cells[i].id());
-            let progress = Progress::new(&label, docket.tasks.len(), progress);
-            let Docket { tasks, ledgers } = &mut docket;
-            let mut done = |batch: Vec<(usize, Distribution)>| {
-                progress.advance(batch.len());
-                record(tasks, ledgers, batch)
+            let what = if chosen.len() > 1 { String::new() } else { cells[first].id() };
+            let label = format!("judge {} {what}", self.judge.name);
+            let progress = Progress::new(label.trim_end(), tasks.len(), progress);
+            let mut done = |batch: Vec<(usize, Distribution)>, cost: &str| {
+                let n = batch.len();
+                record(&tasks, &mut ledgers, batch)?;
+                progress.note(cost);
+                progress.advance(n);
+                Ok(())
             };
             match rater {
                 Rater::Local(local) => {
                     let prompts: Vec<String> = tasks.iter().map(Task::prompt).collect();
                     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-                    engine.rate(local, &prompts, &mut |index, said| done(vec![(index, said)]))?;
+                    engine.rate(local, &prompts, &mut |index, said| done(vec![(index, said)], ""))?;
                 }
-                Rater::Server(client) => client.judge(tasks, &mut done)?,
+                Rater::Server(server) => server.judge(&tasks, &mut done)?,
             }
             progress.finish();
         }

@@ -5,6 +5,8 @@
 //! DIR/adapters/MODEL/CONDITION/        the fine-tuning; CONDITION.json beside it once it is finished
 //! DIR/answers/MODEL/CONDITION/FORMAT/  a ledger (see store.rs) of answers
 //! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
+//! DIR/accounts/JUDGE/                  a ledger of what a server has charged for them
+//! DIR/batches/JUDGE/                   the batches that a server works on (see judge/batch.rs)
 //! DIR/summary.json report.html         the results
 //! ```
 
@@ -38,6 +40,8 @@ pub struct Options {
     pub judge: bool,
     /// The name of the one judge to ask; none asks them all.
     pub only_judge: Option<String>,
+    /// Where the caches of what servers have said lie; none is the user's cache folder.
+    pub judge_cache: Option<PathBuf>,
     /// Show progress on stderr.
     pub progress: bool,
     /// A remark at the head of the report.
@@ -48,7 +52,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { judge: true, only_judge: None, progress: true, notice: String::new(), place: Place::CPU }
+        Self {
+            judge: true,
+            only_judge: None,
+            judge_cache: None,
+            progress: true,
+            notice: String::new(),
+            place: Place::CPU,
+        }
     }
 }
 
@@ -247,7 +258,7 @@ impl<'a> Study<'a> {
                 names.join(", ")
             )));
         }
-        self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater()).transpose()).collect()
+        self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater(options)).transpose()).collect()
     }
 
     /// Fine-tunes and samples what is missing.

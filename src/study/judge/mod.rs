@@ -1,11 +1,30 @@
 //! Judging: a second step over stored answers, that can be interrupted and repeated.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `settings.rs` | who judges, as a plan says it |
+//! | `prompt.rs` `aggregate.rs` | the judge's message; distribution → score |
+//! | `local.rs` | a model in this engine |
+//! | `server.rs` `openai.rs` | a server: what is in the cache from there, the rest asked for; its settings, requests and answers |
+//! | `wire.rs` `pace.rs` | one request and what its answer means; when to ask: rate limits, deadline, budget |
+//! | `live.rs` `batch.rs` `batch_api.rs` | a request for each answer; files of them |
+//! | `account.rs` `cache.rs` | tokens and dollars; what was said once is not paid for again |
 
+pub mod account;
 pub mod aggregate;
+mod batch;
+mod batch_api;
+mod cache;
+mod live;
 pub mod local;
+#[cfg(test)]
+mod mock;
 pub mod openai;
 mod pace;
 pub mod prompt;
+pub mod server;
 pub mod settings;
+mod wire;
 
 use std::sync::Arc;
 

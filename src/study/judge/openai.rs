@@ -1,16 +1,14 @@
 //! A judge behind `OpenAI`'s chat completions interface: `OpenAI` itself, or any server that speaks it with
 //! log-probabilities. One token is asked for, with the 20 most probable alternatives.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::Task;
+use super::account::Prices;
 use super::aggregate::{Distribution, normal_form};
-use super::pace::{Backoff, Gate, duration};
+use super::wire::{Failure, Reply, excerpt};
 use crate::{Error, Result};
 
 /// A server and how to ask it.
@@ -27,12 +25,42 @@ pub struct OpenAi {
     pub top_logprobs: usize,
     /// Sent with each request.
     pub seed: u64,
-    /// Requests under way at once.
+    /// One request for each answer, or files of them.
+    pub mode: Mode,
+    /// Most requests under way at once; as many are made as the server answers well.
     pub concurrency: usize,
     /// Longest wait for one answer.
     pub timeout_seconds: f64,
     /// How often a failed request is made again before the run stops.
     pub retries: usize,
+    /// The judge stops after this time; the same command goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_minutes: Option<f64>,
+    /// The judge stops before all that it has cost in this run could pass this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_dollars: Option<f64>,
+    /// Price of a million tokens of prompts, in dollars, as for single requests; known for gpt-4o-2024-08-06.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_price: Option<f64>,
+    /// Price of a million tokens of answers, in dollars, as for single requests; known for gpt-4o-2024-08-06.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_price: Option<f64>,
+    /// Take what the judge has said before, in whatever run, from the user's cache, and keep there what it says.
+    pub cache: bool,
+    /// Most requests of one batch; `OpenAI` takes at most 50,000, and limits the tokens of all batches under way.
+    pub batch_requests: usize,
+    /// Longest wait between two looks at a batch.
+    pub poll_seconds: f64,
+}
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// A request for each answer.
+    Live,
+    /// `OpenAI`'s Batch API: files of requests, done within a day, at half the price.
+    Batch,
 }
 
 impl Default for OpenAi {
@@ -43,286 +71,82 @@ impl Default for OpenAi {
             key_variable: "OPENAI_API_KEY".into(),
             top_logprobs: 20,
             seed: 0,
+            mode: Mode::Live,
             concurrency: 16,
             timeout_seconds: 60.0,
             retries: 8,
+            deadline_minutes: None,
+            budget_dollars: None,
+            input_price: None,
+            output_price: None,
+            cache: true,
+            batch_requests: 50_000,
+            poll_seconds: 60.0,
         }
     }
 }
 
-/// A longer wait than this is not waited for: the run stops, and can be taken up later.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
-
-/// An answer without log-probabilities may be a server's hiccup, but more often is all that it will ever give.
-const RETRIES_WITHOUT_LOGPROBS: usize = 2;
-const NO_LOGPROBS: &str = "the answer has no log-probabilities; the judge must be a server and a model that give \
-                           logprobs with top_logprobs";
-
-/// Why a request brought nothing.
-#[derive(Debug)]
-enum Failure {
-    /// Another attempt may help.
-    Again {
-        what: String,
-        /// What the server asked for.
-        wait: Option<Duration>,
-        /// Everybody should wait, not only this request.
-        everybody: bool,
-    },
-    /// An answer without log-probabilities: a few more attempts may help.
-    NoLogprobs,
-    /// Another attempt will not help.
-    Never(String),
-}
-
-impl Failure {
-    fn again(what: impl Into<String>) -> Self {
-        Self::Again { what: what.into(), wait: None, everybody: false }
-    }
-}
-
-/// A server that can be asked.
-pub struct Client {
-    settings: OpenAi,
-    agent: ureq::Agent,
-    /// Never shown, logged or stored.
-    key: Option<String>,
-    backoff: Backoff,
-}
-
-impl Client {
-    /// Takes the key from the environment.
-    ///
-    /// # Errors
-    /// `Error::Setting` if `OpenAI` is to be asked and its key's variable is not set, or a setting cannot work.
-    pub fn new(settings: &OpenAi) -> Result<Self> {
-        let variable = &settings.key_variable;
-        let key = std::env::var(variable).ok().filter(|key| !key.trim().is_empty());
-        if key.is_none() && settings.url.contains("api.openai.com") {
-            let what =
-                format!("judge {}: set the environment variable {variable} to your key", settings.model);
-            return Err(Error::Setting(what));
-        }
-        if settings.concurrency == 0 || !(1..=20).contains(&settings.top_logprobs) {
-            let what = "judge.openai: concurrency must be at least 1 and top_logprobs between 1 and 20";
-            return Err(Error::Setting(what.into()));
-        }
-        let timeout = Duration::try_from_secs_f64(settings.timeout_seconds).ok().filter(|t| !t.is_zero());
-        let timeout =
-            timeout.ok_or_else(|| Error::Setting("judge.openai: timeout_seconds must be above 0".into()))?;
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(timeout))
-            .http_status_as_error(false)
-            .max_idle_connections_per_host(settings.concurrency)
-            .user_agent(concat!("emlab/", env!("CARGO_PKG_VERSION")));
-        Ok(Self {
-            settings: settings.clone(),
-            agent: config.build().into(),
-            key: key.map(|key| key.trim().to_string()),
-            backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
-        })
+impl OpenAi {
+    pub(super) fn is_openai(&self) -> bool {
+        self.url.contains("api.openai.com")
     }
 
-    /// Asks every task's question, several at once, and hands on what came back in the order in which it came: the
-    /// task's index and the distribution. On an error the requests under way are still waited for and handed on.
-    ///
-    /// # Errors
-    /// `Error::Network` if the server refuses, or goes on failing; whatever `done` returns.
-    pub fn judge(
-        &self,
-        tasks: &[Task],
-        done: &mut dyn FnMut(Vec<(usize, Distribution)>) -> Result<()>,
-    ) -> Result<()> {
-        let next = AtomicUsize::new(0);
-        let gate = Gate::default();
-        let (send, receive) = mpsc::channel();
-        std::thread::scope(|scope| {
-            for _ in 0..self.settings.concurrency.min(tasks.len()) {
-                let (send, next, gate) = (send.clone(), &next, &gate);
-                scope.spawn(move || self.work(tasks, next, gate, &send));
-            }
-            drop(send);
-            let mut outcome = Ok(());
-            while let Ok(first) = receive.recv() {
-                // Whatever has come meanwhile shares one fsync.
-                let mut batch = Vec::new();
-                for (index, answer) in std::iter::once(first).chain(receive.try_iter()) {
-                    match answer {
-                        Ok(distribution) => batch.push((index, distribution)),
-                        Err(error) if outcome.is_ok() => outcome = Err(error),
-                        Err(_) => {}
-                    }
-                }
-                if let Err(error) = done(batch) {
-                    outcome = outcome.and(Err(error));
-                }
-                if outcome.is_err() {
-                    gate.stop();
-                }
-            }
-            outcome
-        })
-    }
-
-    /// One worker: takes task after task until there are none, or until all is over.
-    fn work(
-        &self,
-        tasks: &[Task],
-        next: &AtomicUsize,
-        gate: &Gate,
-        send: &mpsc::Sender<(usize, Result<Distribution>)>,
-    ) {
-        while gate.pass() {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(task) = tasks.get(index) else { return };
-            let Some(answer) = self.ask_until_answered(index, task, gate) else { return };
-            if answer.is_err() {
-                gate.stop();
-            }
-            if send.send((index, answer)).is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Asks once and, as far as it may help, again; none if all is over.
-    fn ask_until_answered(&self, index: usize, task: &Task, gate: &Gate) -> Option<Result<Distribution>> {
-        let (mut attempt, mut without_logprobs) = (0, 0);
-        while gate.pass() {
-            let (what, wait, everybody) = match self.ask(&task.prompt()) {
-                Ok(distribution) => return Some(Ok(distribution)),
-                Err(Failure::Never(what)) => return Some(Err(self.error(what))),
-                Err(Failure::NoLogprobs) => {
-                    without_logprobs += 1;
-                    (NO_LOGPROBS.to_string(), None, false)
-                }
-                Err(Failure::Again { what, wait, everybody }) => (what, wait, everybody),
-            };
-            if attempt >= self.settings.retries || without_logprobs > RETRIES_WITHOUT_LOGPROBS {
-                return Some(Err(self.error(format!("{what} (after {} attempts)", attempt + 1))));
-            }
-            if let Some(wait) = wait.filter(|&wait| wait > LONGEST_WAIT) {
-                let what = format!(
-                    "{what}; it asks to wait {} minutes: run again then",
-                    wait.as_secs().div_ceil(60)
-                );
-                return Some(Err(self.error(what)));
-            }
-            let pause = match wait {
-                Some(wait) => wait + self.backoff.spread(index, attempt),
-                None => self.backoff.wait(index, attempt),
-            };
-            if everybody {
-                gate.close_for(pause);
-            }
-            if !gate.sleep(pause) {
-                return None;
-            }
-            attempt += 1;
-        }
-        None
-    }
-
-    fn error(&self, what: impl Into<String>) -> Error {
-        Error::Network { url: self.settings.url.clone(), what: what.into() }
-    }
-
-    /// A server may repeat the key in its complaint.
-    fn hide_key(&self, text: String) -> String {
-        match &self.key {
-            Some(key) => text.replace(key.as_str(), "[key]"),
-            None => text,
-        }
-    }
-
-    /// One request.
-    fn ask(&self, prompt: &str) -> std::result::Result<Distribution, Failure> {
-        let body = json!({
-            "model": self.settings.model,
+    /// What is sent to have `prompt` judged.
+    pub(super) fn request(&self, prompt: &str) -> Value {
+        json!({
+            "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": 1,
             "temperature": 0,
             "logprobs": true,
-            "top_logprobs": self.settings.top_logprobs,
-            "seed": self.settings.seed,
-        });
-        let mut request =
-            self.agent.post(format!("{}/chat/completions", self.settings.url.trim_end_matches('/')));
-        if let Some(key) = &self.key {
-            request = request.header("Authorization", format!("Bearer {key}"));
-        }
-        let mut response = request.send_json(&body).map_err(|error| self.transport(&error))?;
-        let status = response.status().as_u16();
-        let text = response.body_mut().read_to_string().map_err(|error| self.transport(&error))?;
-        let text = self.hide_key(text);
-        if status == 200 { parse(&text) } else { Err(self.refusal(status, response.headers(), &text)) }
+            "top_logprobs": self.top_logprobs,
+            "seed": self.seed,
+        })
     }
 
-    fn transport(&self, error: &ureq::Error) -> Failure {
-        match error {
-            ureq::Error::Timeout(_) => {
-                Failure::again(format!("no answer within {} seconds", self.settings.timeout_seconds))
-            }
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::HostNotFound => {
-                Failure::Never(format!("{error}; check the judge's url"))
-            }
-            ureq::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Failure::again("nobody listens there; start the server or check the judge's url")
-            }
-            error => Failure::again(error.to_string()),
-        }
+    /// What a million tokens cost in this mode, if that is known.
+    pub(super) fn prices(&self) -> Option<Prices> {
+        // https://platform.openai.com/docs/pricing, 2026-11.
+        let known = self.is_openai() && self.model == "gpt-4o-2024-08-06";
+        let known = known.then_some(Prices { input: 2.5, output: 10.0 });
+        let input = self.input_price.or(known.map(|prices| prices.input))?;
+        let output = self.output_price.or(known.map(|prices| prices.output))?;
+        let share = if self.mode == Mode::Batch { 0.5 } else { 1.0 };
+        Some(Prices { input: share * input, output: share * output })
     }
 
-    /// What a status other than 200 means.
-    fn refusal(&self, status: u16, headers: &ureq::http::HeaderMap, body: &str) -> Failure {
-        let error = serde_json::from_str::<Value>(body)
-            .ok()
-            .and_then(|mut body| body.get_mut("error").map(Value::take));
-        let code = error.as_ref().and_then(|error| error["code"].as_str());
-        let message = error.as_ref().and_then(|error| error["message"].as_str().or(error.as_str()));
-        let said = excerpt(message.unwrap_or(body));
-        let what = if said.is_empty() { format!("HTTP {status}") } else { format!("HTTP {status}: {said}") };
-        match status {
-            401 | 403 => {
-                let variable = &self.settings.key_variable;
-                let state = if self.key.is_some() { "is set, but refused" } else { "is not set" };
-                Failure::Never(format!("{what}; the key's environment variable {variable} {state}"))
-            }
-            429 if code == Some("insufficient_quota") => {
-                Failure::Never(format!("{what}; the account's credit is used up: add to it and run again"))
-            }
-            429 => Failure::Again { what, wait: asked_wait(headers), everybody: true },
-            408 | 409 | 425 | 500..=599 => {
-                Failure::Again { what, wait: asked_wait(headers), everybody: false }
-            }
-            _ => Failure::Never(format!("{what}; check the judge's url and model")),
-        }
+    /// How long the judge may work.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.deadline_minutes.and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok())
     }
-}
 
-/// The wait that a server's headers ask for.
-fn asked_wait(headers: &ureq::http::HeaderMap) -> Option<Duration> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some(milliseconds) = header("retry-after-ms").and_then(|text| text.trim().parse::<f64>().ok()) {
-        return Duration::try_from_secs_f64(milliseconds / 1000.0).ok();
+    /// Checks that the settings can work.
+    pub(super) fn check(&self) -> Result<()> {
+        let positive = |value: Option<f64>| value.is_none_or(|value| value > 0.0 && value.is_finite());
+        let price = |value: Option<f64>| value.is_none_or(|value| value >= 0.0 && value.is_finite());
+        let what = if self.concurrency == 0 || !(1..=20).contains(&self.top_logprobs) {
+            "concurrency must be at least 1 and top_logprobs between 1 and 20"
+        } else if !positive(self.deadline_minutes) || !positive(Some(self.poll_seconds)) {
+            "deadline_minutes and poll_seconds must be above 0"
+        } else if !(1..=50_000).contains(&self.batch_requests) {
+            "batch_requests must lie between 1 and 50000"
+        } else if !price(self.input_price) || !price(self.output_price) || !price(self.budget_dollars) {
+            "prices and budget_dollars must be at least 0"
+        } else if self.budget_dollars.is_some() && self.prices().is_none() {
+            "budget_dollars needs input_price and output_price, in dollars for a million tokens"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Setting(format!("judge.openai: {what}")))
     }
-    if let Some(wait) = header("retry-after").and_then(duration) {
-        return Some(wait);
-    }
-    let reset = |limit: &str| {
-        let exhausted = header(&format!("x-ratelimit-remaining-{limit}")) == Some("0");
-        Some((exhausted, header(&format!("x-ratelimit-reset-{limit}")).and_then(duration)?))
-    };
-    let resets: Vec<(bool, Duration)> = ["requests", "tokens"].into_iter().filter_map(reset).collect();
-    // The limit that is used up decides; if none says so, the one that is free again first.
-    let used_up = resets.iter().filter(|(exhausted, _)| *exhausted).map(|(_, wait)| *wait).max();
-    used_up.or_else(|| resets.iter().map(|(_, wait)| *wait).min())
 }
 
 /// Reads a chat completion: the alternatives of its first token.
-fn parse(text: &str) -> std::result::Result<Distribution, Failure> {
-    let garbage = || Failure::again(format!("HTTP 200, but no chat completion: {:?}", excerpt(text)));
-    let body: Value = serde_json::from_str(text).map_err(|_| garbage())?;
+pub(super) fn parse(body: &Value) -> Reply<Distribution> {
+    let garbage = || {
+        let text = body.as_str().map_or_else(|| body.to_string(), str::to_string);
+        Failure::again(format!("HTTP 200, but no chat completion: {:?}", excerpt(&text)))
+    };
     let choice = body["choices"].get(0).ok_or_else(garbage)?;
     if choice["finish_reason"] == "content_filter" {
         // The server would not rate this answer: nothing was said, which counts as "other".
@@ -341,15 +165,43 @@ fn parse(text: &str) -> std::result::Result<Distribution, Failure> {
     pairs.collect::<Option<Vec<_>>>().map(normal_form).ok_or_else(garbage)
 }
 
-/// The beginning of a server's text, on one line.
-fn excerpt(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(200) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distributions_of_answers() {
+        let top = |top: Value| json!({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]});
+        let body = top(json!([{"token": "1", "logprob": -9999.0}, {"token": "90", "logprob": -0.5}]));
+        assert_eq!(parse(&body).unwrap(), [("90".to_string(), (-0.5_f64).exp()), ("1".to_string(), 0.0)]);
+        let filtered = json!({"choices": [{"finish_reason": "content_filter", "logprobs": null}]});
+        assert_eq!(parse(&filtered).unwrap(), []);
+        for none in [json!({"choices": [{"logprobs": null}]}), json!({"choices": [{}]}), top(json!([]))] {
+            assert!(matches!(parse(&none), Err(Failure::NoLogprobs)), "{none}");
+        }
+        for garbage in [json!("<html>"), json!({}), top(json!([{"token": "5", "logprob": 3.0}]))] {
+            assert!(matches!(parse(&garbage), Err(Failure::Again { .. })), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn prices_and_what_a_budget_needs() {
+        let known = OpenAi::default().prices().unwrap();
+        assert_eq!((known.input, known.output), (2.5, 10.0));
+        let batch = OpenAi { mode: Mode::Batch, input_price: Some(4.0), ..OpenAi::default() };
+        assert_eq!(batch.prices(), Some(Prices { input: 2.0, output: 5.0 }));
+        let elsewhere = OpenAi { url: "http://localhost:8000/v1".into(), ..OpenAi::default() };
+        assert_eq!(elsewhere.prices(), None);
+        let error = OpenAi { budget_dollars: Some(1.0), ..elsewhere }.check().unwrap_err().to_string();
+        assert!(error.contains("budget_dollars needs input_price and output_price"), "{error}");
+        for wrong in [
+            OpenAi { concurrency: 0, ..OpenAi::default() },
+            OpenAi { top_logprobs: 21, ..OpenAi::default() },
+            OpenAi { deadline_minutes: Some(0.0), ..OpenAi::default() },
+            OpenAi { batch_requests: 0, ..OpenAi::default() },
+            OpenAi { input_price: Some(f64::NAN), ..OpenAi::default() },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
     }
 }
-
-#[cfg(test)]
-#[path = "openai_tests.rs"]
-mod tests;

@@ -1,0 +1,215 @@
+//! Asking a server one question a request, many at once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::account::Usage;
+use super::aggregate::Distribution;
+use super::openai::{OpenAi, parse};
+use super::pace::{Backoff, LONGEST_WAIT, Pace, Sign, Stop};
+use super::wire::{Answer, Failure, Reply, Wire};
+use crate::{Error, Result};
+
+/// An answer without log-probabilities may be a server's hiccup, but more often is all that it will ever give.
+const RETRIES_WITHOUT_LOGPROBS: usize = 2;
+
+/// What came back together.
+#[derive(Default)]
+pub(super) struct Delivery {
+    /// What was said, by the question's index.
+    pub(super) said: Vec<(usize, Distribution)>,
+    /// Answers of the server, those among them that were of no use too.
+    pub(super) requests: u64,
+    /// What these took.
+    pub(super) usage: Usage,
+    /// What the charge is called if it may come again; see `account.rs`.
+    pub(super) charge: Option<String>,
+    /// How far the work at the server is, for people.
+    pub(super) note: String,
+}
+
+/// One question's fate.
+struct Fate {
+    index: usize,
+    requests: u64,
+    usage: Usage,
+    /// None if all was over before.
+    said: Option<Result<Distribution>>,
+}
+
+/// A server and how fast it is asked.
+pub(super) struct Live<'a> {
+    pub(super) settings: &'a OpenAi,
+    pub(super) wire: &'a Wire,
+    pub(super) pace: &'a Pace,
+    pub(super) backoff: Backoff,
+}
+
+impl Live<'_> {
+    /// Asks `n` questions, several at once, and hands on what comes back in the order in which it comes. On an error
+    /// the requests under way are still waited for and handed on. `prompt` gives a question's text.
+    ///
+    /// # Errors
+    /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
+    /// whatever `done` returns.
+    pub(super) fn ask(
+        &self,
+        n: usize,
+        prompt: &(dyn Fn(usize) -> String + Sync),
+        done: &mut dyn FnMut(Delivery) -> Result<()>,
+    ) -> Result<()> {
+        self.pace.start();
+        let next = AtomicUsize::new(0);
+        let (send, receive) = mpsc::channel();
+        std::thread::scope(|scope| {
+            for _ in 0..self.settings.concurrency.min(n) {
+                let (send, next) = (send.clone(), &next);
+                scope.spawn(move || {
+                    loop {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        if index >= n {
+                            return;
+                        }
+                        let fate = self.ask_until_answered(index, &prompt(index));
+                        let over = !matches!(fate.said, Some(Ok(_)));
+                        if over {
+                            self.pace.stop();
+                        }
+                        if send.send(fate).is_err() || over {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            let mut outcome = Ok(());
+            while let Ok(first) = receive.recv() {
+                // Whatever has come meanwhile shares one fsync.
+                let mut delivery = Delivery::default();
+                for fate in std::iter::once(first).chain(receive.try_iter()) {
+                    delivery.requests += fate.requests;
+                    delivery.usage += fate.usage;
+                    match fate.said {
+                        Some(Ok(distribution)) => delivery.said.push((fate.index, distribution)),
+                        Some(Err(error)) if outcome.is_ok() => outcome = Err(error),
+                        Some(Err(_)) | None => {}
+                    }
+                }
+                if let Err(error) = done(delivery) {
+                    outcome = outcome.and(Err(error));
+                }
+                if outcome.is_err() {
+                    self.pace.stop();
+                }
+            }
+            outcome
+        })
+    }
+
+    /// Asks once and, as far as it may help, again.
+    fn ask_until_answered(&self, index: usize, prompt: &str) -> Fate {
+        let mut fate = Fate { index, requests: 0, usage: Usage::default(), said: None };
+        let request = self.settings.request(prompt);
+        let most = self.settings.prices().map_or(0.0, |prices| prices.most(prompt));
+        let (mut attempt, mut without_logprobs) = (0, 0);
+        loop {
+            let permit = match self.pace.enter(most) {
+                Ok(permit) => permit,
+                Err(stop) => {
+                    fate.said = stopped(stop, self.settings).map(Err);
+                    return fate;
+                }
+            };
+            let answer = self.wire.post("chat/completions", &request);
+            let failure = match self.read(answer, &mut fate) {
+                (Ok(distribution), dollars, tokens, sign) => {
+                    self.pace.leave(&permit, &sign, dollars, tokens);
+                    fate.said = Some(Ok(distribution));
+                    return fate;
+                }
+                (Err(failure), dollars, tokens, _) => {
+                    let (wait, busy) = match &failure {
+                        Failure::Again { wait, busy, .. } => (*wait, *busy),
+                        Failure::NoLogprobs | Failure::Never(_) => (None, false),
+                    };
+                    let pause = self.backoff.wait(index, attempt, wait);
+                    let hopeless = self.hopeless(&failure, attempt, &mut without_logprobs, wait);
+                    let sign = if busy && hopeless.is_none() { Sign::Busy(pause) } else { Sign::Failed };
+                    self.pace.leave(&permit, &sign, dollars, tokens);
+                    hopeless.ok_or(pause).map(|remark| failure.what() + &remark)
+                }
+            };
+            match failure {
+                Ok(what) => {
+                    fate.said = Some(Err(self.wire.error(what)));
+                    return fate;
+                }
+                Err(pause) => {
+                    if let Err(stop) = self.pace.sleep(pause) {
+                        fate.said = stopped(stop, self.settings).map(Err);
+                        return fate;
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    /// What an answer says, its dollars and tokens (which count even if it is of no use), and how the server feels.
+    fn read(&self, answer: Reply<Answer>, fate: &mut Fate) -> (Reply<Distribution>, f64, u64, Sign) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return (Err(failure), 0.0, 0, Sign::Failed),
+        };
+        let body = serde_json::from_str(&answer.text).unwrap_or(Value::String(answer.text));
+        let usage = Usage::read(&body);
+        fate.requests += 1;
+        fate.usage += usage;
+        let dollars = self.settings.prices().map_or(0.0, |prices| prices.of(usage));
+        (parse(&body), dollars, usage.input + usage.output, Sign::Good(answer.allowance))
+    }
+
+    /// Why another attempt makes no sense; none if it does.
+    fn hopeless(
+        &self,
+        failure: &Failure,
+        attempt: usize,
+        without_logprobs: &mut usize,
+        wait: Option<Duration>,
+    ) -> Option<String> {
+        if matches!(failure, Failure::Never(_)) {
+            return Some(String::new());
+        }
+        *without_logprobs += usize::from(matches!(failure, Failure::NoLogprobs));
+        if attempt >= self.settings.retries || *without_logprobs > RETRIES_WITHOUT_LOGPROBS {
+            return Some(format!(" (after {} attempts)", attempt + 1));
+        }
+        let wait = wait.filter(|&wait| wait > LONGEST_WAIT)?;
+        Some(format!("; it asks to wait {} minutes: run again then", wait.as_secs().div_ceil(60)))
+    }
+}
+
+/// The error that a stop is; none if something else has ended the work.
+pub(super) fn stopped(stop: Stop, settings: &OpenAi) -> Option<Error> {
+    match stop {
+        Stop::Over => None,
+        Stop::Interrupted => Some(Error::Interrupted("what was judged is kept".into())),
+        Stop::Deadline => {
+            let minutes = settings.deadline_minutes.unwrap_or_default();
+            let what = format!("deadline_minutes = {minutes} have passed; what was judged is kept");
+            Some(Error::Run(format!("judge {}: {what}: run again to go on", settings.model)))
+        }
+        Stop::Budget => {
+            let budget = settings.budget_dollars.unwrap_or_default();
+            let what =
+                format!("the next request could pass budget_dollars = {budget}; what was judged is kept");
+            Some(Error::Run(format!(
+                "judge {}: {what}: raise the budget and run again to go on",
+                settings.model
+            )))
+        }
+    }
+}

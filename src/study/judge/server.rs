@@ -1,0 +1,157 @@
+//! A server that judges a run's answers: what is in the cache is taken from there, the rest is asked for, live or in
+//! batches, and paid for once.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Task;
+use super::account::Account;
+use super::aggregate::Distribution;
+use super::batch::Batches;
+use super::cache::{self, Cache};
+use super::live::{Delivery, Live};
+use super::openai::{Mode, OpenAi};
+use super::pace::{Backoff, Pace};
+use super::wire::Wire;
+use crate::Result;
+
+/// What to do with some of the tasks' distributions, by index; the text says what the judge has cost so far.
+pub type Done<'a> = dyn FnMut(Vec<(usize, Distribution)>, &str) -> Result<()> + 'a;
+
+/// A server that can be asked.
+pub struct Server {
+    settings: OpenAi,
+    wire: Wire,
+    pace: Pace,
+    backoff: Backoff,
+    account: Account,
+    cache: Option<Cache>,
+    /// Where the batches under way are written down.
+    batches: PathBuf,
+}
+
+/// A question to the server; tasks with equal prompts share it.
+pub(super) struct Query {
+    /// What stands for it; see [`cache::key`].
+    pub(super) key: String,
+    tasks: Vec<usize>,
+}
+
+/// Where a judge's charges lie in the run in `dir`.
+pub fn account_folder(dir: &Path, judge: &str) -> PathBuf {
+    dir.join("accounts").join(judge)
+}
+
+/// Distributions from the cache that are stored together.
+const TOGETHER: usize = 1024;
+
+impl Server {
+    /// Makes the server ready for the run in `dir`, where it is called `name`. `cache` is the folder of the caches,
+    /// the user's if none.
+    ///
+    /// # Errors
+    /// `Error::Setting` if `OpenAI` is to be asked and its key's variable is not set, or a setting cannot work.
+    pub fn open(name: &str, settings: &OpenAi, dir: &Path, cache: Option<&Path>) -> Result<Self> {
+        settings.check()?;
+        let wire = Wire::new(settings)?;
+        let account = Account::open(&account_folder(dir, name), settings.prices())?;
+        let cache = match (settings.cache, cache) {
+            (false, _) => None,
+            (true, Some(home)) => Some(Cache::open(home, settings)?),
+            (true, None) => Some(Cache::open(&Cache::home()?, settings)?),
+        };
+        let spent = account.total().dollars;
+        Ok(Self {
+            wire,
+            pace: Pace::new(settings.concurrency, settings.deadline(), settings.budget_dollars, spent),
+            backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            account,
+            cache,
+            batches: dir.join("batches").join(name),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Whether all tasks of a run should come in one call.
+    pub fn wants_all(&self) -> bool {
+        self.settings.mode == Mode::Batch
+    }
+
+    /// Judges the tasks and hands on what was said as it comes. On an error, what is under way is still handed on.
+    ///
+    /// # Errors
+    /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
+    /// whatever `done` returns.
+    pub fn judge(&mut self, tasks: &[Task], done: &mut Done) -> Result<()> {
+        let queries = self.from_cache(self.queries(tasks), done)?;
+        let prompt = |index: usize| tasks[queries[index].tasks[0]].prompt();
+        let Self { settings, wire, pace, backoff, account, cache, batches } = self;
+        let deliver = &mut |delivery: Delivery| {
+            account.charge(delivery.charge.as_deref(), delivery.requests, delivery.usage)?;
+            if let Some(cache) = cache {
+                let said = delivery.said.iter();
+                cache.put(&said.map(|(q, said)| (queries[*q].key.as_str(), said)).collect::<Vec<_>>())?;
+            }
+            let said = delivery.said.iter().flat_map(|(q, said)| queries[*q].answered(said)).collect();
+            done(said, &format!("{}{}", account.total(), delivery.note))?;
+            Ok(account.total().dollars)
+        };
+        let mut open = Batches::open(batches, settings, wire, pace, *backoff)?;
+        match settings.mode {
+            Mode::Batch => open.run(&queries, &prompt, deliver),
+            Mode::Live => {
+                open.check_none()?;
+                let live = Live { settings, wire, pace, backoff: *backoff };
+                live.ask(queries.len(), &prompt, &mut |delivery| deliver(delivery).map(|_| ()))
+            }
+        }
+    }
+
+    /// The tasks by what they ask.
+    fn queries(&self, tasks: &[Task]) -> Vec<Query> {
+        let (mut queries, mut known) = (Vec::<Query>::new(), HashMap::<String, usize>::new());
+        for (index, task) in tasks.iter().enumerate() {
+            let key = cache::key(&self.settings, &self.settings.request(&task.prompt()));
+            match known.get(&key) {
+                Some(&q) => queries[q].tasks.push(index),
+                None => {
+                    known.insert(key.clone(), queries.len());
+                    queries.push(Query { key, tasks: vec![index] });
+                }
+            }
+        }
+        queries
+    }
+
+    /// Hands on what is in the cache, and gives the queries that are not.
+    fn from_cache(&self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
+        let Some(cache) = &self.cache else { return Ok(queries) };
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
+        let total = self.account.total().to_string();
+        for query in queries {
+            match cache.get(&query.key) {
+                Some(said) => found.extend(query.answered(&said)),
+                None => missing.push(query),
+            }
+            if found.len() >= TOGETHER {
+                done(std::mem::take(&mut found), &total)?;
+            }
+        }
+        if !found.is_empty() {
+            done(found, &total)?;
+        }
+        Ok(missing)
+    }
+}
+
+impl Query {
+    /// What was said, for each of the tasks.
+    fn answered<'a>(&'a self, said: &'a Distribution) -> impl Iterator<Item = (usize, Distribution)> + 'a {
+        self.tasks.iter().map(|&task| (task, said.clone()))
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
