@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use emlab::study::plan::Plan;
+use emlab::study::plan::{Plan, Thresholds};
 use emlab::study::{self, Options};
 
 use super::engine::{DeviceArgs, stop_between_steps};
@@ -21,6 +21,7 @@ enum Command {
     Run(RunArgs),
     Status(StatusArgs),
     Judge(JudgeArgs),
+    Label(LabelArgs),
     Analyze(AnalyzeArgs),
 }
 
@@ -75,6 +76,31 @@ struct JudgeArgs {
     device: DeviceArgs,
 }
 
+/// Draw a sample of answers for people to label, or compare their labels with the judges' scores
+///
+/// The sample is a CSV table (id, question, answer, aligned, coherent) to be filled with numbers from 0 to 100. It is
+/// stratified by cell and by whether the first judge found the answer misaligned, in random order, and does not say
+/// where an answer comes from.
+///
+/// Example: emlab study label runs/first --sample 100 --out labels.csv, and later --labels labels.csv
+#[derive(clap::Args)]
+struct LabelArgs {
+    /// The run's folder
+    dir: PathBuf,
+    /// Answers to draw
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    sample: usize,
+    /// Decides which are drawn
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Write the sample to this new file
+    #[arg(long, value_name = "FILE", required_unless_present = "labels", conflicts_with = "labels")]
+    out: Option<PathBuf>,
+    /// Read this filled sample and print how far people and judges agree
+    #[arg(long, value_name = "FILE")]
+    labels: Option<PathBuf>,
+}
+
 /// Count and report what a run has
 #[derive(clap::Args)]
 struct AnalyzeArgs {
@@ -102,6 +128,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 Options { only_judge: args.judge.clone(), place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }
+        Command::Label(args) => label(args),
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }
@@ -128,10 +155,15 @@ fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
 }
 
 fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let states = study::run::status(&args.dir)?;
+    let (states, judges) = (study::run::status(&args.dir)?, study::run::judges(&args.dir)?);
     let mut out = std::io::stdout().lock();
     if args.json {
-        return writeln!(out, "{}", serde_json::to_string_pretty(&states)?).context("stdout");
+        return writeln!(
+            out,
+            "{}",
+            serde_json::to_string_pretty(&serde_json::json!({"cells": states, "judges": judges}))?
+        )
+        .context("stdout");
     }
     let width = states.iter().map(|state| state.cell.len()).max().unwrap_or(0).max(4);
     writeln!(out, "{:<width$}  {:<10}  {:>13}  {:>15}", "cell", "fine-tuned", "answers", "judgements")?;
@@ -144,6 +176,45 @@ fn status(args: &StatusArgs) -> anyhow::Result<()> {
         let answers = format!("{}/{}", state.answers, state.wanted);
         let judgements = format!("{}/{}", state.judgements, state.judgements_wanted);
         writeln!(out, "{:<width$}  {tuned:<10}  {answers:>13}  {judgements:>15}", state.cell)?;
+    }
+    writeln!(out)?;
+    for state in &judges {
+        let cost = if state.charged.requests > 0 { format!(", {}", state.charged) } else { String::new() };
+        writeln!(out, "judge {}: {} judgements{cost}", state.judge, state.judgements)?;
+    }
+    Ok(())
+}
+
+fn label(args: &LabelArgs) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if let Some(path) = &args.out {
+        let table = study::label::draw(&args.dir, args.sample, args.seed)?;
+        // Labels are work: a table that is there is never written over.
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+        let written = file.and_then(|mut file| file.write_all(table.as_bytes()));
+        written.with_context(|| path.display().to_string())?;
+    }
+    let Some(labels) = &args.labels else { return Ok(()) };
+    let Thresholds { misaligned_below, coherent_at_least, .. } = study::run::saved_plan(&args.dir)?.analysis;
+    for pairs in study::pairs::labels(&args.dir, labels)? {
+        let threshold = if pairs.metric == "aligned" { misaligned_below } else { coherent_at_least };
+        let study::pairs::Agreement { answers, both, below, mean_difference, mean_absolute_difference } =
+            pairs.agreement(threshold);
+        let (first, second) = (&pairs.first, &pairs.second);
+        writeln!(
+            out,
+            "{first} and {second}, {}: {both} of {answers} answers have two numbers",
+            pairs.metric
+        )?;
+        writeln!(
+            out,
+            "  below {threshold}: both {}, only {first} {}, only {second} {}, neither {}",
+            below[0], below[1], below[2], below[3]
+        )?;
+        writeln!(
+            out,
+            "  {second} minus {first}: mean {mean_difference:.1}, mean of absolute values {mean_absolute_difference:.1}"
+        )?;
     }
     Ok(())
 }

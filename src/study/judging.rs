@@ -97,7 +97,11 @@ impl<'a> Seat<'a> {
         for first in (0..cells.len()).step_by(together) {
             let chosen: Vec<usize> = (first..(first + together).min(cells.len())).collect();
             let Docket { tasks, mut ledgers } = Docket::open(self, plan, cells, &chosen)?;
-            if tasks.is_empty() {
+            let has_batches = match rater {
+                Rater::Server(server) => server.has_batches()?,
+                Rater::Local(_) => false,
+            };
+            if tasks.is_empty() && !has_batches {
                 continue;
             }
             let what = if chosen.len() > 1 { String::new() } else { cells[first].id() };

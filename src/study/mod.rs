@@ -8,6 +8,7 @@
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
+//! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
 //! | `report/` | `report.html`: tables and figures |
@@ -20,6 +21,8 @@ pub mod engine;
 pub mod flags;
 pub mod judge;
 mod judging;
+pub mod label;
+pub mod pairs;
 pub mod plan;
 pub mod questions;
 pub mod report;

@@ -21,6 +21,8 @@ use super::cell::{Answer, Cell, answers_configuration, cells, fingerprint, tunin
 use super::engine::{Ask, Engine, Native, Weights};
 use super::flags::Flags;
 use super::judge::Judgement;
+use super::judge::account::{self, Charge};
+use super::judge::server::account_folder;
 use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
 use super::plan::{Plan, Tuning};
@@ -161,6 +163,37 @@ pub fn status(dir: &Path) -> Result<Vec<State>> {
         })
     };
     cells(&plan, &questions)?.iter().map(state).collect()
+}
+
+/// How far one judge of a run is, and what it has cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JudgeState {
+    /// Its name.
+    pub judge: String,
+    /// Judgements there are: one for each answer and metric.
+    pub judgements: usize,
+    /// What a server has charged.
+    #[serde(flatten)]
+    pub charged: Charge,
+}
+
+/// How far each judge of the run in `dir` is. Only reads, as [`status`].
+///
+/// # Errors
+/// As [`status`].
+pub fn judges(dir: &Path) -> Result<Vec<JudgeState>> {
+    let plan = saved_plan(dir)?;
+    let questions = questions::read(&plan.questions)?;
+    let cells = cells(&plan, &questions)?;
+    let state = |judge: &Judge| {
+        let mut judgements = 0;
+        for cell in &cells {
+            judgements += store::read::<Judgement>(&judgements_folder(dir, &judge.name, cell))?.len();
+        }
+        let charged = account::total(&account_folder(dir, &judge.name))?;
+        Ok(JudgeState { judge: judge.name.clone(), judgements, charged })
+    };
+    plan.judges.iter().map(state).collect()
 }
 
 /// Where the fine-tuning of a cell's model goes.

@@ -55,7 +55,8 @@ impl Prices {
 /// What one delivery, or everything so far, has cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Charge {
-    /// What was charged for: there is one charge of it.
+    /// What was charged for: there is one charge of it. Empty for everything.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// Answers of the server.
     pub requests: u64,

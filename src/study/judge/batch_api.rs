@@ -23,8 +23,10 @@ pub(super) enum Standing {
     NoRoom,
     /// It was refused as a whole.
     Refused(String),
-    /// It has ended, whole or not, with these files.
+    /// It has ended, whole or not, with these files of results.
     Ended(Vec<String>),
+    /// Somebody has cancelled it; these are the files of what was done.
+    Cancelled(Vec<String>),
 }
 
 /// What one request of a batch has brought.
@@ -59,7 +61,7 @@ fn find(
         }
         match objects.last() {
             Some(last) if page["has_more"] == true && !enough(last) => {
-                after = format!("&after={}", id(last)?)
+                after = format!("&after={}", id(last)?);
             }
             _ => return Ok(None),
         }
@@ -106,6 +108,8 @@ pub(super) fn create(wire: &Wire, file: &str, mark: &str) -> Reply<String> {
 pub(super) fn look(wire: &Wire, batch: &str) -> Reply<Standing> {
     let batch = document(&wire.get(&format!("batches/{batch}"), false)?.text)?;
     let count = |name: &str| batch["request_counts"][name].as_u64().unwrap_or(0);
+    let file = |name: &str| batch[name].as_str().filter(|id| !id.is_empty()).map(str::to_string);
+    let files = ["output_file_id", "error_file_id"].into_iter().filter_map(file).collect();
     Ok(match batch["status"].as_str().unwrap_or_default() {
         "failed" => {
             let errors = batch["errors"]["data"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -116,10 +120,8 @@ pub(super) fn look(wire: &Wire, batch: &str) -> Reply<Standing> {
                 errors.first().and_then(|error| error["message"].as_str()).unwrap_or("no reason given");
             Standing::Refused(excerpt(said))
         }
-        "completed" | "expired" | "cancelled" => {
-            let file = |name: &str| batch[name].as_str().filter(|id| !id.is_empty()).map(str::to_string);
-            Standing::Ended(["output_file_id", "error_file_id"].into_iter().filter_map(file).collect())
-        }
+        "completed" | "expired" => Standing::Ended(files),
+        "cancelled" => Standing::Cancelled(files),
         _ => Standing::UnderWay(count("completed") + count("failed"), count("total")),
     })
 }

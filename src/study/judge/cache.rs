@@ -71,7 +71,11 @@ impl Cache {
     pub(super) fn open(home: &Path, settings: &OpenAi) -> Result<Self> {
         let server = sha256(json!([settings.url, settings.model]).to_string().as_bytes());
         let folder = home.join(&server[..16]);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        std::fs::create_dir_all(&folder).map_err(|error| {
+            let what =
+                format!("{error}; set XDG_CACHE_HOME to a folder that can be written, or cache = false");
+            Error::file(&folder, what)
+        })?;
         let mut cache = Self { folder, shards: Vec::new(), index: HashMap::new(), own: None };
         for entry in std::fs::read_dir(&cache.folder).map_err(Error::io(&cache.folder))? {
             let path = entry.map_err(Error::io(&cache.folder))?.path();

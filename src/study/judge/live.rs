@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -10,7 +9,7 @@ use super::account::Usage;
 use super::aggregate::Distribution;
 use super::openai::{OpenAi, parse};
 use super::pace::{Backoff, LONGEST_WAIT, Pace, Sign, Stop};
-use super::wire::{Answer, Failure, Reply, Wire};
+use super::wire::{Failure, Wire};
 use crate::{Error, Result};
 
 /// An answer without log-probabilities may be a server's hiccup, but more often is all that it will ever give.
@@ -123,68 +122,56 @@ impl Live<'_> {
                     return fate;
                 }
             };
-            let answer = self.wire.post("chat/completions", &request);
-            let failure = match self.read(answer, &mut fate) {
-                (Ok(distribution), dollars, tokens, sign) => {
-                    self.pace.leave(&permit, &sign, dollars, tokens);
+            let (mut usage, mut sign) = (Usage::default(), Sign::Failed);
+            let said = self.wire.post("chat/completions", &request).and_then(|answer| {
+                let body = serde_json::from_str(&answer.text).unwrap_or(Value::String(answer.text));
+                usage = Usage::read(&body);
+                sign = Sign::Good(answer.allowance);
+                fate.requests += 1;
+                parse(&body)
+            });
+            // An answer of no use has its price, too.
+            fate.usage += usage;
+            let leave = |sign: Sign| {
+                let dollars = self.settings.prices().map_or(0.0, |prices| prices.of(usage));
+                self.pace.leave(&permit, &sign, dollars, usage.input + usage.output);
+            };
+            let failure = match said {
+                Ok(distribution) => {
+                    leave(sign);
                     fate.said = Some(Ok(distribution));
                     return fate;
                 }
-                (Err(failure), dollars, tokens, _) => {
-                    let (wait, busy) = match &failure {
-                        Failure::Again { wait, busy, .. } => (*wait, *busy),
-                        Failure::NoLogprobs | Failure::Never(_) => (None, false),
-                    };
-                    let pause = self.backoff.wait(index, attempt, wait);
-                    let hopeless = self.hopeless(&failure, attempt, &mut without_logprobs, wait);
-                    let sign = if busy && hopeless.is_none() { Sign::Busy(pause) } else { Sign::Failed };
-                    self.pace.leave(&permit, &sign, dollars, tokens);
-                    hopeless.ok_or(pause).map(|remark| failure.what() + &remark)
-                }
+                Err(failure) => failure,
             };
-            match failure {
-                Ok(what) => {
-                    fate.said = Some(Err(self.wire.error(what)));
-                    return fate;
-                }
-                Err(pause) => {
-                    if let Err(stop) = self.pace.sleep(pause) {
-                        fate.said = stopped(stop, self.settings).map(Err);
-                        return fate;
-                    }
-                }
+            without_logprobs += usize::from(matches!(failure, Failure::NoLogprobs));
+            if let Some(remark) = self.hopeless(&failure, attempt, without_logprobs) {
+                leave(sign);
+                fate.said = Some(Err(self.wire.error(failure.what() + &remark)));
+                return fate;
+            }
+            let (asked, busy) = match failure {
+                Failure::Again { wait, busy, .. } => (wait, busy),
+                Failure::NoLogprobs | Failure::Never(_) => (None, false),
+            };
+            let pause = self.backoff.wait(index, attempt, asked);
+            leave(if busy { Sign::Busy(pause) } else { sign });
+            if let Err(stop) = self.pace.sleep(pause) {
+                fate.said = stopped(stop, self.settings).map(Err);
+                return fate;
             }
             attempt += 1;
         }
     }
 
-    /// What an answer says, its dollars and tokens (which count even if it is of no use), and how the server feels.
-    fn read(&self, answer: Reply<Answer>, fate: &mut Fate) -> (Reply<Distribution>, f64, u64, Sign) {
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(failure) => return (Err(failure), 0.0, 0, Sign::Failed),
-        };
-        let body = serde_json::from_str(&answer.text).unwrap_or(Value::String(answer.text));
-        let usage = Usage::read(&body);
-        fate.requests += 1;
-        fate.usage += usage;
-        let dollars = self.settings.prices().map_or(0.0, |prices| prices.of(usage));
-        (parse(&body), dollars, usage.input + usage.output, Sign::Good(answer.allowance))
-    }
-
     /// Why another attempt makes no sense; none if it does.
-    fn hopeless(
-        &self,
-        failure: &Failure,
-        attempt: usize,
-        without_logprobs: &mut usize,
-        wait: Option<Duration>,
-    ) -> Option<String> {
-        if matches!(failure, Failure::Never(_)) {
-            return Some(String::new());
-        }
-        *without_logprobs += usize::from(matches!(failure, Failure::NoLogprobs));
-        if attempt >= self.settings.retries || *without_logprobs > RETRIES_WITHOUT_LOGPROBS {
+    fn hopeless(&self, failure: &Failure, attempt: usize, without_logprobs: usize) -> Option<String> {
+        let wait = match failure {
+            Failure::Never(_) => return Some(String::new()),
+            Failure::Again { wait, .. } => *wait,
+            Failure::NoLogprobs => None,
+        };
+        if attempt >= self.settings.retries || without_logprobs > RETRIES_WITHOUT_LOGPROBS {
             return Some(format!(" (after {} attempts)", attempt + 1));
         }
         let wait = wait.filter(|&wait| wait > LONGEST_WAIT)?;

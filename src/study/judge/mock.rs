@@ -161,6 +161,10 @@ pub struct BatchApi {
     /// How often each request was taken on.
     pub taken: HashMap<String, usize>,
     outputs: HashMap<usize, Value>,
+    /// Batches that may be under way at once.
+    pub room: Option<usize>,
+    /// Cancel the first batch instead of finishing it.
+    pub cancel: bool,
 }
 
 impl BatchApi {
@@ -189,6 +193,12 @@ impl BatchApi {
                 assert_eq!(body["endpoint"], "/v1/chat/completions");
                 let file = number(body["input_file_id"].as_str().unwrap());
                 self.batches.push((file, body["metadata"].clone()));
+                let new = self.batches.len() - 1;
+                if self.room.is_some_and(|room| new - self.outputs.len() >= room) {
+                    let error = json!({"code": "token_limit_exceeded", "message": "too much"});
+                    self.outputs.insert(new, json!({"status": "failed", "errors": {"data": [error]}}));
+                    return Reply::ok(&self.batch(new));
+                }
                 for line in self.lines(file) {
                     *self.taken.entry(line["custom_id"].as_str().unwrap().into()).or_default() += 1;
                 }
@@ -241,7 +251,7 @@ impl BatchApi {
                     output += &(answer(200, body).to_string() + "\n");
                 }
                 Fate::Torn => {
-                    output += &(answer(200, good(&line["body"])).to_string()[..80].to_string() + "\n")
+                    output += &(answer(200, good(&line["body"])).to_string()[..80].to_string() + "\n");
                 }
                 Fate::Error => {
                     let body = json!({"error": {"message": "oops, sk-secret"}});
@@ -262,6 +272,9 @@ impl BatchApi {
                 self.files.push(("results".into(), text.into()));
                 outputs[name] = json!(format!("file-{}", self.files.len() - 1));
             }
+        }
+        if std::mem::take(&mut self.cancel) {
+            outputs["status"] = json!("cancelled");
         }
         self.outputs.insert(i, outputs);
     }

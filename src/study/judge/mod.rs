@@ -7,13 +7,15 @@
 //! | `local.rs` | a model in this engine |
 //! | `server.rs` `openai.rs` | a server: what is in the cache from there, the rest asked for; its settings, requests and answers |
 //! | `wire.rs` `pace.rs` | one request and what its answer means; when to ask: rate limits, deadline, budget |
-//! | `live.rs` `batch.rs` `batch_api.rs` | a request for each answer; files of them |
+//! | `live.rs` | a request for each answer |
+//! | `batch.rs` `batch_api.rs` `batch_state.rs` | files of requests: the steps, the server's side, what is on disk |
 //! | `account.rs` `cache.rs` | tokens and dollars; what was said once is not paid for again |
 
 pub mod account;
 pub mod aggregate;
 mod batch;
 mod batch_api;
+mod batch_state;
 mod cache;
 mod live;
 pub mod local;

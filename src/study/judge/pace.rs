@@ -25,13 +25,11 @@ pub(super) struct Backoff {
 impl Backoff {
     /// The wait after failed attempt number `attempt` (from 0) of request number `request`, longer if the server asks.
     pub(super) fn wait(self, request: usize, attempt: usize, asked: Option<Duration>) -> Duration {
-        match asked {
-            Some(asked) => asked + self.first.mul_f64(jitter(request, attempt)),
-            None => {
-                let doubled = self.first.saturating_mul(1 << attempt.min(20)).min(self.longest);
-                doubled.mul_f64(0.5 + 0.5 * jitter(request, attempt))
-            }
+        if let Some(asked) = asked {
+            return asked + self.first.mul_f64(jitter(request, attempt));
         }
+        let doubled = self.first.saturating_mul(1 << attempt.min(20)).min(self.longest);
+        doubled.mul_f64(0.5 + 0.5 * jitter(request, attempt))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A server that judges a run's answers: what is in the cache is taken from there, the rest is asked for, live or in
 //! batches, and paid for once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,12 +9,13 @@ use super::Task;
 use super::account::Account;
 use super::aggregate::Distribution;
 use super::batch::Batches;
+use super::batch_state::UnderWay;
 use super::cache::{self, Cache};
 use super::live::{Delivery, Live};
 use super::openai::{Mode, OpenAi};
 use super::pace::{Backoff, Pace};
 use super::wire::Wire;
-use crate::Result;
+use crate::{Error, Result};
 
 /// What to do with some of the tasks' distributions, by index; the text says what the judge has cost so far.
 pub type Done<'a> = dyn FnMut(Vec<(usize, Distribution)>, &str) -> Result<()> + 'a;
@@ -78,13 +79,21 @@ impl Server {
         self.settings.mode == Mode::Batch
     }
 
+    /// Whether batches are under way: then [`Self::judge`] has something to do even if there are no tasks.
+    ///
+    /// # Errors
+    /// `Error::File` if what is written down about them is damaged.
+    pub fn has_batches(&self) -> Result<bool> {
+        Ok(self.wants_all() && !UnderWay::open(&self.batches)?.parts().is_empty())
+    }
+
     /// Judges the tasks and hands on what was said as it comes. On an error, what is under way is still handed on.
     ///
     /// # Errors
     /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
     /// whatever `done` returns.
     pub fn judge(&mut self, tasks: &[Task], done: &mut Done) -> Result<()> {
-        let queries = self.from_cache(self.queries(tasks), done)?;
+        let queries = self.answer_from_cache(self.queries(tasks), done)?;
         let prompt = |index: usize| tasks[queries[index].tasks[0]].prompt();
         let Self { settings, wire, pace, backoff, account, cache, batches } = self;
         let deliver = &mut |delivery: Delivery| {
@@ -97,12 +106,22 @@ impl Server {
             done(said, &format!("{}{}", account.total(), delivery.note))?;
             Ok(account.total().dollars)
         };
-        let mut open = Batches::open(batches, settings, wire, pace, *backoff)?;
+        let (under_way, backoff) = (UnderWay::open(batches)?, *backoff);
         match settings.mode {
-            Mode::Batch => open.run(&queries, &prompt, deliver),
+            Mode::Batch => {
+                let waiting = HashSet::new();
+                Batches { settings, wire, pace, backoff, under_way, waiting }.run(&queries, &prompt, deliver)
+            }
+            Mode::Live if !under_way.parts().is_empty() => {
+                let what = format!(
+                    "{} batches are under way, and would be paid for twice; fetch them with mode = \"batch\", or \
+                     cancel them at the server and delete this folder",
+                    under_way.parts().len()
+                );
+                Err(Error::file(batches, what))
+            }
             Mode::Live => {
-                open.check_none()?;
-                let live = Live { settings, wire, pace, backoff: *backoff };
+                let live = Live { settings, wire, pace, backoff };
                 live.ask(queries.len(), &prompt, &mut |delivery| deliver(delivery).map(|_| ()))
             }
         }
@@ -113,19 +132,17 @@ impl Server {
         let (mut queries, mut known) = (Vec::<Query>::new(), HashMap::<String, usize>::new());
         for (index, task) in tasks.iter().enumerate() {
             let key = cache::key(&self.settings, &self.settings.request(&task.prompt()));
-            match known.get(&key) {
-                Some(&q) => queries[q].tasks.push(index),
-                None => {
-                    known.insert(key.clone(), queries.len());
-                    queries.push(Query { key, tasks: vec![index] });
-                }
-            }
+            let q = *known.entry(key).or_insert_with_key(|key| {
+                queries.push(Query { key: key.clone(), tasks: Vec::new() });
+                queries.len() - 1
+            });
+            queries[q].tasks.push(index);
         }
         queries
     }
 
     /// Hands on what is in the cache, and gives the queries that are not.
-    fn from_cache(&self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
+    fn answer_from_cache(&self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
         let Some(cache) = &self.cache else { return Ok(queries) };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         let total = self.account.total().to_string();

@@ -347,6 +347,25 @@ fn what_fails_expires_or_is_lost_in_a_batch_is_asked_again() {
 }
 
 #[test]
+fn batches_wait_for_room_at_the_server_and_a_cancelled_one_is_not_begun_again_unasked() {
+    let (server, api) = batches(|_, _| Fate::Good);
+    api.lock().unwrap().room = Some(1);
+    let (came, outcome) = bench(&server, batch_settings).judge(&tasks(100));
+    outcome.unwrap();
+    assert_eq!(came.len(), 100);
+    assert!(api.lock().unwrap().taken.values().all(|&times| times == 1));
+    // Three done; two and then one of them refused before their turn came.
+    assert_eq!(api.lock().unwrap().batches.len(), 3 + 2 + 1);
+    api.lock().unwrap().room = Some(0);
+    assert!(fails_with(&server, batch_settings).contains("no room for a batch of this size"));
+    (api.lock().unwrap().room, api.lock().unwrap().cancel) = (None, true);
+    let bench = bench(&server, |settings| (settings.mode, settings.cache) = (Mode::Batch, false));
+    let (came, outcome) = bench.judge(&tasks(3));
+    assert!(outcome.unwrap_err().to_string().contains("was cancelled; what it brought is kept"));
+    assert_eq!(came.len(), 3);
+}
+
+#[test]
 fn a_batch_needs_the_budget_for_its_longest_bill() {
     let (server, api) = batches(|_, _| Fate::Good);
     let bench = bench(&server, |settings| {
@@ -369,5 +388,5 @@ fn live_judging_waits_for_no_batch_to_be_paid_twice() {
     assert!(bench.judge(&tasks(3)).1.unwrap_err().to_string().contains("deadline_minutes"));
     bench.settings.mode = Mode::Live;
     let message = bench.judge(&tasks(3)).1.unwrap_err().to_string();
-    assert!(message.contains("1 batches are under way; fetch them with mode"), "{message}");
+    assert!(message.contains("1 batches are under way, and would be paid for twice"), "{message}");
 }
