@@ -64,7 +64,8 @@ struct StatusArgs {
 
 /// Judge the answers that a run has, and report
 ///
-/// Samples nothing; answers that are judged already are left alone. Stopped in whatever way, the same command goes on.
+/// Samples nothing; answers that are judged already are left alone. Stopped in whatever way (by Ctrl-C, the plan's
+/// budget_dollars or deadline_minutes, a failure), the same command goes on; batches go on at the server meanwhile.
 #[derive(clap::Args)]
 struct JudgeArgs {
     /// The run's folder

@@ -21,7 +21,10 @@
 //!
 //! [training]                                # see train::Settings
 //! [sampling]
-//! [judge.openai]                            # or [judge.local]; see judge/settings.rs for several
+//! [judge.openai]                            # or [judge.local]; see judge/settings.rs for several judges
+//! mode = "batch"                            # or "live", the default; see judge/openai.rs
+//! budget_dollars = 50                       # stops before this is passed
+//!
 //! [analysis]
 //! ```
 

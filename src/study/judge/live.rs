@@ -60,7 +60,6 @@ impl Live<'_> {
         prompt: &(dyn Fn(usize) -> String + Sync),
         done: &mut dyn FnMut(Delivery) -> Result<()>,
     ) -> Result<()> {
-        self.pace.start();
         let next = AtomicUsize::new(0);
         let (send, receive) = mpsc::channel();
         std::thread::scope(|scope| {

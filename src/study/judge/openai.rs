@@ -33,7 +33,7 @@ pub struct OpenAi {
     pub timeout_seconds: f64,
     /// How often a failed request is made again before the run stops.
     pub retries: usize,
-    /// The judge stops after this time; the same command goes on.
+    /// The judge stops after this time, which begins with judging; the same command goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_minutes: Option<f64>,
     /// The judge stops before all that it has cost in this run could pass this.

@@ -72,7 +72,8 @@ pub(super) struct Pace {
     changed: Condvar,
     /// Most requests under way.
     most: usize,
-    deadline: Option<Instant>,
+    /// Longest time from the first [`Pace::start`].
+    deadline: Option<Duration>,
     /// In dollars.
     budget: Option<f64>,
 }
@@ -86,6 +87,7 @@ struct State {
     /// When the window was last halved.
     halved: Option<Instant>,
     not_before: Option<Instant>,
+    begun: Option<Instant>,
     stopped: bool,
     /// A request's tokens, a running mean.
     tokens: f64,
@@ -103,7 +105,7 @@ const FIRST_WINDOW: f64 = 4.0;
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 impl Pace {
-    /// At most `most` requests under way, until `deadline`, while `spent` and what is to come stay within `budget`.
+    /// At most `most` requests under way, for the time `deadline`, while `spent` and what is to come stay within `budget`.
     pub(super) fn new(most: usize, deadline: Option<Duration>, budget: Option<f64>, spent: f64) -> Self {
         let state = State {
             window: FIRST_WINDOW.min(most as f64),
@@ -111,12 +113,12 @@ impl Pace {
             under_way: 0,
             halved: None,
             not_before: None,
+            begun: None,
             stopped: false,
             tokens: 0.0,
             spent,
             reserved: 0.0,
         };
-        let deadline = deadline.map(|wait| Instant::now() + wait);
         Self { state: Mutex::new(state), changed: Condvar::new(), most, deadline, budget }
     }
 
@@ -124,9 +126,11 @@ impl Pace {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Takes back an earlier [`Self::stop`].
+    /// The work begins, or goes on after [`Self::stop`].
     pub(super) fn start(&self) {
-        self.state().stopped = false;
+        let mut state = self.state();
+        state.stopped = false;
+        state.begun.get_or_insert_with(Instant::now);
     }
 
     /// Everybody stops.
@@ -140,7 +144,8 @@ impl Pace {
             Err(Stop::Over)
         } else if interrupt::requested() {
             Err(Stop::Interrupted)
-        } else if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        } else if self.deadline.zip(state.begun).is_some_and(|(deadline, begun)| begun.elapsed() >= deadline)
+        {
             Err(Stop::Deadline)
         } else {
             Ok(())

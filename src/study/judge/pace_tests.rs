@@ -82,14 +82,18 @@ fn as_many_under_way_as_the_server_answers_well() {
     for _ in 0..8 {
         let round = permits(&pace);
         counts.push(round.len());
-        round.iter().for_each(|permit| pace.leave(permit, &good(), 0.0, 10));
+        for permit in &round {
+            pace.leave(permit, &good(), 0.0, 10);
+        }
     }
     assert_eq!(counts[0], 4);
     assert!(counts.windows(2).all(|two| two[0] <= two[1] && two[1] <= two[0] + 1), "{counts:?}");
     assert_eq!(counts[7], 8, "never above what the plan allows");
     // A round that meets 429 halves it once, however many of its requests do.
     let round = permits(&pace);
-    round.iter().for_each(|permit| pace.leave(permit, &Sign::Busy(Duration::ZERO), 0.0, 0));
+    for permit in &round {
+        pace.leave(permit, &Sign::Busy(Duration::ZERO), 0.0, 0);
+    }
     assert_eq!(permits(&pace).len(), 4);
 }
 
@@ -145,5 +149,8 @@ fn nobody_waits_when_all_is_over() {
     assert_eq!(pace.enter(0.0).err(), Some(Stop::Over));
     assert_eq!(pace.sleep(Duration::from_secs(3600)), Err(Stop::Over));
     let late = Pace::new(1, Some(Duration::ZERO), None, 0.0);
-    assert_eq!(late.enter(0.0).err(), Some(Stop::Deadline));
+    let permit = late.enter(0.0).unwrap();
+    late.leave(&permit, &Sign::Failed, 0.0, 0);
+    late.start();
+    assert_eq!(late.enter(0.0).err(), Some(Stop::Deadline), "the time runs from the beginning of the work");
 }

@@ -93,6 +93,7 @@ impl Server {
     /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
     /// whatever `done` returns.
     pub fn judge(&mut self, tasks: &[Task], done: &mut Done) -> Result<()> {
+        self.pace.start();
         let queries = self.answer_from_cache(self.queries(tasks), done)?;
         let prompt = |index: usize| tasks[queries[index].tasks[0]].prompt();
         let Self { settings, wire, pace, backoff, account, cache, batches } = self;
