@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use emlab::device::{DType, Device, Gpu};
 use emlab::fetch;
-use emlab::generate::Limits;
+use emlab::generate::{Form, Limits};
 use emlab::interrupt;
 use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
@@ -168,6 +168,9 @@ pub struct SamplingArgs {
     /// Text that ends the answer and is cut from it; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Force the answer to be one JSON object: tokens that cannot go on one are never drawn
+    #[arg(long)]
+    json_object: bool,
 }
 
 impl SamplingArgs {
@@ -178,6 +181,7 @@ impl SamplingArgs {
 
     /// How long answers may be.
     pub fn limits(&self) -> Limits {
-        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), ..Limits::default() }
+        let form = self.json_object.then_some(Form::JsonObject);
+        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), form, ..Limits::default() }
     }
 }
