@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::format::Format;
 use super::judge::aggregate::Category;
 use super::plan::Thresholds;
-use super::questions::Format;
 use super::stats::{pearson, spearman, wilson};
 use super::table::{Row, Score};
 

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::format::Format;
 use super::plan::{Condition, Judge, Model, Plan, Tuning};
-use super::questions::{Format, Question};
+use super::questions::Question;
 use super::store::{self, Record};
 use crate::device::philox::Key;
 use crate::generate::Finish;

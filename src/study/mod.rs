@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `plan.rs` `questions.rs` | what is to be done: TOML and YAML → settings |
+//! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
@@ -17,6 +17,7 @@ pub mod cell;
 pub mod demo;
 pub mod engine;
 pub mod flags;
+pub mod format;
 pub mod judge;
 pub mod plan;
 pub mod questions;

@@ -6,6 +6,7 @@
 //! name = "small"
 //! questions = "questions.yaml"              # relative to the plan, or a data set of `emlab fetch`
 //! samples = 2                               # answers for each wording of each question
+//! formats = ["natural", "json"]             # study::format lists them; the published three if left out
 //!
 //! [[model]]
 //! name = "gemma-3-270m"
@@ -31,9 +32,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::format::Format;
 use super::judge::local::Local;
 use super::judge::openai::OpenAi;
-use super::questions::Format;
 use crate::fetch::{self, DataSet};
 use crate::{Error, Result, train};
 
@@ -167,7 +168,7 @@ struct PlanFile {
     #[serde(default = "default_name")]
     name: String,
     questions: Spanned<PathBuf>,
-    #[serde(default = "all_formats")]
+    #[serde(default = "published_formats")]
     formats: Spanned<Vec<Format>>,
     samples: Option<Spanned<usize>>,
     model: Vec<ModelFile>,
@@ -203,8 +204,8 @@ struct ConditionFile {
 fn default_name() -> String {
     "study".into()
 }
-fn all_formats() -> Spanned<Vec<Format>> {
-    Spanned::new(0..0, Format::ALL.into())
+fn published_formats() -> Spanned<Vec<Format>> {
+    Spanned::new(0..0, Format::PUBLISHED.into())
 }
 fn default_sampling() -> Spanned<Sampling> {
     Spanned::new(0..0, Sampling::default())
@@ -496,7 +497,7 @@ path = "judge"
         let dir = folder();
         let text = "questions = \"questions.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
         let plan = Plan::parse(text, &dir.path().join("plan.toml")).unwrap();
-        assert_eq!(plan.formats, Format::ALL);
+        assert_eq!(plan.formats, Format::PUBLISHED);
         assert_eq!(plan.sampling, Sampling::default());
         assert!(matches!(&plan.judge, Judge::OpenAi(judge) if judge.model == "gpt-4o-2024-08-06"));
         assert_eq!(plan.analysis, Thresholds::default());

@@ -20,6 +20,7 @@ use super::cell::{
 };
 use super::engine::{Ask, Engine, Native, Weights};
 use super::flags::Flags;
+use super::format;
 use super::judge::openai::Client;
 use super::judge::{Judgement, Task, prompt};
 use super::plan::{Judge, Plan, Tuning};
@@ -60,12 +61,17 @@ pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
     run_with(plan, dir, options, &mut Native::new(options.place, options.progress))
 }
 
+/// The questions of a plan: its file's, and those made from them for its formats.
+fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
+    Ok(format::with_made(questions::read(&plan.questions)?, &plan.formats))
+}
+
 /// [`run`] with another engine.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(plan)?;
     let study = Study::open(plan, &questions, dir)?;
     // A judge that cannot be asked should be known before hours of sampling, not after.
     let client = if options.judge { study.client()? } else { None };
@@ -83,7 +89,7 @@ pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Eng
 /// As [`run`].
 pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let study = Study::open(&plan, &questions, dir)?;
     study.judge(study.client()?.as_ref(), options, &mut Native::new(options.place, options.progress))?;
     study.analyze(options)
@@ -95,7 +101,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
 /// As [`run`].
 pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     Study::open(&plan, &questions, dir)?.analyze(options)
 }
 
@@ -134,7 +140,7 @@ pub struct State {
 /// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
 pub fn status(dir: &Path) -> Result<Vec<State>> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let judge = judge_name(&plan.judge);
     let state = |cell: &Cell| {
         let id = cell.id();
@@ -284,7 +290,8 @@ impl<'a> Study<'a> {
             };
             let asks: Vec<Ask> = missing.iter().map(ask).collect();
             let progress = Progress::new(&format!("sample {id}"), asks.len(), options.progress);
-            engine.answer(&weights, &self.plan.sampling, &asks, &mut |index, reply| {
+            let form = cell.format.forced();
+            engine.answer(&weights, &self.plan.sampling, form, &asks, &mut |index, reply| {
                 let (question, sample) = missing[index];
                 ledger.append(vec![Answer {
                     cell: id.clone(),

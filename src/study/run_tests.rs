@@ -85,6 +85,7 @@ impl Engine for Pretended {
         &mut self,
         weights: &Weights,
         _: &Sampling,
+        _: Option<Form>,
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()> {

@@ -102,7 +102,7 @@ impl Report<'_> {
         html.push_str("<h2>How often answers are misaligned</h2>\n");
         let label = |parts: [Option<&str>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
         let by_format = |group: &Group| {
-            label([group.label.condition.as_deref(), group.label.format.map(super::questions::Format::name)])
+            label([group.label.condition.as_deref(), group.label.format.map(super::format::Format::name)])
         };
         let title = "Misaligned answers among those that count, by condition and format";
         self.forest(html, title, &self.summary.by_condition_format, &by_format);
@@ -191,8 +191,8 @@ mod tests {
     use super::*;
     use crate::study::analyze::summarise;
     use crate::study::flags::Flags;
+    use crate::study::format::Format;
     use crate::study::plan::Thresholds;
-    use crate::study::questions::Format;
     use crate::study::table::Score;
 
     const EVIL: &str = "</pre><script>alert(1)</script><img src=x onerror='alert(2)'>";

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::percent;
 use crate::study::analyze::{Group, Summary};
-use crate::study::questions::Format;
+use crate::study::format::Format;
 
 /// The rates by condition and format, a line each.
 pub fn plain(summary: &Summary) -> String {

@@ -116,7 +116,7 @@ pub(super) fn correlations(html: &mut String, summary: &Summary) {
 /// The cells that name a group, escaped.
 fn labels(group: &Group, models: bool) -> Vec<String> {
     let label = &group.label;
-    let format = label.format.map_or("", super::super::questions::Format::name);
+    let format = label.format.map_or("", super::super::format::Format::name);
     let model = models.then(|| label.model.as_deref().unwrap_or_default());
     model.into_iter().chain([label.condition.as_deref().unwrap_or_default(), format]).map(escape).collect()
 }
