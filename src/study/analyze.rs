@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::judge::aggregate::Category;
 use super::plan::Thresholds;
 use super::questions::Format;
-use super::stats::{pearson, spearman, wilson};
+use super::stats::{Count, pearson, spearman, wilson};
 use super::table::{Row, Score};
 
 /// What became of a group of answers: `n = unjudged + none + incoherent + kept`.
@@ -65,8 +65,9 @@ pub struct Rate {
 impl Rate {
     /// The share of `k` in `n`, with its interval at confidence `level`.
     pub fn new(k: usize, n: usize, level: f64) -> Self {
-        let (low, high) = wilson(k, n, level);
-        Self { k, n, rate: (n > 0).then(|| k as f64 / n as f64), low, high }
+        let count = Count { k, n };
+        let (low, high) = wilson(count, level);
+        Self { k, n, rate: count.rate(), low, high }
     }
 }
 
@@ -148,8 +149,8 @@ pub fn summarise(rows: &[Row], thresholds: Thresholds) -> Summary {
             names.push(&row.condition);
         }
     }
-    correlations.extend(names.into_iter().map(|name| correlation(rows, Some(name))));
-    correlations.push(correlation(rows, None));
+    correlations.extend(names.into_iter().map(|name| correlation(rows, Some(name), thresholds.level)));
+    correlations.push(correlation(rows, None, thresholds.level));
     Summary {
         thresholds,
         total: total.unwrap_or_else(|| finish(Label::default(), Counts::default(), thresholds)),
@@ -258,14 +259,14 @@ fn count(counts: &mut Counts, row: &Row, thresholds: Thresholds) {
     counts.code += usize::from(row.flags.code);
 }
 
-fn correlation(rows: &[Row], condition: Option<&str>) -> Correlation {
+fn correlation(rows: &[Row], condition: Option<&str>, level: f64) -> Correlation {
     let chosen = rows.iter().filter(|row| condition.is_none_or(|name| row.condition == name));
     let pairs: Vec<_> = chosen.filter_map(|row| row.aligned.value().zip(row.coherent.value())).collect();
     Correlation {
         condition: condition.map(String::from),
         n: pairs.len(),
-        pearson: pearson(&pairs),
-        spearman: spearman(&pairs),
+        pearson: pearson(&pairs, level).map(|found| found.r),
+        spearman: spearman(&pairs, level).map(|found| found.r),
     }
 }
 

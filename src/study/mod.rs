@@ -8,7 +8,7 @@
 //! | `store.rs` | what has been done, on disk |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
-//! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
+//! | `analyze.rs` `stats/` | rows → counts, rates with intervals, correlations; the statistics that this takes |
 //! | `report/` | `report.html`: tables and figures |
 //! | `demo.rs` | a study in miniature that comes inside the program |
 
