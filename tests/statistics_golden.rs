@@ -215,6 +215,15 @@ fn trends() {
             .collect();
         let found = cochran_armitage(&groups).unwrap();
         close("trend", &[found.statistic, found.p], &numbers(&row["z"]));
+        let pattern = |(cluster, &(score, count))| Pattern { x: vec![1.0, score], count, cluster };
+        let patterns: Vec<Pattern> = groups.iter().enumerate().map(pattern).collect();
+        let fitted = fit(&patterns).unwrap();
+        let dispersion = fitted.dispersion(&patterns).unwrap();
+        close("dispersion", &[dispersion], &[row["dispersion"].as_f64().unwrap()]);
+        let found: Vec<f64> =
+            errors(&fitted.covariance).iter().map(|error| error * dispersion.sqrt()).collect();
+        close("errors of the trend", &found, &numbers(&row["errors"]));
+        assert_eq!(fitted.dispersion(&patterns[..2]), None);
     }
 }
 

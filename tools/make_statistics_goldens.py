@@ -157,7 +157,16 @@ def trends():
         linear = table.test_ordinal_association(row_scores=scores, col_scores=np.array([0, 1]))
         # It divides by N - 1; Cochran-Armitage by N.
         z = linear.zscore * np.sqrt(n.sum() / (n.sum() - 1))
-        found.append({"groups": [list(map(float, group)) for group in groups], "z": [z, 2 * stats.norm.sf(abs(z))]})
+        regressors = np.column_stack([np.ones(len(k)), scores])
+        # Shares weighted by n: of counts, statsmodels leaves n out of the scale.
+        binomial = sm.families.Binomial()
+        fit = sm.GLM(k / n, regressors, family=binomial, var_weights=n).fit(scale="X2", tol=1e-12, maxiter=200)
+        found.append({
+            "groups": [list(map(float, group)) for group in groups],
+            "z": [z, 2 * stats.norm.sf(abs(z))],
+            "dispersion": fit.scale,
+            "errors": list(fit.bse),
+        })
     return found
 
 

@@ -5,7 +5,7 @@
 //!
 //! The ends are *expanded* percentiles (Hesterberg 2015, "What teachers should know about the bootstrap"): with G
 //! clusters, plain percentiles are too narrow by √((G − 1)/G) and by the difference of Student's t from the normal.
-//! Coverage in per cent of 95 % intervals by `tools/simulate_intervals.py`: 2,000 studies of 300 answers a cluster and
+//! Coverage in per cent of 95 % intervals by `tools/simulate_studies.py`: 2,000 studies of 300 answers a cluster and
 //! arm, whose rates (in per cent) vary from cluster to cluster with a standard deviation as large as they are:
 //!
 //! | clusters | rates | of the | percentile | BCa | expanded | expanded BCa | bootstrap-t |

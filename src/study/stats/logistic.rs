@@ -178,6 +178,25 @@ impl Fit {
     }
 }
 
+impl Fit {
+    /// Pearson's Σ (k − nπ)² / (nπ(1 − π)) over patterns − width, each pattern one group: above 1 if groups differ by
+    /// more than answers drawn independently would. The covariance times it, with Student's t of patterns − width
+    /// degrees of freedom, allows for that, and holds with few groups where [`Fit::cluster_robust`] does not
+    /// (McCullagh & Nelder 1989, section 4.5; `statsmodels` `GLM(k / n, x, Binomial(), var_weights=n).fit(scale="X2")`). None with no more patterns than
+    /// coefficients.
+    pub fn dispersion(&self, patterns: &[Pattern]) -> Option<f64> {
+        let term = |Pattern { x, count, .. }: &Pattern| {
+            let (n, eta) = (count.n as f64, dot(x, &self.coefficients));
+            let pi = logistic(eta);
+            (count.k as f64 - n * pi).powi(2) / (n * pi * logistic(-eta))
+        };
+        let groups = patterns.iter().filter(|pattern| pattern.count.n > 0);
+        let (squares, n) = groups.fold((0.0, 0), |(sum, n), pattern| (sum + term(pattern), n + 1));
+        let width = self.coefficients.len();
+        (n > width).then(|| squares / (n - width) as f64)
+    }
+}
+
 /// A coefficient with its error.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Wald {

@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
-"""Coverage of 95 % cluster-bootstrap intervals by several methods: the table in src/study/stats/bootstrap.rs.
+"""What the statistics are worth on simulated studies, whose truth is known.
 
-    python3 tools/simulate_intervals.py [--studies 2000] [--resamples 1000]      # minutes; needs numpy and scipy
+    python3 tools/simulate_studies.py [--studies 2000] [--resamples 1000]      # minutes; needs numpy and scipy
 
-Each simulated study has two arms of 300 answers in each cluster. A cluster multiplies the first arm's rate by an
-exponential factor, and the second's by its mean with another one, so that the arms of a cluster are alike.
+Coverage of 95 % cluster-bootstrap intervals by several methods: the table in src/study/stats/bootstrap.rs. Each study has
+two arms of 300 answers in each cluster. A cluster multiplies the first arm's rate by an exponential factor, and the
+second's by its mean with another one, so that the arms of a cluster are alike.
+
+How often a trend over log parameters is found at the 5 % level where there is none: src/study/analyze/regression.rs. Each
+of nine (or five) models has eight questions of 300 answers; a question multiplies its rate by an exponential factor,
+and a model by a log-normal one whose logarithm has the standard deviation given.
 """
 
 import argparse
@@ -80,6 +85,40 @@ def study(rng, groups, rate_a, rate_b, resamples):
     return found
 
 
+def trend_found(rng, sizes, rate, spread):
+    """Whether each method finds a trend; none if there is no event."""
+    x = np.log10(sizes)
+    design, groups = np.column_stack([np.ones(len(x)), x - x.mean()]), len(x)
+    factor = np.exp(rng.normal(-spread * spread / 2, spread, groups))[:, None] * rng.exponential(size=(groups, 8))
+    k, n = rng.binomial(ANSWERS, np.minimum(1, rate * factor)).sum(1), 8 * ANSWERS
+    if (k > 0).sum() < 2:
+        return None
+    beta = np.array([np.log(k.sum() / (n * groups - k.sum())), 0.0])
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-design @ beta))
+        covariance = np.linalg.inv((design.T * (n * p * (1 - p))) @ design)
+        beta = beta + covariance @ design.T @ (k - n * p)
+    moved = (design * (k - n * p)[:, None]) @ covariance
+    robust = np.sqrt(groups / (groups - 1) * (moved[:, 1] ** 2).sum())
+    dispersion = ((k - n * p) ** 2 / (n * p * (1 - p))).sum() / (groups - 2)
+    error = np.sqrt(covariance[1, 1])
+    return (
+        abs(beta[1]) > 1.96 * error,
+        abs(beta[1]) > t.ppf(0.975, groups - 1) * robust,
+        abs(beta[1]) > t.ppf(0.975, groups - 2) * error * np.sqrt(dispersion),
+    )
+
+
+def trends(studies):
+    print("\n| models | rate | spread of models | independent | cluster-robust t | dispersion t |")
+    for sizes in ([1, 4, 12, 27, 1.7, 4, 8, 14, 32], [1, 4, 12, 8, 32]):
+        for rate, spread in ((0.007, 0.0), (0.007, 0.5), (0.002, 0.5)):
+            rng = np.random.default_rng(2)
+            found = [trend_found(rng, np.array(sizes), rate, spread) for _ in range(studies)]
+            shares = 100 * np.mean([each for each in found if each is not None], axis=0)
+            print(f"| {len(sizes)} | {100 * rate:g} | {spread} | " + " | ".join(f"{share:.1f}" for share in shares) + " |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
@@ -95,6 +134,7 @@ def main():
         for name in ("rate", "difference", "odds ratio"):
             cells = [f"{100 * np.mean(held[name, m]):.1f}" if (name, m) in held else "" for m in METHODS]
             print(f"| {groups} | {100 * rate_a:g}, {100 * rate_b:g} | {name} | " + " | ".join(cells) + " |", flush=True)
+    trends(args.studies)
 
 
 if __name__ == "__main__":
