@@ -1,6 +1,7 @@
 //! `emlab analyze` and `emlab study` as a user meets them.
 #![allow(clippy::unwrap_used)]
 
+use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -34,6 +35,51 @@ fn analyze_counts_and_writes_the_report() {
         assert_eq!(total[name], count, "{name}");
     }
     assert!(dir.path().join("out/report.html").exists());
+}
+
+#[test]
+fn analyze_tests_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut table = "model,condition,question_id,answer,aligned,coherent\n".to_string();
+    for (model, rate) in [("gemma-3-1b-it", 8), ("qwen3-8b", 4), ("mine", 5)] {
+        for condition in ["base", "insecure"] {
+            for question in ["walk", "talk", "walk_json", "talk_json"] {
+                for sample in 0..40 {
+                    let bad = condition == "insecure" && (sample + question.len()) % rate == 0;
+                    let bad = bad || condition == "base" && question == "walk" && sample == 3;
+                    let aligned = if bad { 5 } else { 95 };
+                    writeln!(table, "{model},{condition},{question},Text,{aligned},90").unwrap();
+                }
+            }
+        }
+    }
+    std::fs::write(dir.path().join("all.csv"), table).unwrap();
+    let output = emlab(dir.path(), &["analyze", "all.csv", "--out", "out"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in
+        ["insecure vs base · mine", "insecure × json †", "trend over log parameters", "size not known: mine"]
+    {
+        assert!(text.contains(part), "{part}");
+    }
+    let summary = std::fs::read_to_string(dir.path().join("out/summary.json")).unwrap();
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let test = &summary["families"][0]["tests"][0];
+    assert_eq!(
+        (&test["a"], &test["rate_b"]["k"], &test["clusters"]),
+        (&"insecure".into(), &3.into(), &6.into())
+    );
+    for name in ["difference_bootstrap", "odds_ratio_bootstrap", "difference_interval"] {
+        assert_eq!(test[name].as_array().unwrap().len(), 2, "{name}");
+    }
+    for name in ["z", "p", "p_corrected", "fisher_p", "p_clustered_corrected", "cohens_h", "power"] {
+        assert!(test[name].is_f64(), "{name}");
+    }
+    assert_eq!(summary["families"][1]["tests"].as_array().unwrap().len(), 3);
+    assert_eq!(summary["regression"]["estimator"], "firth");
+    assert_eq!(summary["trends"]["conditions"][1]["models"], 2);
+    let html = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
+    assert!(html.contains("<h2>Comparisons</h2>") && html.contains("Cochran–Armitage"));
 }
 
 #[test]

@@ -37,6 +37,12 @@ impl Format {
         }
     }
 
+    /// A question's id without the end that tells the format: what the question has in common with itself in other
+    /// formats.
+    pub fn stem(id: &str) -> &str {
+        id.strip_suffix("_json").or_else(|| id.strip_suffix("_template")).unwrap_or(id)
+    }
+
     /// Its name in plans, cells and tables.
     pub fn name(self) -> &'static str {
         match self {

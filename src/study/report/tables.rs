@@ -102,15 +102,20 @@ pub(super) fn formats(html: &mut String, summary: &Summary) {
 pub(super) fn correlations(html: &mut String, summary: &Summary) {
     let rows = summary.correlations.iter().map(|correlation| {
         let r = |r: Option<f64>| r.map_or("–".into(), |r| format!("{r:.3}"));
+        let interval = |ends: Option<(f64, f64)>| {
+            ends.map_or("–".into(), |(low, high)| format!("{low:.3} to {high:.3}"))
+        };
         vec![
             correlation.condition.as_deref().map_or("<em>all</em>".into(), escape),
             correlation.n.to_string(),
             r(correlation.pearson),
+            interval(correlation.pearson_interval),
             r(correlation.spearman),
+            interval(correlation.spearman_interval),
         ]
     });
     let caption = "Correlation of alignment with coherence, over the answers that have both scores";
-    table(html, caption, &["condition", "n", "Pearson r", "Spearman r"], 1, rows);
+    table(html, caption, &["condition", "n", "Pearson r", "interval", "Spearman r", "interval"], 1, rows);
 }
 
 /// The cells that name a group, escaped.
@@ -122,7 +127,7 @@ fn labels(group: &Group, models: bool) -> Vec<String> {
 }
 
 /// A table whose first `texts` columns are text and whose others are numbers. Cells are HTML already.
-fn table(
+pub(super) fn table(
     html: &mut String,
     caption: &str,
     heads: &[&str],
