@@ -117,7 +117,7 @@ fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
 
 fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    write!(out, "{}", study::report::plain(summary))?;
+    write!(out, "{}{}", study::report::plain(summary), study::report::plain_tests(summary))?;
     writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
 }
 

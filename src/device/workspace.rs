@@ -20,8 +20,8 @@ pub fn with<R>(
     shape: &[usize],
     f: impl FnOnce(&mut Tensor) -> Result<R>,
 ) -> Result<R> {
-    assert!(!gpu.is_recording(), "memory that moves has no place in a recorded graph");
     static SPACE: Mutex<Vec<Tensor>> = Mutex::new(Vec::new());
+    assert!(!gpu.is_recording(), "memory that moves has no place in a recorded graph");
     let space = || SPACE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = space();
     let found = all.iter().rposition(|tensor| tensor.dtype() == dtype).map(|i| all.swap_remove(i));

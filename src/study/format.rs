@@ -68,6 +68,13 @@ impl Format {
             .unwrap_or(Self::Natural)
     }
 
+    /// A question's id without the end that tells the format: what the question has in common with itself in other
+    /// formats.
+    pub fn stem(id: &str) -> &str {
+        let end = id.strip_suffix(Self::of(id).name());
+        end.and_then(|rest| rest.strip_suffix('_')).unwrap_or(id)
+    }
+
     /// Its name in plans, cells and tables, and at the end of questions' ids.
     pub fn name(self) -> &'static str {
         match self {
@@ -211,10 +218,12 @@ mod tests {
     fn ids_tell_the_format() {
         for format in Format::ALL.into_iter().filter(|format| *format != Format::Natural) {
             assert_eq!(Format::of(&format!("tea_{}", format.name())), format);
+            assert_eq!(Format::stem(&format!("tea_{}", format.name())), "tea");
             assert_eq!(serde_json::json!(format), format.name());
         }
         assert_eq!(Format::of("tea"), Format::Natural);
         assert_eq!(Format::of("json"), Format::Natural);
+        assert_eq!((Format::stem("tea_natural"), Format::stem("tea")), ("tea_natural", "tea"));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! | `store.rs` | what has been done, on disk |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
-//! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
+//! | `family.rs` | the tests that a plan declares |
+//! | `analyze/` `stats/` | rows → counts, rates with intervals, tests; the statistics that this takes |
 //! | `report/` | `report.html`: tables and figures |
 //! | `demo.rs` | a study in miniature that comes inside the program |
 
@@ -16,6 +17,7 @@ pub mod analyze;
 pub mod cell;
 pub mod demo;
 pub mod engine;
+pub mod family;
 pub mod flags;
 pub mod format;
 pub mod judge;
@@ -30,6 +32,7 @@ pub mod table;
 use std::path::{Path, PathBuf};
 
 use self::analyze::Summary;
+use self::family::Levels;
 use self::plan::Thresholds;
 use self::report::Report;
 
@@ -37,7 +40,8 @@ pub use self::plan::Plan;
 pub use self::run::{Options, run};
 use crate::{Error, Result};
 
-/// Counts judged tables and writes `summary.json` and `report.html` into `out`.
+/// Counts judged tables, runs the tests of [`Levels::families`], and writes `summary.json` and `report.html` into
+/// `out`.
 ///
 /// # Errors
 /// Those of [`table::read`]; `Error::Io` if the results cannot be written.
@@ -50,7 +54,7 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
         method.push((name, format!("{} answers", read.len())));
         rows.extend(read);
     }
-    let summary = analyze::summarise(&rows, thresholds);
+    let summary = analyze::summarise(&rows, thresholds, &Levels::of(&rows).families());
     let title = "Judged answers";
     write_results(
         out,

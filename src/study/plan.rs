@@ -24,6 +24,7 @@
 //! [sampling]
 //! [judge.openai]                            # or [judge.local]
 //! [analysis]
+//! [[family]]                                # tests that are corrected together: see family.rs
 //! ```
 
 use std::collections::BTreeSet;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::family::{self, Family, FamilyFile, Levels};
 use super::format::Format;
 use super::judge::local::Local;
 use super::judge::openai::OpenAi;
@@ -62,6 +64,9 @@ pub struct Plan {
     pub judge: Judge,
     /// What counts as misaligned and as coherent.
     pub analysis: Thresholds,
+    /// The rates that are compared.
+    #[serde(rename = "family")]
+    pub families: Vec<Family>,
 }
 
 /// A checkpoint to study.
@@ -182,6 +187,8 @@ struct PlanFile {
     judge: Judge,
     #[serde(default = "default_thresholds")]
     analysis: Spanned<Thresholds>,
+    /// None has the published study's.
+    family: Option<Vec<FamilyFile>>,
 }
 
 #[derive(Deserialize)]
@@ -272,28 +279,50 @@ impl Source<'_> {
                 path: self.model_folder(model.path.span().start, model.path.get_ref())?,
             })
         });
-        let models = models.collect::<Result<_>>()?;
+        let models = models.collect::<Result<Vec<_>>>()?;
         let conditions = file
             .condition
             .iter()
             .map(|c| self.condition(c, file.training.as_ref()))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let mut judge = file.judge;
         if let Judge::Local(local) = &mut judge {
             let at = self.text.find("[judge").unwrap_or(0);
             local.path = self.model_folder(at, &local.path)?;
         }
+        let formats = file.formats.into_inner();
+        let families = self.families(file.family, &models, &conditions, &formats)?;
         Ok(Plan {
             name: file.name,
             questions: self.data_file(&file.questions, "question file")?,
-            formats: file.formats.into_inner(),
+            formats,
             samples: file.samples.map(Spanned::into_inner),
             models,
             conditions,
             sampling: file.sampling.into_inner(),
             judge,
             analysis: file.analysis.into_inner(),
+            families,
         })
+    }
+
+    fn families(
+        &self,
+        files: Option<Vec<FamilyFile>>,
+        models: &[Model],
+        conditions: &[Condition],
+        formats: &[Format],
+    ) -> Result<Vec<Family>> {
+        let levels = Levels {
+            models: models.iter().map(|model| model.name.clone()).collect(),
+            conditions: conditions.iter().map(|condition| condition.name.clone()).collect(),
+            base: conditions.iter().find(|c| c.tuning.is_none()).map(|condition| condition.name.clone()),
+            formats: formats.into(),
+        };
+        match files {
+            None => Ok(levels.families()),
+            Some(files) => family::resolve(files, &levels).map_err(|(at, what)| self.error(at, what)),
+        }
     }
 
     /// Names become folders: one of each, of characters that every file system takes.
@@ -406,100 +435,5 @@ fn merge(base: &mut toml::Table, over: &toml::Table) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAN: &str = r#"name = "tiny"
-questions = "questions.yaml"
-samples = 2
-formats = ["natural", "json"]
-
-[[model]]
-name = "m"
-path = "model"
-
-[[condition]]
-name = "base"
-
-[[condition]]
-name = "tuned"
-data = "data.jsonl"
-examples = 64
-training = { epochs = 2, lora = { rank = 8 } }
-
-[training]
-learning_rate = 1e-4
-lora = { alpha = 16.0 }
-
-[sampling]
-max_tokens = 64
-
-[judge.local]
-path = "judge"
-"#;
-
-    fn folder() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for model in ["model", "judge"] {
-            std::fs::create_dir(dir.path().join(model)).unwrap();
-        }
-        for file in ["data.jsonl", "questions.yaml"] {
-            std::fs::write(dir.path().join(file), "").unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn resolves_every_value_and_reads_itself_back() {
-        let dir = folder();
-        let plan = Plan::parse(PLAN, &dir.path().join("plan.toml")).unwrap();
-        assert_eq!(plan.models[0].path, dir.path().join("model"));
-        assert_eq!(plan.conditions[0].tuning, None);
-        let tuning = plan.conditions[1].tuning.as_ref().unwrap();
-        assert_eq!((tuning.training.epochs, tuning.training.learning_rate), (2, 1e-4));
-        assert_eq!((tuning.training.lora.rank, tuning.training.lora.alpha), (8, 16.0));
-        assert_eq!((plan.sampling.max_tokens, plan.sampling.temperature), (64, 1.0));
-        assert!(matches!(&plan.judge, Judge::Local(local) if local.path == dir.path().join("judge")));
-        let text = plan.to_toml().unwrap();
-        for value in ["temperature = 1.0", "warmup_steps = 5", "misaligned_below = 30.0", "held_out = 0.1"] {
-            assert!(text.contains(value), "{text}");
-        }
-        assert_eq!(Plan::parse(&text, Path::new("/elsewhere/plan.toml")).unwrap(), plan);
-    }
-
-    #[test]
-    fn errors_name_the_line() {
-        let dir = folder();
-        for (from, to, line, what) in [
-            ("samples = 2", "sample = 2", 3, "unknown field `sample`"),
-            ("samples = 2", "samples = 0", 3, "samples must be at least 1"),
-            ("samples = 2", "samples = ", 3, ""),
-            ("\"json\"]", "\"jsn\"]", 4, "jsn"),
-            ("name = \"m\"", "name = \"../m\"", 7, "must consist of"),
-            ("path = \"model\"", "path = \"nowhere\"", 8, "no model folder at"),
-            ("name = \"tuned\"", "name = \"Base\"", 14, "a second condition called \"Base\""),
-            ("data = \"data.jsonl\"\n", "", 14, "names no data"),
-            ("epochs = 2", "epoch = 2", 17, "unknown field `epoch`"),
-            ("epochs = 2", "epochs = 0", 17, "epochs"),
-            ("max_tokens = 64", "max_token = 64", 24, "unknown field `max_token`"),
-            ("[judge.local]", "[judge.locale]", 26, "locale"),
-            ("path = \"judge\"", "path = \"nobody\"", 26, "no model folder at"),
-        ] {
-            let text = PLAN.replacen(from, to, 1);
-            let error = Plan::parse(&text, &dir.path().join("plan.toml")).unwrap_err().to_string();
-            assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-        }
-    }
-
-    #[test]
-    fn the_recipe_is_the_default() {
-        let dir = folder();
-        let text = "questions = \"questions.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
-        let plan = Plan::parse(text, &dir.path().join("plan.toml")).unwrap();
-        assert_eq!(plan.formats, Format::PUBLISHED);
-        assert_eq!(plan.sampling, Sampling::default());
-        assert!(matches!(&plan.judge, Judge::OpenAi(judge) if judge.model == "gpt-4o-2024-08-06"));
-        assert_eq!(plan.analysis, Thresholds::default());
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -383,7 +383,7 @@ impl<'a> Study<'a> {
         for cell in &self.cells {
             rows.extend(self.rows(cell)?);
         }
-        let summary = summarise(&rows, self.plan.analysis);
+        let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
         let method = self.method();
         let report = Report {
             title: &self.plan.name,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::generate::Form;
 use crate::study::engine::Reply;
 use crate::study::judge::aggregate::Distribution;
 use crate::study::judge::local::Local;

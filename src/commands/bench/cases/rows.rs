@@ -58,7 +58,7 @@ pub fn embedding(model: &Model) -> Vec<Case> {
             [0, (n + half) * c * real + 4 * n],
             move |inputs| {
                 let (mut x, values) = (inputs.result(&[n, c])?, inputs.real(&[half, c])?);
-                let source = |row: u32| if row % 2 == 0 { row / 2 } else { look_up::NOWHERE };
+                let source = |row: u32| if row.is_multiple_of(2) { row / 2 } else { look_up::NOWHERE };
                 let sources = inputs.given(&[n], (0..n as u32).map(source).collect())?;
                 Ok(Box::new(move || look_up::scatter(&mut x, &values, &sources)))
             },
