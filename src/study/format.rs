@@ -71,8 +71,10 @@ impl Format {
     /// A question's id without the end that tells the format: what the question has in common with itself in other
     /// formats.
     pub fn stem(id: &str) -> &str {
-        let end = id.strip_suffix(Self::of(id).name());
-        end.and_then(|rest| rest.strip_suffix('_')).unwrap_or(id)
+        match Self::of(id) {
+            Self::Natural => id,
+            format => &id[..id.len() - format.name().len() - 1],
+        }
     }
 
     /// Its name in plans, cells and tables, and at the end of questions' ids.
