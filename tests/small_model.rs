@@ -90,7 +90,7 @@ fn long_steps_repeat() {
 fn steps_repeat(n: u32) {
     let places: Vec<Place> = tiny::places().into_iter().filter(|place| *place != Place::CPU).collect();
     if places.is_empty() {
-        println!("no GPU here: steps are not repeated");
+        eprintln!("no GPU here: steps are not repeated");
     }
     for spec in specs() {
         for lora in [true, false] {
