@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use emlab::study::plan::Plan;
+use emlab::study::preset::Preset;
 use emlab::study::{self, Options};
 
 use super::engine::{DeviceArgs, stop_between_steps};
@@ -18,10 +19,35 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Init(InitArgs),
     Run(RunArgs),
     Status(StatusArgs),
     Judge(JudgeArgs),
     Analyze(AnalyzeArgs),
+}
+
+/// Write a ready-made plan, every value spelt out and commented
+///
+/// open-weights-64800: the published study, nine models. one-model: the same for one. formats: YAML, XML, CSV, function
+/// calls, short text, the control without the JSON prompt and forced JSON. smoke: every step once, in minutes.
+///
+/// Example: emlab study init --preset one-model --model gemma-3-4b-it --out plan.toml
+#[derive(clap::Args)]
+struct InitArgs {
+    /// Which plan
+    #[arg(long, value_name = "NAME", value_parser = preset)]
+    preset: Preset,
+    /// The model, for presets of one (`emlab models` lists them)
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The plan's file, which must not exist yet; written to stdout if left out
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    let found = Preset::ALL.into_iter().find(|preset| preset.name() == name);
+    found.ok_or_else(|| format!("there are: {}", Preset::ALL.map(Preset::name).join(", ")))
 }
 
 /// Do what a plan says, or go on with a run
@@ -83,6 +109,14 @@ struct AnalyzeArgs {
 /// Whatever stops the study; what it produced before is kept.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
+        Command::Init(args) => {
+            let text = args.preset.plan(args.model.as_deref())?;
+            let Some(path) = &args.out else {
+                return write!(std::io::stdout().lock(), "{text}").context("stdout");
+            };
+            let mut file = std::fs::File::create_new(path).with_context(|| path.display().to_string())?;
+            file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+        }
         Command::Run(args) => {
             stop_between_steps();
             let (plan, dir) = plan_and_folder(args)?;

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
+//! | `preset.rs` (`preset.toml`) | ready-made plans |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
@@ -22,6 +23,7 @@ pub mod flags;
 pub mod format;
 pub mod judge;
 pub mod plan;
+pub mod preset;
 pub mod questions;
 pub mod report;
 pub mod run;
