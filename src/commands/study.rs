@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use emlab::study::estimate::{GPUS, Gpu};
 use emlab::study::plan::Plan;
 use emlab::study::preset::Preset;
 use emlab::study::{self, Options};
@@ -20,6 +21,7 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     Init(InitArgs),
+    Plan(PlanArgs),
     Run(RunArgs),
     Status(StatusArgs),
     Judge(JudgeArgs),
@@ -48,6 +50,29 @@ struct InitArgs {
 fn preset(name: &str) -> Result<Preset, String> {
     let found = Preset::ALL.into_iter().find(|preset| preset.name() == name);
     found.ok_or_else(|| format!("there are: {}", Preset::ALL.map(Preset::name).join(", ")))
+}
+
+/// Say what a plan will take: answers, judgements and their price, time and memory on a GPU
+///
+/// The questions and the training data must be there (`emlab fetch data`), the models need not. Times follow measured
+/// speeds and the card's memory: expect them within some tens of percent.
+///
+/// Example: emlab study plan plan.toml --gpu h100
+#[derive(clap::Args)]
+struct PlanArgs {
+    /// A plan (TOML)
+    plan: PathBuf,
+    /// The GPU: h100, h200, a100-80gb, rtx-4090
+    #[arg(long, value_name = "NAME", default_value = "h100", value_parser = gpu)]
+    gpu: Gpu,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn gpu(name: &str) -> Result<Gpu, String> {
+    let found = GPUS.into_iter().find(|gpu| gpu.name.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| format!("there are: {}", GPUS.map(|gpu| gpu.name).join(", ")))
 }
 
 /// Do what a plan says, or go on with a run
@@ -116,6 +141,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             };
             let mut file = std::fs::File::create_new(path).with_context(|| path.display().to_string())?;
             file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+        }
+        Command::Plan(args) => {
+            let plan = Plan::outline(&args.plan)?;
+            let estimate = study::run::estimate(&plan, args.gpu)?;
+            let mut out = std::io::stdout().lock();
+            if args.json {
+                return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
+            }
+            write!(out, "{}", estimate.text(&plan.judge)).context("stdout")
         }
         Command::Run(args) => {
             stop_between_steps();

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
 //! | `preset.rs` (`preset.toml`) | ready-made plans |
+//! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` | what has been done, on disk |
@@ -18,6 +19,7 @@ pub mod analyze;
 pub mod cell;
 pub mod demo;
 pub mod engine;
+pub mod estimate;
 pub mod family;
 pub mod flags;
 pub mod format;

@@ -234,12 +234,21 @@ impl Plan {
         Self::parse(&text, path)
     }
 
+    /// [`read`](Self::read), but models need not be there yet: to say what a plan will take.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn outline(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Source { text: &text, path, models_needed: false }.resolve()
+    }
+
     /// Resolves the text of a plan; `path` is where it stands: its folder resolves relative paths, and errors name it.
     ///
     /// # Errors
     /// `Error::Line` with the line of what is malformed, unknown or impossible.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        Source { text, path }.resolve()
+        Source { text, path, models_needed: true }.resolve()
     }
 
     /// The plan as TOML, every value spelt out.
@@ -255,6 +264,8 @@ impl Plan {
 struct Source<'a> {
     text: &'a str,
     path: &'a Path,
+    /// Whether a model that is not there is an error.
+    models_needed: bool,
 }
 
 impl Source<'_> {
@@ -405,7 +416,10 @@ impl Source<'_> {
             return Ok(absolute);
         }
         let explain = |error| self.error(at, format!("no model folder at {}: {error}", absolute.display()));
-        fetch::locate(&path.to_string_lossy()).map_err(explain)
+        match fetch::locate(&path.to_string_lossy()) {
+            Err(_) if !self.models_needed => Ok(path.to_path_buf()),
+            found => found.map_err(explain),
+        }
     }
 
     /// A data file: a path, or the name of a pinned data set.

@@ -19,6 +19,7 @@ use super::cell::{
     Answer, Cell, answers_configuration, cells, fingerprint, judgements_configuration, tuning_configuration,
 };
 use super::engine::{Ask, Engine, Native, Weights};
+use super::estimate::{Estimate, Gpu};
 use super::flags::Flags;
 use super::format;
 use super::judge::openai::Client;
@@ -81,6 +82,15 @@ pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Eng
         study.judge(client.as_ref(), options, engine)?;
     }
     study.analyze(options)
+}
+
+/// What a plan will take on a GPU.
+///
+/// # Errors
+/// Those of [`Estimate::new`], and of reading the questions.
+pub fn estimate(plan: &Plan, gpu: Gpu) -> Result<Estimate> {
+    let questions = questions_of(plan)?;
+    Estimate::new(plan, &cells(plan, &questions)?, gpu)
 }
 
 /// Judges what the run in `dir` has sampled so far.
