@@ -153,7 +153,8 @@ impl Estimate {
             judge_tokens / 1e6
         );
         if let Some([whole, batch]) = self.dollars(judge) {
-            let _ = write!(text, ": about ${whole:.0}, ${batch:.0} through the batch interface");
+            let places = if whole < 10.0 { 2 } else { 0 };
+            let _ = write!(text, ": about ${whole:.places$}, ${batch:.places$} through the batch interface");
         }
         let source = if gpu.measured { "measured speeds" } else { "its data sheet" };
         let _ = writeln!(text, "\n\non one {}, from {source}:", gpu.name);
