@@ -25,6 +25,7 @@ enum Command {
     Run(RunArgs),
     Status(StatusArgs),
     Judge(JudgeArgs),
+    Merge(MergeArgs),
     Analyze(AnalyzeArgs),
 }
 
@@ -121,6 +122,21 @@ struct JudgeArgs {
     device: DeviceArgs,
 }
 
+/// Put runs of one plan, made in several places, together
+///
+/// Answers, judgements and fine-tunings are taken over into the first folder, which may be new; nothing is doubled, the
+/// order does not matter, and what was made with other settings is refused. `emlab study analyze` counts the whole.
+///
+/// Example: emlab study merge runs/all runs/machine-1 runs/machine-2
+#[derive(clap::Args)]
+struct MergeArgs {
+    /// The folder that receives everything
+    into: PathBuf,
+    /// Runs
+    #[arg(required = true, value_name = "DIR")]
+    from: Vec<PathBuf>,
+}
+
 /// Count and report what a run has
 #[derive(clap::Args)]
 struct AnalyzeArgs {
@@ -163,6 +179,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             stop_between_steps();
             let options = Options { place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
+        }
+        Command::Merge(args) => {
+            let mut out = std::io::stdout().lock();
+            for from in &args.from {
+                let added = study::merge::merge(&args.into, from)?;
+                let (records, tunings) = (added.records, added.tunings);
+                writeln!(out, "{}: {records} records and {tunings} fine-tunings added", from.display())?;
+            }
+            Ok(())
         }
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }

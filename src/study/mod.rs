@@ -7,7 +7,7 @@
 //! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `engine.rs` | the seam to training and sampling |
-//! | `store.rs` | what has been done, on disk |
+//! | `store.rs` `merge.rs` | what has been done, on disk; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `family.rs` | the tests that a plan declares |
@@ -24,6 +24,7 @@ pub mod family;
 pub mod flags;
 pub mod format;
 pub mod judge;
+pub mod merge;
 pub mod plan;
 pub mod preset;
 pub mod questions;
