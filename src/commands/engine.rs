@@ -14,13 +14,14 @@ use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
 use emlab::progress;
 
-/// From now on, Ctrl-C stops long work between two steps, with everything saved; a second one stops at once.
+/// From now on Ctrl-C, SIGTERM or SIGHUP stops long work between two steps, with everything saved; a second one stops at
+/// once. The exit status is 130: the same command goes on, which a scheduler may take as its sign to requeue.
 pub fn stop_between_steps() {
     let stop = || {
         if interrupt::request() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; Ctrl-C again stops at once");
+        eprintln!("stopping after this step; once more stops at once");
     };
     // Where no handler can be set, Ctrl-C stops at once: a resumed run loses a few steps.
     let _ = ctrlc::set_handler(stop);
