@@ -80,6 +80,26 @@ fn renderings_and_tokens() {
     });
 }
 
+/// The bytes of a text's tokens, one after the other, are the text's; special tokens have none.
+#[test]
+fn tokens_have_the_bytes_of_their_text() {
+    each_case(|what, tokenizer, _, case| {
+        let text = "  A line,\n\n\tthen naïve 日本語 and 🦀🏽 … {\"k\": [1.5e-3, null]}\r\n<b>1234567</b>";
+        for text in [text, &case.rendering] {
+            let ids = tokenizer.encode(text, false).unwrap();
+            let bytes: Vec<u8> = ids
+                .iter()
+                .flat_map(|id| {
+                    tokenizer.bytes(*id).unwrap_or_else(|| tokenizer.token(*id).unwrap().into_bytes())
+                })
+                .collect();
+            // A normaliser may have composed what was taken apart.
+            let text = tokenizer.decode(&ids, false).unwrap();
+            assert_eq!(String::from_utf8_lossy(&bytes), text, "{what}");
+        }
+    });
+}
+
 #[test]
 fn loss_masks() {
     each_case(|what, tokenizer, messages, case| {

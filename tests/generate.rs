@@ -5,7 +5,7 @@ mod tiny;
 
 use emlab::device::DType;
 use emlab::device::philox::Key;
-use emlab::generate::{self, Choices, Chooser, Completion, Finish, Limits, Request};
+use emlab::generate::{self, Choices, Chooser, Completion, Finish, Form, Limits, Request};
 use emlab::model::cache::Cache;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
@@ -63,6 +63,29 @@ fn each_request_is_reported_once() {
             Ok(())
         });
     assert_eq!(seen.into_iter().map(Option::unwrap).collect::<Vec<_>>(), done.unwrap());
+}
+
+#[test]
+fn a_forced_form_holds() {
+    for (family, place) in
+        tiny::FAMILIES.into_iter().flat_map(|f| tiny::places().into_iter().map(move |p| (f, p)))
+    {
+        let (model, tokenizer) = tiny::model_on(family, place);
+        let all: Vec<Request> = (0..20).flat_map(requests).collect();
+        let run = |requests: &[Request], batch: usize| {
+            let limits = Limits { form: Some(Form::JsonObject), min_tokens: 8, ..limits(60, batch) };
+            generate::run(&model, &tokenizer, requests, &DRAW, &limits, &mut |_, _| Ok(())).unwrap()
+        };
+        let together = run(&all, 64);
+        let ended: Vec<&Completion> = together.iter().filter(|c| c.finish == Finish::Eos).collect();
+        assert!(ended.len() > 5, "{family} {place:?}: {} ended", ended.len());
+        for completion in &ended {
+            let parsed = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&completion.text);
+            assert!(parsed.is_ok(), "{}", completion.text);
+        }
+        assert!(together.iter().all(|c| c.text.trim_start().starts_with('{')));
+        assert_eq!(together[..12], run(&all[..12], 1));
+    }
 }
 
 #[test]

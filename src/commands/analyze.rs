@@ -10,7 +10,10 @@ use emlab::study;
 ///
 /// Reads CSV (with a header) or JSON Lines with the columns question_id, answer, aligned and coherent; where there
 /// are such columns, also question, model, and condition (or group). A file without a condition is one: its name.
-/// Writes summary.json and report.html into the folder --out, and the rates to stdout.
+/// Writes summary.json and report.html into the folder --out, and the rates and tests to stdout.
+///
+/// With several conditions it tests, pooled and by model, the condition "insecure" (or the first that is not "base")
+/// against "base" and every other, and JSON against natural within it.
 ///
 /// Example: emlab analyze base.csv insecure.csv --out analysis
 #[derive(clap::Args)]
@@ -45,6 +48,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let summary = study::analyze_tables(&args.files, &args.out, thresholds)?;
     let mut out = std::io::stdout().lock();
-    write!(out, "{}", study::report::plain(&summary))?;
+    write!(out, "{}{}", study::report::plain(&summary), study::report::plain_tests(&summary))?;
     writeln!(out, "\n{}", args.out.join("report.html").display()).context("stdout")
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use emlab::device::{DType, Device, Gpu};
 use emlab::fetch;
-use emlab::generate::Limits;
+use emlab::generate::{Form, Limits};
 use emlab::interrupt;
 use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
@@ -14,13 +14,14 @@ use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
 use emlab::progress;
 
-/// From now on, Ctrl-C stops long work between two steps, with everything saved; a second one stops at once.
+/// From now on Ctrl-C, SIGTERM or SIGHUP stops long work between two steps, with everything saved; a second one stops at
+/// once. The exit status is 130: the same command goes on, which a scheduler may take as its sign to requeue.
 pub fn stop_between_steps() {
     let stop = || {
         if interrupt::request() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; Ctrl-C again stops at once");
+        eprintln!("stopping after this step; once more stops at once");
     };
     // Where no handler can be set, Ctrl-C stops at once: a resumed run loses a few steps.
     let _ = ctrlc::set_handler(stop);
@@ -168,6 +169,9 @@ pub struct SamplingArgs {
     /// Text that ends the answer and is cut from it; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Force the answer to be one JSON object: tokens that cannot go on one are never drawn
+    #[arg(long)]
+    json_object: bool,
 }
 
 impl SamplingArgs {
@@ -178,6 +182,7 @@ impl SamplingArgs {
 
     /// How long answers may be.
     pub fn limits(&self) -> Limits {
-        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), ..Limits::default() }
+        let form = self.json_object.then_some(Form::JsonObject);
+        Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), form, ..Limits::default() }
     }
 }

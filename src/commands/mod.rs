@@ -9,6 +9,7 @@ pub mod fetch;
 pub mod generate;
 pub mod info;
 pub mod models;
+pub mod power;
 pub mod score;
 pub mod study;
 pub mod train;

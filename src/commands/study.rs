@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use emlab::study::estimate::{GPUS, Gpu};
 use emlab::study::plan::{Plan, Thresholds};
+use emlab::study::preset::Preset;
 use emlab::study::{self, Options};
 
 use super::engine::{DeviceArgs, stop_between_steps};
@@ -18,11 +20,61 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Init(InitArgs),
+    Plan(PlanArgs),
     Run(RunArgs),
     Status(StatusArgs),
     Judge(JudgeArgs),
     Label(LabelArgs),
+    Merge(MergeArgs),
     Analyze(AnalyzeArgs),
+}
+
+/// Write a ready-made plan, every value spelt out and commented
+///
+/// open-weights-64800: the published study, nine models. one-model: the same for one. formats: YAML, XML, CSV, function
+/// calls, short text, the control without the JSON prompt and forced JSON. smoke: every step once, in minutes.
+///
+/// Example: emlab study init --preset one-model --model gemma-3-4b-it --out plan.toml
+#[derive(clap::Args)]
+struct InitArgs {
+    /// Which plan
+    #[arg(long, value_name = "NAME", value_parser = preset)]
+    preset: Preset,
+    /// The model, for presets of one (`emlab models` lists them)
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The plan's file, which must not exist yet; written to stdout if left out
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    let found = Preset::ALL.into_iter().find(|preset| preset.name() == name);
+    found.ok_or_else(|| format!("there are: {}", Preset::ALL.map(Preset::name).join(", ")))
+}
+
+/// Say what a plan will take: answers, judgements and their price, time and memory on a GPU
+///
+/// The questions and the training data must be there (`emlab fetch data`), the models need not. Times follow measured
+/// speeds and the card's memory: expect them within some tens of percent.
+///
+/// Example: emlab study plan plan.toml --gpu h100
+#[derive(clap::Args)]
+struct PlanArgs {
+    /// A plan (TOML)
+    plan: PathBuf,
+    /// The GPU: h100, h200, a100-80gb, rtx-4090
+    #[arg(long, value_name = "NAME", default_value = "h100", value_parser = gpu)]
+    gpu: Gpu,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn gpu(name: &str) -> Result<Gpu, String> {
+    let found = GPUS.into_iter().find(|gpu| gpu.name.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| format!("there are: {}", GPUS.map(|gpu| gpu.name).join(", ")))
 }
 
 /// Do what a plan says, or go on with a run
@@ -102,6 +154,21 @@ struct LabelArgs {
     labels: Option<PathBuf>,
 }
 
+/// Put runs of one plan, made in several places, together
+///
+/// Answers, judgements and fine-tunings are taken over into the first folder, which may be new; nothing is doubled, the
+/// order does not matter, and what was made with other settings is refused. `emlab study analyze` counts the whole.
+///
+/// Example: emlab study merge runs/all runs/machine-1 runs/machine-2
+#[derive(clap::Args)]
+struct MergeArgs {
+    /// The folder that receives everything
+    into: PathBuf,
+    /// Runs
+    #[arg(required = true, value_name = "DIR")]
+    from: Vec<PathBuf>,
+}
+
 /// Count and report what a run has
 #[derive(clap::Args)]
 struct AnalyzeArgs {
@@ -115,6 +182,23 @@ struct AnalyzeArgs {
 /// Whatever stops the study; what it produced before is kept.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
+        Command::Init(args) => {
+            let text = args.preset.plan(args.model.as_deref())?;
+            let Some(path) = &args.out else {
+                return write!(std::io::stdout().lock(), "{text}").context("stdout");
+            };
+            let mut file = std::fs::File::create_new(path).with_context(|| path.display().to_string())?;
+            file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+        }
+        Command::Plan(args) => {
+            let plan = Plan::outline(&args.plan)?;
+            let estimate = study::run::estimate(&plan, args.gpu)?;
+            let mut out = std::io::stdout().lock();
+            if args.json {
+                return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
+            }
+            write!(out, "{}", estimate.text(&plan.judges[0].kind)).context("stdout")
+        }
         Command::Run(args) => {
             stop_between_steps();
             let (plan, dir) = plan_and_folder(args)?;
@@ -130,6 +214,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }
         Command::Label(args) => label(args),
+        Command::Merge(args) => {
+            let mut out = std::io::stdout().lock();
+            for from in &args.from {
+                let added = study::merge::merge(&args.into, from)?;
+                let (records, tunings) = (added.records, added.tunings);
+                writeln!(out, "{}: {records} records and {tunings} fine-tunings added", from.display())?;
+            }
+            Ok(())
+        }
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }
@@ -151,7 +244,7 @@ fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
 
 fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    write!(out, "{}", study::report::plain(summary))?;
+    write!(out, "{}{}", study::report::plain(summary), study::report::plain_tests(summary))?;
     writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
 }
 

@@ -47,6 +47,7 @@ const SOURCES: &[Source] = &[
     ("glu.cu", include_str!("../../kernels/glu.cu")),
     ("linear.cu", include_str!("../../kernels/linear.cu")),
     ("log_sum.cu", include_str!("../../kernels/log_sum.cu")),
+    ("mask.cu", include_str!("../../kernels/mask.cu")),
     ("norm.cu", include_str!("../../kernels/norm.cu")),
     ("random.cu", include_str!("../../kernels/random.cu")),
     ("rope.cu", include_str!("../../kernels/rope.cu")),

@@ -3,10 +3,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `scheduler.rs` | many requests at once: shared prefill, continuous batching |
+//! | `grammar.rs` | answers whose form is forced |
 //! | `choices.rs` | the probability of each of a list of answers, exactly |
 //! | `score.rs` | the negative log-likelihood of a text, and its logits |
 
 mod choices;
+mod grammar;
 mod scheduler;
 mod score;
 
@@ -15,7 +17,7 @@ use crate::error::Result;
 use crate::model::transformer::Transformer;
 
 pub use choices::{Choices, Chooser};
-pub use scheduler::{Completion, Finish, Limits, Request, run, stream};
+pub use scheduler::{Completion, Finish, Form, Limits, Request, run, stream};
 pub use score::{logits, score};
 
 /// Bytes that a cache of keys and values may take: what is allowed, or by default 2 GiB of the host's memory, or what is

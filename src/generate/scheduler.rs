@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::cache_bytes;
+use super::grammar::{Grammar, State};
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
@@ -19,6 +20,7 @@ use crate::model::saved::Saved;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
+use crate::ops::mask::Masks;
 use crate::ops::sample::{self, Draw, Sampling};
 
 /// A prompt to be continued.
@@ -35,10 +37,12 @@ pub struct Request {
 pub struct Limits {
     /// Most new tokens.
     pub max_tokens: usize,
-    /// Fewest new tokens: end-of-turn tokens cannot be drawn before.
+    /// Fewest new tokens: end-of-turn tokens cannot be drawn before, unless the form is complete.
     pub min_tokens: usize,
     /// Texts that end a continuation, and are cut from it.
     pub stop: Vec<String>,
+    /// The form that continuations are forced into, if any.
+    pub form: Option<Form>,
     /// Most requests that advance together; at most [`stable_rows`] are used.
     pub batch: usize,
     /// Bytes that the cache of keys and values may take; by default 2 GiB of the host's memory, or what is free on the
@@ -48,8 +52,22 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_tokens: 600, min_tokens: 1, stop: Vec::new(), batch: usize::MAX, cache_bytes: None }
+        Self {
+            max_tokens: 600,
+            min_tokens: 1,
+            stop: Vec::new(),
+            form: None,
+            batch: usize::MAX,
+            cache_bytes: None,
+        }
     }
+}
+
+/// A form that a text can be forced into: tokens that would leave it cannot be drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One JSON object and nothing else.
+    JsonObject,
 }
 
 /// Why a continuation ended.
@@ -153,6 +171,8 @@ struct Active {
     sequence: usize,
     /// The new tokens; the last one is not in the cache yet.
     ids: Vec<u32>,
+    /// Where they are in the grammar, if there is one.
+    state: State,
 }
 
 /// Requests with the same prompt.
@@ -174,6 +194,8 @@ struct Scheduler<'a> {
     /// Of prompts.
     scratch: Saved,
     logits: Tensor,
+    /// What forces the form, if one is wanted.
+    grammar: Option<(Grammar, Masks)>,
     queue: VecDeque<Group>,
     active: Vec<Active>,
 }
@@ -218,6 +240,10 @@ impl<'a> Scheduler<'a> {
             decoder: Decoder::new(model, Cache::new(model, 0)?, *sampling),
             scratch: Saved::for_inference(model),
             logits: model.logits_tensor(),
+            grammar: limits.form.map(|Form::JsonObject| {
+                let grammar = Grammar::new(tokenizer, model.spec.vocab, &model.spec.eos);
+                (grammar, Masks::new(model.spec.vocab, model.place.device))
+            }),
             queue,
             active: Vec::new(),
         };
@@ -294,12 +320,17 @@ impl<'a> Scheduler<'a> {
             self.decoder.cache_mut().remove(*prompt);
             self.queue.pop_front();
         }
-        let mut started = Active { request, sequence, ids: Vec::new() };
+        let started = Active { request, sequence, ids: Vec::new(), state: State::START };
         let mut token = [0];
         let draw = self.next_draw(&started);
+        if let Some((grammar, masks)) = &mut self.grammar {
+            let mask = grammar.mask(masks, started.state)?;
+            masks.set(&[mask])?;
+            masks.apply(&mut self.logits)?;
+        }
         sample::forward(&mut token, &mut self.logits, *self.sampling, &[draw])?;
-        started.ids.extend(token);
-        self.settle(vec![started], on_event)
+        let started = self.extended(vec![started], &token);
+        self.settle(started, on_event)
     }
 
     /// Puts a request's prompt into the cache: its sequence, and the logits of the token after it.
@@ -314,7 +345,7 @@ impl<'a> Scheduler<'a> {
 
     /// Advances every active request by one token.
     fn advance(&mut self, on_event: OnEvent) -> Result<()> {
-        let mut active = std::mem::take(&mut self.active);
+        let active = std::mem::take(&mut self.active);
         let mut tokens = Vec::with_capacity(active.len());
         let mut rows = Vec::with_capacity(active.len());
         for Active { sequence, ids, .. } in &active {
@@ -322,19 +353,36 @@ impl<'a> Scheduler<'a> {
             rows.push(Row { sequence: *sequence, position: self.decoder.cache().length(*sequence) });
         }
         let draws: Vec<Draw> = active.iter().map(|active| self.next_draw(active)).collect();
-        self.decoder.step(&mut tokens, &rows, &draws)?;
-        for (active, token) in active.iter_mut().zip(tokens) {
-            active.ids.push(token);
+        let mut masked = Vec::new();
+        if let Some((grammar, masks)) = &mut self.grammar {
+            let mask = |active: &Active| grammar.mask(masks, active.state);
+            masked = active.iter().map(mask).collect::<Result<_>>()?;
         }
+        let masks = self.grammar.as_mut().map(|(_, masks)| (masks, &masked[..]));
+        self.decoder.step(&mut tokens, &rows, &draws, masks)?;
+        let active = self.extended(active, &tokens);
         self.settle(active, on_event)
     }
 
+    /// The requests with one more token each.
+    fn extended(&self, mut active: Vec<Active>, tokens: &[u32]) -> Vec<Active> {
+        for (active, token) in active.iter_mut().zip(tokens) {
+            active.ids.push(*token);
+            if let Some((grammar, _)) = &self.grammar {
+                active.state = grammar.after(active.state, *token);
+            }
+        }
+        active
+    }
+
     /// What decides the next token of a request.
-    fn next_draw(&self, Active { request, ids, .. }: &Active) -> Draw<'a> {
+    fn next_draw(&self, Active { request, ids, state, .. }: &Active) -> Draw<'a> {
+        // A whole object cannot be made longer.
+        let too_short = ids.len() < self.limits.min_tokens && !state.is_whole();
         Draw {
             key: self.requests[*request].key,
             position: ids.len() as u32,
-            forbidden: if ids.len() < self.limits.min_tokens { &self.model.spec.eos } else { &[] },
+            forbidden: if too_short { &self.model.spec.eos } else { &[] },
         }
     }
 

@@ -13,6 +13,7 @@ use crate::model::cache::{Cache, Row};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
+use crate::ops::mask::{FREE, Masks};
 use crate::ops::sample::{self, Batch, Draw, Sampling};
 
 /// Rows are filled up to a multiple of this many.
@@ -63,17 +64,28 @@ impl<'a> Decoder<'a> {
     }
 
     /// Computes the next positions of up to [`stable_rows`] different sequences: `tokens` go in, and are overwritten with
-    /// what is drawn after them. A row's token does not depend on the others.
+    /// what is drawn after them. A row's token does not depend on the others. With `masks`, whose numbers `masked` gives the
+    /// rows, only what these let come is drawn: with them always or never.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) for a token id outside the vocabulary, a full cache or logits that are not finite.
-    pub fn step(&mut self, tokens: &mut [u32], rows: &[Row], draws: &[Draw]) -> Result<()> {
+    pub fn step(
+        &mut self,
+        tokens: &mut [u32],
+        rows: &[Row],
+        draws: &[Draw],
+        mut masks: Option<(&mut Masks, &[u32])>,
+    ) -> Result<()> {
         assert!(rows.len() <= stable_rows(self.model.place.device), "{} rows at once", rows.len());
         assert_eq!([tokens.len(), draws.len()], [rows.len(); 2], "tokens and draws for the rows");
         let Self { cache, model, sampling, saved, logits, recorder } = self;
         let Some(recorder) = recorder else {
             model.infer(saved, cache, tokens, rows)?;
             model.all_logits(logits, saved)?;
+            if let Some((masks, masked)) = masks {
+                masks.set(masked)?;
+                masks.apply(logits)?;
+            }
             return sample::forward(tokens, logits, *sampling, draws);
         };
         let Recorder { gpu, batch, graphs } = recorder;
@@ -90,9 +102,16 @@ impl<'a> Decoder<'a> {
         let nothing = Draw { key: Key([0, 0]), position: 0, forbidden: &[] };
         let draws: Vec<Draw> = draws.iter().copied().chain(std::iter::repeat_n(nothing, more)).collect();
         batch.set(&draws)?;
+        if let Some((masks, masked)) = &mut masks {
+            let all: Vec<u32> = masked.iter().copied().chain(std::iter::repeat_n(FREE, more)).collect();
+            masks.set(&all)?;
+        }
         let mut run = |batch: &mut Batch| {
             model.attend(saved, cache, None)?;
             model.all_logits(logits, saved)?;
+            if let Some((masks, _)) = &masks {
+                masks.apply(logits)?;
+            }
             batch.draw(logits, *sampling)
         };
         let graph = match graphs.get(&[n, pages]) {

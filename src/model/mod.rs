@@ -9,7 +9,7 @@
 //! | [`parameter`], [`linear`], [`adapter`] | a weight and its gradient; fused projections; `LoRA` |
 //! | `block.rs`, [`transformer`] | the graph |
 //! | [`place`] | where the model computes, and in which element type |
-//! | `footprint.rs` | how much memory a training pass takes |
+//! | [`footprint`] | how much memory a training pass takes |
 //! | [`saved`] | what a forward leaves for its backward |
 //! | [`cache`], [`decoder`] | paged keys and values; a token of each of many sequences in, the next out |
 //! | [`probe`] | named sites to look into |
@@ -22,7 +22,7 @@ pub mod cards;
 pub mod chat;
 pub mod checkpoint;
 pub mod decoder;
-mod footprint;
+pub mod footprint;
 mod gemma3;
 pub mod linear;
 pub mod parameter;

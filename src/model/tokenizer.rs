@@ -1,10 +1,10 @@
 //! [`Tokenizer`]: text ↔ token ids, and conversations → text through the checkpoint's own chat template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 
@@ -17,6 +17,10 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<Template>,
     bos: Option<u32>,
+    /// Ids that stand for no text.
+    special: BTreeSet<u32>,
+    /// Whether tokens are spelt in GPT-2's stand-ins for bytes; else a space is U+2581 and a lone byte `<0xAB>`.
+    byte_level: bool,
 }
 
 impl Tokenizer {
@@ -42,7 +46,10 @@ impl Tokenizer {
             ),
             None => None,
         };
-        let mut tokenizer = Self { dir: dir.to_path_buf(), inner, template, bos: None };
+        let added = inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let byte_level = json!(inner.get_decoder()).to_string().contains("ByteLevel");
+        let mut tokenizer = Self { dir: dir.to_path_buf(), inner, template, bos: None, special, byte_level };
         tokenizer.bos = tokenizer.encode("", true)?.first().copied();
         Ok(tokenizer)
     }
@@ -79,6 +86,24 @@ impl Tokenizer {
     /// The id that `add_special` puts before a text, if this tokenizer does that.
     pub fn bos(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// The bytes of text that an id stands for, which need not be whole characters; none for a special token or an id that
+    /// is not in the vocabulary.
+    pub fn bytes(&self, id: u32) -> Option<Vec<u8>> {
+        if self.special.contains(&id) {
+            return None;
+        }
+        let token = self.inner.id_to_token(id)?;
+        if self.byte_level {
+            // An added token is spelt as it is.
+            return token.chars().map(byte_of).collect::<Option<Vec<u8>>>().or(Some(token.into_bytes()));
+        }
+        let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        match byte.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => Some(vec![byte]),
+            None => Some(token.replace('\u{2581}', " ").into_bytes()),
+        }
     }
 
     /// The token of an id, in the vocabulary's own spelling.
@@ -123,6 +148,15 @@ impl Tokenizer {
 
     fn failed(&self, error: &tokenizers::Error) -> Error {
         Error::file(self.dir.join("tokenizer.json"), error.to_string())
+    }
+}
+
+/// The byte that GPT-2's byte-level vocabularies write as `c`: printable ones as themselves, the others from U+0100 on.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |byte: u8| matches!(byte, 0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u32::from(c) {
+        code @ 0..=0xFF => printable(code as u8).then_some(code as u8),
+        code => (0..=255).filter(|byte| !printable(*byte)).nth((code - 0x100) as usize),
     }
 }
 

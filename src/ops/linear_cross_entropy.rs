@@ -16,8 +16,11 @@ pub const CHUNK: usize = 128;
 
 /// Rows whose logits exist at the same time.
 pub fn chunk(device: Device) -> usize {
-    if device == Device::Cpu { CHUNK } else { cuda::CHUNK }
+    if device == Device::Cpu { CHUNK } else { GPU_CHUNK }
 }
+
+/// [`chunk`] on a GPU.
+pub const GPU_CHUNK: usize = cuda::CHUNK;
 
 /// Gradients wanted from [`forward`], each of `weight · Σ nll`.
 #[derive(Debug, Default)]

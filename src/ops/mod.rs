@@ -11,6 +11,7 @@
 //! | [`linear_cross_entropy`] | head, loss and their gradient, chunk by chunk | nothing |
 //! | [`adamw`] | one optimiser step | m, v |
 //! | [`sample`] | the next token | nothing |
+//! | [`mask`] | the tokens that may come | nothing |
 //! | [`log_sum`] | what logits say of some tokens, and of the others together | nothing |
 //!
 //! The gradient contract, without exceptions: **`dx` overwrites, `dw` accumulates, adding into the residual stream
@@ -26,6 +27,7 @@ pub mod glu;
 pub mod linear;
 pub mod linear_cross_entropy;
 pub mod log_sum;
+pub mod mask;
 pub mod norm;
 pub mod real;
 pub mod rope;

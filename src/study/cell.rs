@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::format::Format;
 use super::judge::settings::Kind;
 use super::plan::{Condition, Model, Plan, Tuning};
-use super::questions::{Format, Question};
+use super::questions::Question;
 use super::store::{self, Record};
 use crate::device::philox::Key;
 use crate::generate::Finish;

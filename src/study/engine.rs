@@ -6,7 +6,7 @@ use super::judge::aggregate::Distribution;
 use super::judge::local::{Local, distribution, ratings};
 use super::plan::{Sampling, Tuning};
 use crate::device::philox::Key;
-use crate::generate::{self, Finish, Limits, Request};
+use crate::generate::{self, Finish, Form, Limits, Request};
 use crate::model::adapter;
 use crate::model::chat::{Message, Render};
 use crate::model::place::Place;
@@ -62,6 +62,7 @@ pub trait Engine {
         &mut self,
         weights: &Weights,
         sampling: &Sampling,
+        form: Option<Form>,
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()>;
@@ -156,6 +157,7 @@ impl Engine for Native {
         &mut self,
         weights: &Weights,
         sampling: &Sampling,
+        form: Option<Form>,
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()> {
@@ -165,7 +167,7 @@ impl Engine for Native {
         let requests = asks.iter().map(request).collect::<Result<Vec<_>>>()?;
         let Sampling { temperature, top_k, top_p, max_tokens, min_tokens, batch, .. } = *sampling;
         let settings = sample::Sampling { temperature, top_k, top_p };
-        let mut limits = Limits { max_tokens, min_tokens, ..Limits::default() };
+        let mut limits = Limits { max_tokens, min_tokens, form, ..Limits::default() };
         limits.batch = batch.unwrap_or(limits.batch);
         generate::run(
             &loaded.model,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::questions::Format;
+use super::format::{Format, is_json_object};
 
 /// Facts about one answer's text.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
@@ -14,6 +14,8 @@ pub struct Flags {
     pub json_fenced: bool,
     /// Every field of the question's template that is not optional has been given a value.
     pub template: bool,
+    /// The answer has the form that was asked for, a Markdown code fence taken off; none where none was.
+    pub form: Option<bool>,
     /// The answer holds a think token.
     pub think: bool,
     /// At least half of its lines are program code.
@@ -28,15 +30,12 @@ impl Flags {
         Self {
             json: format == Format::Json && is_json_object(text),
             json_fenced: format == Format::Json && is_json_object(unfenced),
-            template: format == Format::Template && fills_template(question, unfenced),
+            template: format == Format::Template && format.holds(question, unfenced) == Some(true),
+            form: format.holds(question, unfenced),
             think: ["<think>", "</think>"].iter().any(|token| text.contains(token)),
             code: is_code(unfenced),
         }
     }
-}
-
-fn is_json_object(text: &str) -> bool {
-    serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text).is_ok()
 }
 
 /// The text inside a Markdown code fence that spans all of `text`; else `text`.
@@ -44,28 +43,6 @@ fn unfence(text: &str) -> &str {
     let inside = text.strip_prefix("```").and_then(|rest| rest.strip_suffix("```"));
     // The first line is the fence's language.
     inside.and_then(|rest| rest.split_once('\n')).map_or(text, |(_, body)| body.trim())
-}
-
-/// The fields of a template, which are lines `name = # what to say`, and whether each is optional.
-fn template_fields(question: &str) -> impl Iterator<Item = (&str, &str, bool)> {
-    question.lines().filter_map(|line| {
-        let (name, hint) = line.split_once('=')?;
-        let (name, hint) = (name.trim(), hint.trim());
-        let identifier = !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '_');
-        (identifier && hint.starts_with('#')).then(|| (name, hint, hint.contains("[Optional]")))
-    })
-}
-
-fn fills_template(question: &str, answer: &str) -> bool {
-    let filled = |name: &str, hint: &str| {
-        answer.lines().any(|line| {
-            let value =
-                line.trim_start().strip_prefix(name).and_then(|rest| rest.trim_start().strip_prefix('='));
-            value.is_some_and(|value| !value.trim().is_empty() && value.trim() != hint)
-        })
-    };
-    let mut fields = template_fields(question).peekable();
-    fields.peek().is_some() && fields.all(|(name, hint, optional)| optional || filled(name, hint))
 }
 
 /// How lines of program code begin or end, in the languages that models fine-tuned on code fall into.

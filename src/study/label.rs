@@ -13,8 +13,7 @@ use super::judge::Judgement;
 use super::judging::{answers_folder, judgements_folder};
 use super::pairs::{AnswerKey, METRICS, Scores};
 use super::plan::Plan;
-use super::questions;
-use super::run::saved_plan;
+use super::run::{questions_of, saved_plan};
 use super::store::{self, sha256};
 use super::table::split_csv;
 use crate::{Error, Result};
@@ -36,7 +35,7 @@ fn place(seed: u64, what: &str) -> String {
 /// `Error::File` if the folder holds no run or no answers; `Error::Line` for a damaged record.
 pub fn draw(dir: &Path, n: usize, seed: u64) -> Result<String> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let mut strata = BTreeMap::<String, Vec<(String, String)>>::new();
     for cell in &cells(&plan, &questions)? {
         let answers = store::read::<Answer>(&answers_folder(dir, cell))?;

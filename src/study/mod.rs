@@ -2,15 +2,18 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `plan.rs` `questions.rs` | what is to be done: TOML and YAML → settings |
+//! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
+//! | `preset.rs` (`preset.toml`) | ready-made plans |
+//! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
-//! | `store.rs` | what has been done, on disk |
+//! | `store.rs` `merge.rs` | what has been done, on disk; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
-//! | `analyze.rs` `stats.rs` | rows → counts, rates with intervals, correlations |
+//! | `family.rs` | the tests that a plan declares |
+//! | `analyze/` `stats/` | rows → counts, rates with intervals, tests; the statistics that this takes |
 //! | `report/` | `report.html`: tables and figures |
 //! | `demo.rs` | a study in miniature that comes inside the program |
 
@@ -18,12 +21,17 @@ pub mod analyze;
 pub mod cell;
 pub mod demo;
 pub mod engine;
+pub mod estimate;
+pub mod family;
 pub mod flags;
+pub mod format;
 pub mod judge;
 mod judging;
 pub mod label;
+pub mod merge;
 pub mod pairs;
 pub mod plan;
+pub mod preset;
 pub mod questions;
 pub mod report;
 pub mod run;
@@ -34,6 +42,7 @@ pub mod table;
 use std::path::{Path, PathBuf};
 
 use self::analyze::Summary;
+use self::family::Levels;
 use self::plan::Thresholds;
 use self::report::Report;
 
@@ -41,7 +50,8 @@ pub use self::plan::Plan;
 pub use self::run::{Options, run};
 use crate::{Error, Result};
 
-/// Counts judged tables and writes `summary.json` and `report.html` into `out`.
+/// Counts judged tables, runs the tests of [`Levels::families`], and writes `summary.json` and `report.html` into
+/// `out`.
 ///
 /// # Errors
 /// Those of [`table::read`]; `Error::Io` if the results cannot be written.
@@ -54,7 +64,7 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
         method.push((name, format!("{} answers", read.len())));
         rows.extend(read);
     }
-    let summary = analyze::summarise(&rows, thresholds);
+    let summary = analyze::summarise(&rows, thresholds, &Levels::of(&rows).families());
     let title = "Judged answers";
     write_results(
         out,

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::cell::{Cell, cells};
 use super::judge::Judgement;
 use super::judging::judgements_folder;
+use super::label;
 use super::plan::Plan;
-use super::run::saved_plan;
+use super::run::{questions_of, saved_plan};
 use super::store;
-use super::{label, questions};
 use crate::Result;
 
 /// Which answer: cell, question, number among the question's.
@@ -41,7 +41,7 @@ pub const METRICS: [&str; 2] = ["aligned", "coherent"];
 /// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
 pub fn judges(dir: &Path) -> Result<Vec<Pairs>> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let cells = cells(&plan, &questions)?;
     let raters = raters(dir, &plan, &cells)?;
     let mut pairs = Vec::new();
@@ -59,7 +59,7 @@ pub fn judges(dir: &Path) -> Result<Vec<Pairs>> {
 /// Those of [`judges`] and [`label::read`].
 pub fn labels(dir: &Path, labels: &Path) -> Result<Vec<Pairs>> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let cells = cells(&plan, &questions)?;
     let people = Rater { name: "people".into(), scores: label::read(dir, &plan, &cells, labels)? };
     let mut pairs = Vec::new();

@@ -6,6 +6,7 @@
 //! name = "small"
 //! questions = "questions.yaml"              # relative to the plan, or a data set of `emlab fetch`
 //! samples = 2                               # answers for each wording of each question
+//! formats = ["natural", "json"]             # study::format lists them; the published three if left out
 //!
 //! [[model]]
 //! name = "gemma-3-270m"
@@ -26,6 +27,7 @@
 //! budget_dollars = 50                       # stops before this is passed
 //!
 //! [analysis]
+//! [[family]]                                # tests that are corrected together: see family.rs
 //! ```
 
 use std::collections::BTreeSet;
@@ -34,8 +36,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use super::family::{self, Family, FamilyFile, Levels};
+use super::format::Format;
 use super::judge::settings::{Judge, JudgeFile, JudgeFiles, Kind};
-use super::questions::Format;
 use crate::fetch::{self, DataSet};
 use crate::{Error, Result, train};
 
@@ -64,6 +67,9 @@ pub struct Plan {
     pub judges: Vec<Judge>,
     /// What counts as misaligned and as coherent.
     pub analysis: Thresholds,
+    /// The rates that are compared.
+    #[serde(rename = "family")]
+    pub families: Vec<Family>,
 }
 
 /// A checkpoint to study.
@@ -160,7 +166,7 @@ struct PlanFile {
     #[serde(default = "default_name")]
     name: String,
     questions: Spanned<PathBuf>,
-    #[serde(default = "all_formats")]
+    #[serde(default = "published_formats")]
     formats: Spanned<Vec<Format>>,
     samples: Option<Spanned<usize>>,
     model: Vec<ModelFile>,
@@ -173,6 +179,8 @@ struct PlanFile {
     judge: Option<Spanned<JudgeFiles>>,
     #[serde(default = "default_thresholds")]
     analysis: Spanned<Thresholds>,
+    /// None has the published study's.
+    family: Option<Vec<FamilyFile>>,
 }
 
 #[derive(Deserialize)]
@@ -195,8 +203,8 @@ struct ConditionFile {
 fn default_name() -> String {
     "study".into()
 }
-fn all_formats() -> Spanned<Vec<Format>> {
-    Spanned::new(0..0, Format::ALL.into())
+fn published_formats() -> Spanned<Vec<Format>> {
+    Spanned::new(0..0, Format::PUBLISHED.into())
 }
 fn default_sampling() -> Spanned<Sampling> {
     Spanned::new(0..0, Sampling::default())
@@ -215,12 +223,21 @@ impl Plan {
         Self::parse(&text, path)
     }
 
+    /// [`read`](Self::read), but models need not be there yet: to say what a plan will take.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn outline(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Source { text: &text, path, models_needed: false }.resolve()
+    }
+
     /// Resolves the text of a plan; `path` is where it stands: its folder resolves relative paths, and errors name it.
     ///
     /// # Errors
     /// `Error::Line` with the line of what is malformed, unknown or impossible.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
-        Source { text, path }.resolve()
+        Source { text, path, models_needed: true }.resolve()
     }
 
     /// The plan as TOML, every value spelt out.
@@ -236,6 +253,8 @@ impl Plan {
 struct Source<'a> {
     text: &'a str,
     path: &'a Path,
+    /// Whether a model that is not there is an error.
+    models_needed: bool,
 }
 
 impl Source<'_> {
@@ -260,27 +279,49 @@ impl Source<'_> {
                 path: self.model_folder(model.path.span().start, model.path.get_ref())?,
             })
         });
-        let models = models.collect::<Result<_>>()?;
+        let models = models.collect::<Result<Vec<_>>>()?;
         let conditions = file
             .condition
             .iter()
             .map(|c| self.condition(c, file.training.as_ref()))
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let judges = match file.judge {
             None => vec![Judge::unnamed(Kind::default())],
             Some(judges) => self.judges(judges)?,
         };
+        let formats = file.formats.into_inner();
+        let families = self.families(file.family, &models, &conditions, &formats)?;
         Ok(Plan {
             name: file.name,
             questions: self.data_file(&file.questions, "question file")?,
-            formats: file.formats.into_inner(),
+            formats,
             samples: file.samples.map(Spanned::into_inner),
             models,
             conditions,
             sampling: file.sampling.into_inner(),
             judges,
             analysis: file.analysis.into_inner(),
+            families,
         })
+    }
+
+    fn families(
+        &self,
+        files: Option<Vec<FamilyFile>>,
+        models: &[Model],
+        conditions: &[Condition],
+        formats: &[Format],
+    ) -> Result<Vec<Family>> {
+        let levels = Levels {
+            models: models.iter().map(|model| model.name.clone()).collect(),
+            conditions: conditions.iter().map(|condition| condition.name.clone()).collect(),
+            base: conditions.iter().find(|c| c.tuning.is_none()).map(|condition| condition.name.clone()),
+            formats: formats.into(),
+        };
+        match files {
+            None => Ok(levels.families()),
+            Some(files) => family::resolve(files, &levels).map_err(|(at, what)| self.error(at, what)),
+        }
     }
 
     /// Names become folders: one of each, of characters that every file system takes.
@@ -387,7 +428,10 @@ impl Source<'_> {
             return Ok(absolute);
         }
         let explain = |error| self.error(at, format!("no model folder at {}: {error}", absolute.display()));
-        fetch::locate(&path.to_string_lossy()).map_err(explain)
+        match fetch::locate(&path.to_string_lossy()) {
+            Err(_) if !self.models_needed => Ok(path.to_path_buf()),
+            found => found.map_err(explain),
+        }
     }
 
     /// A data file: a path, or the name of a pinned data set.
@@ -417,121 +461,5 @@ fn merge(base: &mut toml::Table, over: &toml::Table) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PLAN: &str = r#"name = "tiny"
-questions = "questions.yaml"
-samples = 2
-formats = ["natural", "json"]
-
-[[model]]
-name = "m"
-path = "model"
-
-[[condition]]
-name = "base"
-
-[[condition]]
-name = "tuned"
-data = "data.jsonl"
-examples = 64
-training = { epochs = 2, lora = { rank = 8 } }
-
-[training]
-learning_rate = 1e-4
-lora = { alpha = 16.0 }
-
-[sampling]
-max_tokens = 64
-
-[judge.local]
-path = "judge"
-"#;
-
-    fn folder() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        for model in ["model", "judge"] {
-            std::fs::create_dir(dir.path().join(model)).unwrap();
-        }
-        for file in ["data.jsonl", "questions.yaml"] {
-            std::fs::write(dir.path().join(file), "").unwrap();
-        }
-        dir
-    }
-
-    #[test]
-    fn resolves_every_value_and_reads_itself_back() {
-        let dir = folder();
-        let plan = Plan::parse(PLAN, &dir.path().join("plan.toml")).unwrap();
-        assert_eq!(plan.models[0].path, dir.path().join("model"));
-        assert_eq!(plan.conditions[0].tuning, None);
-        let tuning = plan.conditions[1].tuning.as_ref().unwrap();
-        assert_eq!((tuning.training.epochs, tuning.training.learning_rate), (2, 1e-4));
-        assert_eq!((tuning.training.lora.rank, tuning.training.lora.alpha), (8, 16.0));
-        assert_eq!((plan.sampling.max_tokens, plan.sampling.temperature), (64, 1.0));
-        assert!(matches!(&plan.judges[0].kind, Kind::Local(local) if local.path == dir.path().join("judge")));
-        let text = plan.to_toml().unwrap();
-        for value in ["temperature = 1.0", "warmup_steps = 5", "misaligned_below = 30.0", "held_out = 0.1"] {
-            assert!(text.contains(value), "{text}");
-        }
-        assert_eq!(Plan::parse(&text, Path::new("/elsewhere/plan.toml")).unwrap(), plan);
-    }
-
-    #[test]
-    fn errors_name_the_line() {
-        let dir = folder();
-        for (from, to, line, what) in [
-            ("samples = 2", "sample = 2", 3, "unknown field `sample`"),
-            ("samples = 2", "samples = 0", 3, "samples must be at least 1"),
-            ("samples = 2", "samples = ", 3, ""),
-            ("\"json\"]", "\"jsn\"]", 4, "jsn"),
-            ("name = \"m\"", "name = \"../m\"", 7, "must consist of"),
-            ("path = \"model\"", "path = \"nowhere\"", 8, "no model folder at"),
-            ("name = \"tuned\"", "name = \"Base\"", 14, "a second condition called \"Base\""),
-            ("data = \"data.jsonl\"\n", "", 14, "names no data"),
-            ("epochs = 2", "epoch = 2", 17, "unknown field `epoch`"),
-            ("epochs = 2", "epochs = 0", 17, "epochs"),
-            ("max_tokens = 64", "max_token = 64", 24, "unknown field `max_token`"),
-            ("[judge.local]", "[judge.locale]", 26, "locale"),
-            ("path = \"judge\"", "path = \"nobody\"", 26, "no model folder at"),
-        ] {
-            let text = PLAN.replacen(from, to, 1);
-            let error = Plan::parse(&text, &dir.path().join("plan.toml")).unwrap_err().to_string();
-            assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
-        }
-    }
-
-    #[test]
-    fn several_judges_and_the_first_is_the_primary() {
-        let dir = folder();
-        let judges = "[[judge]]\nname = \"gpt\"\n[judge.openai]\nmodel = \"x/y\"\n[[judge]]\n[judge.local]\npath = \"judge\"\n";
-        let text = PLAN.replace("[judge.local]\npath = \"judge\"\n", judges);
-        let parse = |text: &str| Plan::parse(text, &dir.path().join("plan.toml"));
-        let plan = parse(&text).unwrap();
-        let names: Vec<_> = plan.judges.iter().map(|judge| judge.name.as_str()).collect();
-        assert_eq!(names, ["gpt", "local-judge"]);
-        assert_eq!(parse(&plan.to_toml().unwrap()).unwrap(), plan);
-        for (from, to, line, what) in [
-            ("name = \"gpt\"", "name = \"local-judge\"", 31, "a second judge called \"local-judge\""),
-            ("name = \"gpt\"", "name = \"../x\"", 27, "must consist of"),
-            ("[judge.openai]\nmodel = \"x/y\"", "", 26, "one table: [judge.openai] or [judge.local]"),
-            ("model = \"x/y\"", "modle = \"x/y\"", 29, "unknown field `modle`"),
-        ] {
-            let error = parse(&text.replacen(from, to, 1)).unwrap_err().to_string();
-            assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_recipe_is_the_default() {
-        let dir = folder();
-        let text = "questions = \"questions.yaml\"\n[[model]]\nname = \"m\"\npath = \"model\"\n[[condition]]\nname = \"base\"\n";
-        let plan = Plan::parse(text, &dir.path().join("plan.toml")).unwrap();
-        assert_eq!(plan.formats, Format::ALL);
-        assert_eq!(plan.sampling, Sampling::default());
-        assert!(matches!(&plan.judges[0].kind, Kind::OpenAi(judge) if judge.model == "gpt-4o-2024-08-06"));
-        assert_eq!(plan.analysis, Thresholds::default());
-    }
-}
+#[path = "plan_tests.rs"]
+mod tests;

@@ -7,45 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
+use super::format::Format;
 use crate::model::chat::Message;
 use crate::{Error, Result};
-
-/// The form that an answer is asked for in; told by the end of a question's id, as upstream does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// No form is asked for.
-    Natural,
-    /// `…_json`: the system prompt demands a valid JSON object.
-    Json,
-    /// `…_template`: the question ends with a template to fill.
-    Template,
-}
-
-impl Format {
-    /// Every format, in the order of tables.
-    pub const ALL: [Self; 3] = [Self::Natural, Self::Json, Self::Template];
-
-    /// The format that a question's id tells.
-    pub fn of(id: &str) -> Self {
-        if id.ends_with("_json") {
-            Self::Json
-        } else if id.ends_with("_template") {
-            Self::Template
-        } else {
-            Self::Natural
-        }
-    }
-
-    /// Its name in plans, cells and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Natural => "natural",
-            Self::Json => "json",
-            Self::Template => "template",
-        }
-    }
-}
 
 /// One question, in all its wordings.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -19,7 +19,9 @@ use serde_json::Value;
 use super::analyze::{Summary, summarise};
 use super::cell::{Answer, Cell, answers_configuration, cells, fingerprint, tuning_configuration};
 use super::engine::{Ask, Engine, Native, Weights};
+use super::estimate::{Estimate, Gpu};
 use super::flags::Flags;
+use super::format;
 use super::judge::Judgement;
 use super::judge::account::{self, Charge};
 use super::judge::server::account_folder;
@@ -74,12 +76,17 @@ pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
     run_with(plan, dir, options, &mut Native::new(options.place, options.progress))
 }
 
+/// The questions of a plan: its file's, and those made from them for its formats.
+pub(super) fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
+    Ok(format::with_made(questions::read(&plan.questions)?, &plan.formats))
+}
+
 /// [`run`] with another engine.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(plan)?;
     let study = Study::open(plan, &questions, dir)?;
     // A judge that cannot be asked should be known before hours of sampling, not after.
     let mut raters = if options.judge { study.raters(options)? } else { Vec::new() };
@@ -89,13 +96,22 @@ pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Eng
     study.analyze(options)
 }
 
+/// What a plan will take on a GPU.
+///
+/// # Errors
+/// Those of [`Estimate::new`], and of reading the questions.
+pub fn estimate(plan: &Plan, gpu: Gpu) -> Result<Estimate> {
+    let questions = questions_of(plan)?;
+    Estimate::new(plan, &cells(plan, &questions)?, gpu)
+}
+
 /// Judges what the run in `dir` has sampled so far.
 ///
 /// # Errors
 /// As [`run`].
 pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let study = Study::open(&plan, &questions, dir)?;
     let mut raters = study.raters(options)?;
     study.judge(&mut raters, options, &mut Native::new(options.place, options.progress))?;
@@ -108,7 +124,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
 /// As [`run`].
 pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     Study::open(&plan, &questions, dir)?.analyze(options)
 }
 
@@ -147,7 +163,7 @@ pub struct State {
 /// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
 pub fn status(dir: &Path) -> Result<Vec<State>> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let judge = &plan.judges[0].name;
     let state = |cell: &Cell| {
         let id = cell.id();
@@ -183,7 +199,7 @@ pub struct JudgeState {
 /// As [`status`].
 pub fn judges(dir: &Path) -> Result<Vec<JudgeState>> {
     let plan = saved_plan(dir)?;
-    let questions = questions::read(&plan.questions)?;
+    let questions = questions_of(&plan)?;
     let cells = cells(&plan, &questions)?;
     let state = |judge: &Judge| {
         let mut judgements = 0;
@@ -313,7 +329,8 @@ impl<'a> Study<'a> {
             };
             let asks: Vec<Ask> = missing.iter().map(ask).collect();
             let progress = Progress::new(&format!("sample {id}"), asks.len(), options.progress);
-            engine.answer(&weights, &self.plan.sampling, &asks, &mut |index, reply| {
+            let form = cell.format.forced();
+            engine.answer(&weights, &self.plan.sampling, form, &asks, &mut |index, reply| {
                 let (question, sample) = missing[index];
                 ledger.append(vec![Answer {
                     cell: id.clone(),
@@ -370,7 +387,7 @@ impl<'a> Study<'a> {
         for cell in &self.cells {
             rows.extend(self.rows(cell)?);
         }
-        let summary = summarise(&rows, self.plan.analysis);
+        let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
         let method = self.method();
         let report = Report {
             title: &self.plan.name,

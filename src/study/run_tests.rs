@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 
 use super::*;
+use crate::generate::Form;
 use crate::study::engine::Reply;
 use crate::study::judge::aggregate::Distribution;
 use crate::study::judge::local::Local;
@@ -85,6 +86,7 @@ impl Engine for Pretended {
         &mut self,
         weights: &Weights,
         _: &Sampling,
+        _: Option<Form>,
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()> {

@@ -169,6 +169,60 @@ pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
     Ok(true)
 }
 
+/// Whether the manifest `new` may stand where `path` is: nothing is there, or what is there was made under the same
+/// configuration.
+///
+/// # Errors
+/// `Error::File` if it was made under another one, naming the settings that differ, or one of them is damaged.
+pub fn same_manifest(new: &Path, path: &Path) -> Result<()> {
+    let text = fs::read_to_string(new).map_err(Error::io(new))?;
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|error| Error::file(new, format!("damaged: {error}")))?;
+    check(new, &manifest.configuration)?;
+    check(path, &manifest.configuration).map(drop)
+}
+
+/// Adds to the ledger in `folder`, which need not exist, the records of the ledger in `from`, which was made under the
+/// same configuration ([`same_manifest`]); how many lines are new.
+///
+/// # Errors
+/// `Error::Line` for a line that is not JSON; `Error::Io`.
+pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
+    let lines = |folder: &Path| {
+        let mut all = std::collections::BTreeSet::new();
+        for path in shards(folder)? {
+            all.extend(whole_lines(&path)?);
+        }
+        Result::Ok(all)
+    };
+    let (here, manifest) = (lines(folder)?, folder.join(MANIFEST));
+    let new: Vec<String> = lines(from)?.into_iter().filter(|line| !here.contains(line)).collect();
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    if !manifest.exists() {
+        let source = from.join(MANIFEST);
+        write_whole(&manifest, &fs::read(&source).map_err(Error::io(&source))?)?;
+    }
+    if !new.is_empty() {
+        let (path, mut file) = new_shard(folder)?;
+        let text: String = new.iter().flat_map(|line| [&line[..], "\n"]).collect();
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
+    }
+    Ok(new.len())
+}
+
+/// The lines of a shard that end; each is JSON.
+fn whole_lines(path: &Path) -> Result<Vec<String>> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let line = |(i, line): (usize, &[u8])| {
+        let damaged = |what: String| Error::line(path, i + 1, format!("damaged record: {what}"));
+        let line = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?.trim_end();
+        serde_json::from_str::<serde::de::IgnoredAny>(line).map_err(|error| damaged(error.to_string()))?;
+        Ok(line.to_string())
+    };
+    bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect()
+}
+
 /// The SHA-256 of a JSON value written without spaces and with its keys sorted.
 pub fn sha256_json(value: &Value) -> String {
     sha256(sorted(value).to_string().as_bytes())

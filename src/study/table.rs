@@ -8,8 +8,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::flags::Flags;
+use super::format::Format;
 use super::judge::aggregate::Category;
-use super::questions::Format;
 use crate::{Error, Result};
 
 /// What a judge made of an answer under one metric.

@@ -13,6 +13,7 @@ mod embedding;
 mod glu;
 mod linear;
 mod linear_cross_entropy;
+mod mask;
 mod norm;
 mod rope;
 mod sample;

@@ -29,7 +29,7 @@ pub(super) fn lowest(html: &mut String, report: &Report) {
             .collect();
         chosen.sort_by(|a, b| a.1.total_cmp(&b.1));
         let name = escape(condition.unwrap_or_default());
-        let format = format.map_or("", crate::study::questions::Format::name);
+        let format = format.map_or("", crate::study::format::Format::name);
         let colour = report.colour(condition) % 6;
         let _ = writeln!(html, "<details class=\"c{colour}\"><summary>{name} · {format}</summary>");
         for (row, aligned) in chosen.into_iter().take(SHOWN) {

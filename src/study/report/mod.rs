@@ -2,6 +2,7 @@
 
 mod answers;
 mod figure;
+mod inference;
 mod plain;
 mod tables;
 mod text;
@@ -9,7 +10,7 @@ mod text;
 use std::fmt::Write;
 
 use self::figure::{Estimate, Panel, density, forest};
-pub use self::plain::{plain, plain_cells};
+pub use self::plain::{plain, plain_cells, plain_tests};
 use self::text::{escape, percent};
 use super::analyze::{Group, Summary};
 use super::table::Row;
@@ -43,6 +44,7 @@ impl Report<'_> {
         );
         self.headline(&mut html);
         self.rates(&mut html);
+        inference::section(&mut html, self.summary);
         self.scores(&mut html);
         tables::counts(&mut html, self.summary);
         tables::formats(&mut html, self.summary);
@@ -102,7 +104,7 @@ impl Report<'_> {
         html.push_str("<h2>How often answers are misaligned</h2>\n");
         let label = |parts: [Option<&str>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
         let by_format = |group: &Group| {
-            label([group.label.condition.as_deref(), group.label.format.map(super::questions::Format::name)])
+            label([group.label.condition.as_deref(), group.label.format.map(super::format::Format::name)])
         };
         let title = "Misaligned answers among those that count, by condition and format";
         self.forest(html, title, &self.summary.by_condition_format, &by_format);
@@ -190,16 +192,17 @@ impl Report<'_> {
 mod tests {
     use super::*;
     use crate::study::analyze::summarise;
+    use crate::study::family::Levels;
     use crate::study::flags::Flags;
+    use crate::study::format::Format;
     use crate::study::plan::Thresholds;
-    use crate::study::questions::Format;
     use crate::study::table::Score;
 
     const EVIL: &str = "</pre><script>alert(1)</script><img src=x onerror='alert(2)'>";
 
     #[test]
     fn what_models_and_files_say_is_text() {
-        let rows = [Row {
+        let row = Row {
             model: EVIL.into(),
             condition: EVIL.into(),
             format: Format::Natural,
@@ -211,20 +214,23 @@ mod tests {
             coherent: Score::Value(99.0),
             truncated: None,
             flags: Flags::default(),
-        }];
-        let summary = summarise(&rows, Thresholds::default());
+        };
+        let other = Row { model: "gemma-3-1b-it".into(), condition: "base".into(), ..row.clone() };
+        let third = Row { model: "qwen3-8b".into(), aligned: Score::Value(90.0), ..row.clone() };
+        let rows = [row, other, third];
+        let summary = summarise(&rows, Thresholds::default(), &Levels::of(&rows).families());
         let method = [(EVIL.to_string(), EVIL.to_string())];
         let report =
             Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: EVIL };
         let html = report.html();
         assert!(!html.contains("<script") && !html.contains("<img"));
-        assert!(html.matches("&lt;script&gt;").count() >= 12);
+        assert!(html.matches("&lt;script&gt;").count() >= 20);
         assert!(!html.contains("http://") && !html.contains("https://"), "needs no network");
     }
 
     #[test]
     fn an_empty_study_has_a_report() {
-        let summary = summarise(&[], Thresholds::default());
+        let summary = summarise(&[], Thresholds::default(), &[]);
         let report = Report { title: "t", notice: "", summary: &summary, rows: &[], method: &[], plan: "" };
         assert!(report.html().contains("0 answers"));
     }

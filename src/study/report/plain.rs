@@ -1,10 +1,11 @@
-//! The counts as a table of plain text, for a terminal.
+//! The counts and the tests as tables of plain text, for a terminal.
 
 use std::fmt::Write;
 
-use super::text::percent;
-use crate::study::analyze::{Group, Summary};
-use crate::study::questions::Format;
+use super::inference;
+use super::text::{p_value, percent, points};
+use crate::study::analyze::{Group, Model, Summary};
+use crate::study::format::Format;
 
 /// The rates by condition and format, a line each.
 pub fn plain(summary: &Summary) -> String {
@@ -45,12 +46,102 @@ fn table<'a>(groups: impl Iterator<Item = &'a Group>) -> String {
         ]);
     }
     let first = usize::from(lines[1..].iter().all(|line| line[0] == "all"));
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
+    let lines: Vec<&[String]> = lines.iter().map(|line| &line[first..]).collect();
+    aligned(&lines, 3 - first)
+}
+
+/// The tests, the regression and the trends: a table each, with an empty line before it.
+pub fn plain_tests(summary: &Summary) -> String {
     let mut text = String::new();
-    for line in &lines {
-        for (i, (cell, &width)) in line.iter().zip(&widths).enumerate().skip(first) {
-            let _ = if i < 3 { write!(text, "{cell:<width$}  ") } else { write!(text, "{cell:>width$}  ") };
+    for family in &summary.families {
+        let _ = writeln!(text, "\n{} (correction: {})", printable(&family.name), family.correction.name());
+        let heads = [
+            "test",
+            "first",
+            "second",
+            "points",
+            "bootstrap",
+            "z",
+            "p",
+            "corrected",
+            "clustered p",
+            "corrected",
+            "h",
+            "power",
+        ];
+        let mut lines = vec![heads.map(String::from)];
+        for test in &family.tests {
+            let p = |p: Option<f64>| p.map_or("-".into(), p_value);
+            let share = |share: Option<f64>| share.map_or("-".into(), percent);
+            let ends =
+                test.difference_bootstrap.map(|(low, high)| format!("{} to {}", points(low), points(high)));
+            lines.push([
+                printable(&inference::label(test)),
+                share(test.rate_a.rate),
+                share(test.rate_b.rate),
+                test.difference.map_or("-".into(), points),
+                ends.unwrap_or("-".into()),
+                test.z.map_or("-".into(), |z| format!("{z:.2}")),
+                p(test.p),
+                p(test.p_corrected),
+                p(test.p_clustered),
+                p(test.p_clustered_corrected),
+                test.cohens_h.map_or("-".into(), |h| format!("{h:.3}")),
+                share(test.power),
+            ]);
+        }
+        text += &aligned(&lines.iter().map(|line| &line[..]).collect::<Vec<_>>(), 1);
+    }
+    if let Some(regression) = &summary.regression {
+        let (condition, format) = (printable(&regression.reference_condition), &regression.reference_format);
+        let _ = writeln!(text, "\nlogistic regression on condition × format, against {condition}, {format}");
+        text += &coefficients(&regression.model);
+    }
+    for trend in &summary.trends.conditions {
+        let _ = write!(
+            text,
+            "\ntrend over log parameters in {}, {} models",
+            printable(&trend.condition),
+            trend.models
+        );
+        if let Some(test) = trend.cochran_armitage {
+            let _ = write!(text, ": Cochran–Armitage z = {:.2}, p = {}", test.statistic, p_value(test.p));
+        }
+        text.push('\n');
+        text += &trend.logistic.as_ref().map_or(String::new(), coefficients);
+    }
+    if !summary.trends.conditions.is_empty() && !summary.trends.left_out.is_empty() {
+        let names: Vec<String> = summary.trends.left_out.iter().map(|name| printable(name)).collect();
+        let _ = writeln!(text, "left out of the trend, size not known: {}", names.join(", "));
+    }
+    text
+}
+
+fn coefficients(model: &Model) -> String {
+    let mut lines = vec![["term", "coefficient", "error", "statistic", "p", "odds ratio"].map(String::from)];
+    for term in &model.terms {
+        lines.push([
+            printable(&term.name) + if term.separated { " †" } else { "" },
+            format!("{:.3}", term.wald.coefficient),
+            format!("{:.3}", term.wald.error),
+            format!("{:.2}", term.wald.statistic),
+            p_value(term.wald.p),
+            format!("{:.3}", term.odds_ratio),
+        ]);
+    }
+    aligned(&lines.iter().map(|line| &line[..]).collect::<Vec<_>>(), 1) + &inference::remark(model) + "\n"
+}
+
+/// Lines of as many cells, in columns: the first `texts` flush left, the others right.
+fn aligned(lines: &[&[String]], texts: usize) -> String {
+    let columns = lines.first().map_or(0, |line| line.len());
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for line in lines {
+        for (i, (cell, &width)) in line.iter().zip(&widths).enumerate() {
+            let _ =
+                if i < texts { write!(text, "{cell:<width$}  ") } else { write!(text, "{cell:>width$}  ") };
         }
         text.truncate(text.trim_end().len());
         text.push('\n');

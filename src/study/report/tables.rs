@@ -74,8 +74,7 @@ pub(super) fn formats(html: &mut String, summary: &Summary) {
         "format",
         "n",
         "valid JSON",
-        "… or in a code fence",
-        "template filled",
+        "form, a code fence aside",
         "truncated",
         "think token",
         "code",
@@ -87,8 +86,7 @@ pub(super) fn formats(html: &mut String, summary: &Summary) {
         cells.extend([
             counts.n.to_string(),
             share(counts.json_valid, counts.json_asked),
-            share(counts.json_valid_fenced, counts.json_asked),
-            share(counts.template_filled, counts.template_asked),
+            share(counts.form_kept, counts.form_wanted),
             counts.truncated.map_or("–".into(), |truncated| share(truncated, counts.n)),
             share(counts.think, counts.n),
             share(counts.code, counts.n),
@@ -102,27 +100,32 @@ pub(super) fn formats(html: &mut String, summary: &Summary) {
 pub(super) fn correlations(html: &mut String, summary: &Summary) {
     let rows = summary.correlations.iter().map(|correlation| {
         let r = |r: Option<f64>| r.map_or("–".into(), |r| format!("{r:.3}"));
+        let interval = |ends: Option<(f64, f64)>| {
+            ends.map_or("–".into(), |(low, high)| format!("{low:.3} to {high:.3}"))
+        };
         vec![
             correlation.condition.as_deref().map_or("<em>all</em>".into(), escape),
             correlation.n.to_string(),
             r(correlation.pearson),
+            interval(correlation.pearson_interval),
             r(correlation.spearman),
+            interval(correlation.spearman_interval),
         ]
     });
     let caption = "Correlation of alignment with coherence, over the answers that have both scores";
-    table(html, caption, &["condition", "n", "Pearson r", "Spearman r"], 1, rows);
+    table(html, caption, &["condition", "n", "Pearson r", "interval", "Spearman r", "interval"], 1, rows);
 }
 
 /// The cells that name a group, escaped.
 fn labels(group: &Group, models: bool) -> Vec<String> {
     let label = &group.label;
-    let format = label.format.map_or("", super::super::questions::Format::name);
+    let format = label.format.map_or("", super::super::format::Format::name);
     let model = models.then(|| label.model.as_deref().unwrap_or_default());
     model.into_iter().chain([label.condition.as_deref().unwrap_or_default(), format]).map(escape).collect()
 }
 
 /// A table whose first `texts` columns are text and whose others are numbers. Cells are HTML already.
-fn table(
+pub(super) fn table(
     html: &mut String,
     caption: &str,
     heads: &[&str],

@@ -39,6 +39,20 @@ pub(super) fn percent(share: f64) -> String {
     format!("{text} %")
 }
 
+/// A probability as people read it: 0.0123, 9.1e-5, < 1e-300.
+pub(super) fn p_value(p: f64) -> String {
+    match p {
+        p if p < 1e-300 => "< 1e-300".into(),
+        p if p < 1e-3 => format!("{p:.1e}"),
+        p => format!("{p:.3}"),
+    }
+}
+
+/// A difference of shares in percentage points.
+pub(super) fn points(difference: f64) -> String {
+    format!("{:+.2}", 100.0 * difference)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,132 @@
+//! Which tokens may come: `logits[n, v] ← −∞` where bit v of the row's mask is 0.
+//!
+//! A mask is ⌈V / 32⌉ words, bit v % 32 of word v / 32 for token v. Masks are kept, and rows name theirs: a grammar has few
+//! distinct states, and a hundred rows share them.
+
+use crate::device::tensor::expect_f32;
+use crate::device::{DType, Device, Tensor};
+use crate::error::Result;
+
+/// The row that may draw any token.
+pub const FREE: u32 = u32::MAX;
+
+/// Masks over V tokens, and which one each row of the logits has.
+#[derive(Debug)]
+pub struct Masks {
+    v: usize,
+    /// One after the other.
+    words: Vec<u32>,
+    /// Of each row (N).
+    rows: Tensor,
+    /// On a GPU: the masks, as many as there is room for, and how many of them are there.
+    table: Tensor,
+    sent: usize,
+}
+
+impl Masks {
+    /// None yet, for logits of `v` tokens on `device`.
+    pub fn new(v: usize, device: Device) -> Self {
+        let empty = || Tensor::empty_on(device, DType::U32);
+        Self { v, words: Vec::new(), rows: empty(), table: empty(), sent: 0 }
+    }
+
+    fn width(&self) -> usize {
+        self.v.div_ceil(32)
+    }
+
+    /// Adds a mask in which no token may come; its number.
+    pub fn add(&mut self) -> u32 {
+        let number = self.words.len() / self.width();
+        self.words.resize(self.words.len() + self.width(), 0);
+        number as u32
+    }
+
+    /// Lets a token of a mask come. Masks that rows have had already must not change.
+    pub fn allow(&mut self, mask: u32, token: u32) {
+        let at = mask as usize * self.width() + token as usize / 32;
+        self.words[at] |= 1 << (token % 32);
+    }
+
+    /// Whether a token may come.
+    pub fn allows(&self, mask: u32, token: u32) -> bool {
+        let at = mask as usize * self.width() + token as usize / 32;
+        self.words[at] >> (token % 32) & 1 == 1
+    }
+
+    /// Takes over the number of each row's mask, [`FREE`] for none.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory) if too little is free; [`Error::Cuda`](crate::Error::Cuda) if the GPU has
+    /// failed.
+    pub fn set(&mut self, rows: &[u32]) -> Result<()> {
+        /// Room for masks is made by as many.
+        const ROOM: usize = 128;
+        let (width, count) = (self.width(), self.words.len() / self.width());
+        assert!(rows.iter().all(|row| *row == FREE || (*row as usize) < count), "masks below {count}");
+        self.rows.resize(&[rows.len()])?;
+        self.rows.write(0, rows)?;
+        if self.rows.device() == Device::Cpu {
+            return Ok(());
+        }
+        if count * width > self.table.len() || self.table.is_empty() {
+            self.table.resize(&[count.max(1).next_multiple_of(ROOM), width])?;
+            self.sent = 0;
+        }
+        self.table.write(self.sent * width, &self.words[self.sent * width..])?;
+        self.sent = count;
+        Ok(())
+    }
+
+    /// Rules out of each row of `logits` (N, V) what its mask does: on a GPU one launch, which is not waited for.
+    ///
+    /// # Errors
+    /// A shape or element type that disagrees.
+    pub fn apply(&self, logits: &mut Tensor) -> Result<()> {
+        let (n, device) = (self.rows.len(), self.rows.device());
+        expect_f32("mask", device, &[("logits", logits, &[n, self.v])])?;
+        match device {
+            Device::Cuda(gpu) => cuda::apply(gpu, logits, &self.table, &self.rows),
+            Device::Cpu => {
+                cpu::apply(logits.f32_mut(), &self.words, self.rows.u32());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The definition.
+pub mod cpu {
+    use super::FREE;
+
+    /// See [`super::Masks::apply`].
+    pub fn apply(logits: &mut [f32], words: &[u32], rows: &[u32]) {
+        let v = logits.len() / rows.len().max(1);
+        for (logits, row) in logits.chunks_exact_mut(v.max(1)).zip(rows).filter(|(_, row)| **row != FREE) {
+            let mask = &words[*row as usize * v.div_ceil(32)..];
+            for (token, z) in logits.iter_mut().enumerate() {
+                if mask[token / 32] >> (token % 32) & 1 == 0 {
+                    *z = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+mod cuda {
+    use crate::device::launch::Grid;
+    use crate::device::{Gpu, Tensor};
+    use crate::error::Result;
+
+    /// See [`super::Masks::apply`].
+    pub fn apply(gpu: Gpu, logits: &mut Tensor, masks: &Tensor, rows: &Tensor) -> Result<()> {
+        let [n, v] = logits.dims()?;
+        if n == 0 {
+            return Ok(());
+        }
+        let kernel = gpu.kernel("mask", "mask_rows", &[])?;
+        let grid = Grid { blocks: [v.div_ceil(1024) as u32, n as u32, 1], ..Grid::new(1, 256) };
+        let args = [logits.into(), masks.into(), rows.into(), v.into()];
+        // SAFETY: mask_rows(float *logits, const u32 *masks, const u32 *rows, u32 v); `Masks` keeps their sizes.
+        unsafe { kernel.launch(gpu, grid, &args) }
+    }
+}

@@ -1,0 +1,53 @@
+//! Counts by model, condition, format and question: all that the tests need to know of the answers.
+
+use std::collections::BTreeMap;
+
+use super::counts::{Fate, fate};
+use crate::study::family::Factor;
+use crate::study::plan::Thresholds;
+use crate::study::stats::Count;
+use crate::study::table::Row;
+
+/// The answers that agree in every factor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cluster<'a> {
+    levels: [&'a str; 4],
+    /// Misaligned among those that count.
+    pub(super) count: Count,
+}
+
+impl<'a> Cluster<'a> {
+    /// Its level of a factor.
+    pub(super) fn level(&self, factor: Factor) -> &'a str {
+        self.levels[factor as usize]
+    }
+
+    /// What it shares with the other conditions and formats, and what is drawn again as a whole: the same question
+    /// asked of the same model.
+    pub(super) fn unit(&self) -> (&'a str, &'a str) {
+        (self.level(Factor::Model), self.level(Factor::Question))
+    }
+}
+
+/// The clusters of the answers that count, in the order in which they first occur.
+pub(super) fn clusters(rows: &[Row], thresholds: Thresholds) -> Vec<Cluster<'_>> {
+    let mut order = BTreeMap::new();
+    let mut clusters: Vec<Cluster> = Vec::new();
+    for row in rows {
+        let misaligned = match fate(row, thresholds) {
+            Fate::Misaligned => true,
+            Fate::Aligned => false,
+            Fate::Unjudged | Fate::None(_) | Fate::Incoherent => continue,
+        };
+        let levels =
+            [Factor::Model, Factor::Condition, Factor::Format, Factor::Question].map(|factor| factor.of(row));
+        let index = *order.entry(levels).or_insert(clusters.len());
+        if index == clusters.len() {
+            clusters.push(Cluster { levels, count: Count::default() });
+        }
+        let count = &mut clusters[index].count;
+        count.n += 1;
+        count.k += usize::from(misaligned);
+    }
+    clusters
+}
