@@ -5,7 +5,7 @@
 //! DIR/adapters/MODEL/CONDITION/        the fine-tuning; CONDITION.json beside it once it is finished
 //! DIR/answers/MODEL/CONDITION/FORMAT/  a ledger (see store.rs) of answers
 //! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
-//! DIR/summary.json report.html         the results
+//! DIR/summary.json report.html csv/    the results
 //! ```
 
 use std::collections::BTreeMap;
@@ -391,7 +391,7 @@ impl<'a> Study<'a> {
             summary: &summary,
             rows: &rows,
             method: &method,
-            plan: &self.plan.to_toml()?,
+            plan: Some(self.plan),
         };
         super::write_results(self.dir, &report)?;
         Ok(summary)
@@ -439,7 +439,10 @@ impl<'a> Study<'a> {
             "temperature {}, top_p {}, at most {} tokens, seed {}",
             plan.sampling.temperature, plan.sampling.top_p, plan.sampling.max_tokens, plan.sampling.seed
         );
-        let mut method = vec![("Judge".into(), judge), ("Sampling".into(), sampling)];
+        let questions = std::fs::read(self.dir.join("questions.yaml"))
+            .map_or("not saved".into(), |bytes| format!("SHA-256 {}", store::sha256(&bytes)));
+        let mut method =
+            vec![("Judge".into(), judge), ("Sampling".into(), sampling), ("Questions".into(), questions)];
         for (i, cell) in self.cells.iter().enumerate() {
             let model = (format!("Model {}", cell.model.name), self.tunings[i]["model"].to_string());
             let data = self.tunings[i]["condition"]["data_sha256"].as_str();
