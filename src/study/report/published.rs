@@ -131,14 +131,20 @@ pub(super) fn section(html: &mut String, summary: &Summary) {
             comparison.source.to_string(),
         ]
     });
-    let heads =
-        ["misaligned among the answers that count", "here", "interval", "published", "in it", "source"];
+    let heads = [
+        "misaligned among the answers that count",
+        "here",
+        "interval",
+        "published",
+        "interval holds it",
+        "source",
+    ];
     table(html, "", &heads, 1, rows);
     let _ = writeln!(
         html,
-        "<p class=\"quiet\">“In it” says whether our interval holds the published figure. The published ones are of \
-         nine models (Gemma 3 and Qwen 3, 1B to 32B), three formats, and GPT-4o as the judge, 7,200 answers a condition \
-         and format; the template’s follows from the others. Other models, data or judges give other rates. {}</p>",
+        "<p class=\"quiet\">The published figures are of nine models (Gemma 3 and Qwen 3, 1B to 32B), three formats, and \
+         GPT-4o as the judge, 7,200 answers a condition and format; the template’s follows from the others. Other models, \
+         data or judges give other rates. {}</p>",
         numbers::published(&comparisons).link()
     );
 }

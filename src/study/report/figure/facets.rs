@@ -49,6 +49,7 @@ pub(in super::super) fn facets(title: &str, lines: &[Line], facets: &[Facet]) ->
     let estimates = || facets.iter().flat_map(|facet| &facet.estimates).flatten();
     let highest = estimates().filter(|(_, rate)| rate.n > 0).map(|(_, rate)| rate.high).fold(0.001, f64::max);
     let (step, end) = axis(highest, if columns == 1 { 6.0 } else { 3.0 });
+    let ticks = (end / step).round() as usize;
     let bands = facets.len().div_ceil(columns);
     let mut svg = open(title, height * bands as f64);
     for (i, facet) in facets.iter().enumerate() {
@@ -56,10 +57,18 @@ pub(in super::super) fn facets(title: &str, lines: &[Line], facets: &[Facet]) ->
         let x0 = left + column as f64 * (width + GAP);
         let x = |rate: f64| x0 + width * rate / end;
         text(&mut svg, "strong", "start", (x0, top + 13.0), &facet.title);
-        for tick in 0..=(end / step).round() as usize {
+        for tick in 0..=ticks {
             let rate = tick as f64 * step;
             line(&mut svg, "grid", (x(rate), top + HEAD), (x(rate), top + bottom));
-            text(&mut svg, "quiet", "middle", (x(rate), top + bottom + 17.0), &percent(rate));
+            // The outermost stay inside the panel, clear of its neighbours'.
+            let anchor = if tick == 0 {
+                "start"
+            } else if tick == ticks {
+                "end"
+            } else {
+                "middle"
+            };
+            text(&mut svg, "quiet", anchor, (x(rate), top + bottom + 17.0), &percent(rate));
         }
         if column == 0 {
             for (y, heading) in &headings {
