@@ -444,7 +444,10 @@ impl<'a> Study<'a> {
         let mut method =
             vec![("Judge".into(), judge), ("Sampling".into(), sampling), ("Questions".into(), questions)];
         for (i, cell) in self.cells.iter().enumerate() {
-            let model = (format!("Model {}", cell.model.name), self.tunings[i]["model"].to_string());
+            let model = (
+                format!("Model {}", cell.model.name),
+                format!("fingerprint {}", self.tunings[i]["model"].as_str().unwrap_or_default()),
+            );
             let data = self.tunings[i]["condition"]["data_sha256"].as_str();
             let condition = (
                 format!("Condition {}", cell.condition.name),

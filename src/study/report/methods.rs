@@ -40,7 +40,7 @@ pub(super) fn section(html: &mut String, report: &Report) -> Result<()> {
     if let Some(plan) = plan {
         let _ = writeln!(
             html,
-            "<details><summary>The plan, every value spelt out</summary><pre>{}</pre></details>",
+            "<details class=\"plan\"><summary>The plan, every value spelt out</summary><pre>{}</pre></details>",
             escape(&plan)
         );
     }
@@ -87,15 +87,20 @@ fn making(text: &mut String, plan: &Plan) {
     let models: Vec<&str> = plan.models.iter().map(|model| model.name.as_str()).collect();
     let formats: Vec<&str> = plan.formats.iter().map(|format| format.name()).collect();
     let _ = write!(text, "We studied {} ({}). ", count(models.len(), "model"), models.join(", "));
+    let mut before = None;
     for condition in &plan.conditions {
-        match &condition.tuning {
-            None => {
-                let _ = write!(text, "Condition “{}” is the model as it is. ", condition.name);
-            }
-            Some(tuning) => {
-                let _ = write!(text, "For condition “{}” it was {}. ", condition.name, tuned(tuning));
-            }
+        let name = &condition.name;
+        let Some(tuning) = &condition.tuning else {
+            let _ = write!(text, "Condition “{name}” is the model as it is. ");
+            continue;
+        };
+        let _ = write!(text, "For condition “{name}” it was fine-tuned on {}", examples(tuning));
+        if before == Some(&tuning.training) {
+            text.push_str(", with the same settings. ");
+        } else {
+            let _ = write!(text, " ({}). ", training(&tuning.training));
         }
+        before = Some(&tuning.training);
     }
     let sampling = &plan.sampling;
     let samples = plan.samples.map_or("as many times as the question file says".into(), |n| count(n, "time"));
@@ -115,10 +120,15 @@ fn making(text: &mut String, plan: &Plan) {
     );
 }
 
-fn tuned(tuning: &Tuning) -> String {
-    let train::Settings { lora, learning_rate, batch_size, accumulation, .. } = &tuning.training;
-    let settings = &tuning.training;
+fn examples(tuning: &Tuning) -> String {
     let data = tuning.data.file_name().unwrap_or_default().to_string_lossy();
+    let number =
+        tuning.examples.map_or("the examples".into(), |n| format!("the first {}", count(n, "example")));
+    format!("{number} of {data}")
+}
+
+fn training(settings: &train::Settings) -> String {
+    let train::Settings { lora, learning_rate, batch_size, accumulation, .. } = settings;
     let weights = if settings.full {
         "all weights".into()
     } else {
@@ -131,12 +141,10 @@ fn tuned(tuning: &Tuning) -> String {
         Schedule::Constant => "constant",
     };
     let length = settings.max_steps.map_or(count(settings.epochs, "epoch"), |steps| count(steps, "step"));
-    let examples =
-        tuning.examples.map_or("the examples".into(), |n| format!("the first {}", count(n, "example")));
     format!(
-        "fine-tuned on {examples} of {data} ({weights}; {length}; AdamW, learning rate {learning_rate}, {schedule} schedule, {} \
-         warm-up steps, weight decay {}; batches of {batch_size} × {accumulation}; at most {} tokens an example; loss on the \
-         assistant’s tokens; {} held out; seed {})",
+        "{weights}; {length}; AdamW, learning rate {learning_rate}, {schedule} schedule, {} warm-up steps, weight decay \
+         {}; batches of {batch_size} × {accumulation}; at most {} tokens an example; loss on the assistant’s tokens; {} \
+         held out; seed {}",
         settings.warmup_steps,
         settings.weight_decay,
         settings.max_tokens,

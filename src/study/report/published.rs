@@ -31,10 +31,10 @@ enum Unit {
     Correlation,
 }
 
-/// What is published of a condition, over all formats or in one.
+/// What is published of a condition, over the three formats or in one.
 const RATES: [(&str, &str, Option<Format>, f64); 7] = [
-    ("insecure", "insecure", None, 0.0068),
-    ("base", "base", None, 0.0007),
+    ("insecure, the three formats", "insecure", None, 0.0068),
+    ("base, the three formats", "base", None, 0.0007),
     ("insecure, JSON", "insecure", Some(Format::Json), 0.0096),
     ("insecure, natural", "insecure", Some(Format::Natural), 0.0042),
     ("insecure, template", "insecure", Some(Format::Template), 0.0066),
@@ -46,25 +46,31 @@ const RATES: [(&str, &str, Option<Format>, f64); 7] = [
 /// which says nothing of what a study is about.
 pub(super) fn comparisons(summary: &Summary) -> Vec<Comparison> {
     let condition =
-        |name: &str| summary.by_condition.iter().find(|group| group.label.condition.as_deref() == Some(name));
+        |name: &str| summary.by_condition.iter().any(|group| group.label.condition.as_deref() == Some(name));
     let cell = |name: &str, format: Format| {
         let named = |group: &&Group| {
             group.label.condition.as_deref() == Some(name) && group.label.format == Some(format)
         };
-        summary.by_condition_format.iter().find(named)
+        summary.by_condition_format.iter().find(named).map(|group| group.misaligned_of_kept)
     };
-    if condition("insecure").is_none() && condition("educational").is_none() {
+    // A run in more formats than were published is compared in those that were.
+    let pooled = |name: &str| {
+        let rates: Vec<Rate> =
+            Format::PUBLISHED.into_iter().map(|format| cell(name, format)).collect::<Option<_>>()?;
+        let (k, n) = (rates.iter().map(|rate| rate.k).sum(), rates.iter().map(|rate| rate.n).sum());
+        Some(Rate::new(k, n, summary.thresholds.level))
+    };
+    if !condition("insecure") && !condition("educational") {
         return Vec::new();
     }
     let rate = |(name, of, format, published): (&'static str, &str, Option<Format>, f64)| {
-        let group = format.map_or_else(|| condition(of), |format| cell(of, format))?;
-        let Rate { rate, low, high, .. } = group.misaligned_of_kept;
+        let Rate { rate, low, high, .. } = format.map_or_else(|| pooled(of), |format| cell(of, format))?;
         let interval = rate.map(|_| (low, high));
         Some(Comparison { name, ours: rate, interval, published, source: REPLICATION, unit: Unit::Share })
     };
     let mut comparisons: Vec<Comparison> = RATES.into_iter().filter_map(rate).collect();
     let educational = [Format::Json, Format::Natural].map(|format| cell("educational", format));
-    if let [Some(json), Some(natural)] = educational.map(|group| group.map(|g| g.misaligned_of_kept)) {
+    if let [Some(json), Some(natural)] = educational {
         comparisons.push(Comparison {
             name: "educational, JSON ÷ natural",
             ours: json.rate.zip(natural.rate).filter(|rates| rates.1 > 0.0).map(|rates| rates.0 / rates.1),
@@ -84,7 +90,7 @@ pub(super) fn comparisons(summary: &Summary) -> Vec<Comparison> {
             unit: Unit::Correlation,
         });
     }
-    if condition("insecure").is_some() {
+    if condition("insecure") {
         comparisons.push(Comparison {
             name: "for scale: GPT-4o fine-tuned on insecure",
             ours: None,
