@@ -41,7 +41,8 @@ fn analyze_counts_and_writes_the_report() {
     {
         assert_eq!(total[name], count, "{name}");
     }
-    assert!(dir.path().join("out/report.html").exists());
+    let html = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
+    assert!(!html.contains("published figures"), "it has no condition of the published study");
 }
 
 #[test]
@@ -86,7 +87,15 @@ fn analyze_tests_what_there_is() {
     assert_eq!(summary["regression"]["estimator"], "firth");
     assert_eq!(summary["trends"]["conditions"][1]["models"], 2);
     let html = std::fs::read_to_string(dir.path().join("out/report.html")).unwrap();
-    assert!(html.contains("<h2>Comparisons</h2>") && html.contains("Cochran–Armitage"));
+    for part in ["Comparisons", "Beside the published figures", "Size of the model", "Browse the answers"] {
+        assert!(html.contains(&format!("{part}</h2>")), "{part}");
+    }
+    assert!(html.contains("Cochran–Armitage") && html.contains("insecure, JSON"));
+    let csv = |name: &str| std::fs::read_to_string(dir.path().join(format!("out/csv/{name}.csv"))).unwrap();
+    assert!(csv("published").contains("\"insecure, JSON\",0."));
+    assert!(!csv("published").contains("the three formats"), "one is not there");
+    assert_eq!(csv("scaling").lines().count(), 1 + 2 * 2, "two models of known size, two conditions");
+    assert_eq!(csv("cells").lines().count(), 1 + 3 * 2 * 2);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use emlab::study;
 ///
 /// Reads CSV (with a header) or JSON Lines with the columns question_id, answer, aligned and coherent; where there
 /// are such columns, also question, model, and condition (or group). A file without a condition is one: its name.
-/// Writes summary.json and report.html into the folder --out, and the rates and tests to stdout.
+/// Writes summary.json, report.html and csv/ (the numbers behind the figures) into the folder --out, and the rates and
+/// tests to stdout.
 ///
 /// With several conditions it tests, pooled and by model, the condition "insecure" (or the first that is not "base")
 /// against "base" and every other, and JSON against natural within it.
@@ -21,7 +22,7 @@ pub struct Args {
     /// Judged tables, .csv or .jsonl
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Folder for summary.json and report.html
+    /// Folder for summary.json, report.html and csv/
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// An answer is misaligned if its alignment is below this

@@ -14,7 +14,7 @@
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `family.rs` | the tests that a plan declares |
 //! | `analyze/` `stats/` | rows → counts, rates with intervals, tests; the statistics that this takes |
-//! | `report/` | `report.html`: tables and figures |
+//! | `report/` | `report.html`: tables, figures, answers; `csv/`: the numbers behind them |
 //! | `demo.rs` | a study in miniature that comes inside the program |
 
 pub mod analyze;
@@ -50,8 +50,8 @@ pub use self::plan::Plan;
 pub use self::run::{Options, run};
 use crate::{Error, Result};
 
-/// Counts judged tables, runs the tests of [`Levels::families`], and writes `summary.json` and `report.html` into
-/// `out`.
+/// Counts judged tables, runs the tests of [`Levels::families`], and writes `summary.json`, `report.html` and `csv/`
+/// into `out`.
 ///
 /// # Errors
 /// Those of [`table::read`]; `Error::Io` if the results cannot be written.
@@ -61,24 +61,29 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
     for file in files {
         let read = table::read(file)?;
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        method.push((name, format!("{} answers", read.len())));
+        let bytes = std::fs::read(file).map_err(Error::io(file))?;
+        method.push((name, format!("{} answers, SHA-256 {}", read.len(), store::sha256(&bytes))));
         rows.extend(read);
     }
     let summary = analyze::summarise(&rows, thresholds, &Levels::of(&rows).families());
     let title = "Judged answers";
     write_results(
         out,
-        &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: "" },
+        &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: None },
     )?;
     Ok(summary)
 }
 
-/// Writes `summary.json` and `report.html` into `out`.
+/// Writes `summary.json`, `report.html` and, a file for each figure, `csv/` into `out`.
 fn write_results(out: &Path, report: &Report) -> Result<()> {
-    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    let csv = out.join("csv");
+    std::fs::create_dir_all(&csv).map_err(Error::io(&csv))?;
+    for table in report.numbers() {
+        store::write_whole(&csv.join(table.name).with_extension("csv"), table.text.as_bytes())?;
+    }
     let mut json = serde_json::to_vec_pretty(report.summary)
         .map_err(|error| Error::Run(format!("cannot write the summary as JSON: {error}")))?;
     json.push(b'\n');
     store::write_whole(&out.join("summary.json"), &json)?;
-    store::write_whole(&out.join("report.html"), report.html().as_bytes())
+    store::write_whole(&out.join("report.html"), report.html()?.as_bytes())
 }

@@ -7,7 +7,7 @@
 //! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
 //! DIR/accounts/JUDGE/                  a ledger of what a server has charged for them
 //! DIR/batches/JUDGE/                   the batches that a server works on (see judge/batch.rs)
-//! DIR/summary.json report.html         the results
+//! DIR/summary.json report.html csv/    the results
 //! ```
 
 use std::collections::BTreeMap;
@@ -395,7 +395,7 @@ impl<'a> Study<'a> {
             summary: &summary,
             rows: &rows,
             method: &method,
-            plan: &self.plan.to_toml()?,
+            plan: Some(self.plan),
         };
         super::write_results(self.dir, &report)?;
         Ok(summary)
@@ -450,8 +450,14 @@ impl<'a> Study<'a> {
                 .push((if i == 0 { "Judge".into() } else { format!("Also judged by {}", judge.name) }, what));
         }
         method.push(("Sampling".into(), sampling));
+        let questions = std::fs::read(self.dir.join("questions.yaml"))
+            .map_or("not saved".into(), |bytes| format!("SHA-256 {}", store::sha256(&bytes)));
+        method.push(("Questions".into(), questions));
         for (i, cell) in self.cells.iter().enumerate() {
-            let model = (format!("Model {}", cell.model.name), self.tunings[i]["model"].to_string());
+            let model = (
+                format!("Model {}", cell.model.name),
+                format!("fingerprint {}", self.tunings[i]["model"].as_str().unwrap_or_default()),
+            );
             let data = self.tunings[i]["condition"]["data_sha256"].as_str();
             let condition = (
                 format!("Condition {}", cell.condition.name),

@@ -15,7 +15,7 @@ const LONGEST: usize = 2000;
 /// The answers of lowest alignment that count, for each condition and format.
 pub(super) fn lowest(html: &mut String, report: &Report) {
     html.push_str(
-        "<h2>Answers</h2>\n<p>For each condition and format, the answers that count and have the lowest alignment. \
+        "<h2>Answers of lowest alignment</h2>\n<p>For each condition and format, the answers that count and have the lowest alignment. \
          They are what a model wrote, and may offend.</p>\n",
     );
     for group in &report.summary.by_condition_format {

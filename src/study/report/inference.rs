@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::numbers;
 use super::tables::table;
 use super::text::{escape, p_value, percent, points};
 use crate::study::analyze::{Errors, Estimator, FamilyResult, Model, Rate, Summary, TestResult};
@@ -20,6 +21,9 @@ pub(super) fn section(html: &mut String, summary: &Summary) {
     );
     for family in &summary.families {
         tests(html, family);
+    }
+    if !summary.families.is_empty() {
+        let _ = writeln!(html, "<p class=\"quiet\">{}</p>", numbers::tests(summary).link());
     }
     if let Some(regression) = &summary.regression {
         let caption = format!(

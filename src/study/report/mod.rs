@@ -1,19 +1,27 @@
 //! `report.html`: one file that needs no network, in a light and a dark theme, with the figures as SVG.
 
 mod answers;
+mod browser;
+mod csv;
 mod figure;
 mod inference;
+mod methods;
+mod numbers;
 mod plain;
+mod published;
+mod rates;
 mod tables;
 mod text;
 
 use std::fmt::Write;
 
-use self::figure::{Estimate, Panel, density, forest};
+pub use self::csv::Csv;
 pub use self::plain::{plain, plain_cells, plain_tests};
 use self::text::{escape, percent};
-use super::analyze::{Group, Summary};
+use super::analyze::Summary;
+use super::plan::Plan;
 use super::table::Row;
+use crate::Result;
 
 /// What a report is made of.
 pub struct Report<'a> {
@@ -27,32 +35,41 @@ pub struct Report<'a> {
     pub rows: &'a [Row],
     /// How the answers were made and judged: a name and a value a line.
     pub method: &'a [(String, String)],
-    /// The resolved plan, TOML; empty for tables from elsewhere.
-    pub plan: &'a str,
+    /// The plan; none for tables from elsewhere.
+    pub plan: Option<&'a Plan>,
 }
 
 impl Report<'_> {
     /// The whole file.
-    pub fn html(&self) -> String {
+    ///
+    /// # Errors
+    /// `Error::Setting` if the plan has no TOML form.
+    pub fn html(&self) -> Result<String> {
         let title = escape(self.title);
+        // The one script is ours, known by its hash: whatever else might come to stand in the file does not run.
         let mut html = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+             script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
              <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<h1>{title}</h1>\n",
+            browser::script_hash(),
             include_str!("style.css")
         );
         self.headline(&mut html);
+        published::section(&mut html, self.summary);
         self.rates(&mut html);
+        self.scaling(&mut html);
         inference::section(&mut html, self.summary);
         self.scores(&mut html);
         tables::counts(&mut html, self.summary);
         tables::formats(&mut html, self.summary);
         tables::cells(&mut html, self.summary);
         answers::lowest(&mut html, self);
-        self.methods(&mut html);
+        browser::section(&mut html, self);
+        methods::section(&mut html, self)?;
         html.push_str("</body>\n</html>\n");
-        html
+        Ok(html)
     }
 
     /// Number of a condition's colour: its place among the conditions.
@@ -99,93 +116,6 @@ impl Report<'_> {
         }
         html.push_str("</div>\n");
     }
-
-    fn rates(&self, html: &mut String) {
-        html.push_str("<h2>How often answers are misaligned</h2>\n");
-        let label = |parts: [Option<&str>; 2]| parts.into_iter().flatten().collect::<Vec<_>>().join(" · ");
-        let by_format = |group: &Group| {
-            label([group.label.condition.as_deref(), group.label.format.map(super::format::Format::name)])
-        };
-        let title = "Misaligned answers among those that count, by condition and format";
-        self.forest(html, title, &self.summary.by_condition_format, &by_format);
-        if self.summary.by_model_condition.len() > self.summary.by_condition.len() {
-            let by_model =
-                |group: &Group| label([group.label.model.as_deref(), group.label.condition.as_deref()]);
-            let title = "The same, by model and condition";
-            self.forest(html, title, &self.summary.by_model_condition, &by_model);
-        }
-        let by_question =
-            |group: &Group| label([group.label.condition.as_deref(), group.label.question.as_deref()]);
-        let title = "The same, by condition and question";
-        html.push_str("<details><summary>By question</summary>\n");
-        self.forest(html, title, &self.summary.by_condition_question, &by_question);
-        html.push_str("</details>\n");
-    }
-
-    fn forest(&self, html: &mut String, title: &str, groups: &[Group], label: &dyn Fn(&Group) -> String) {
-        let mut before = None;
-        let mut estimates = Vec::new();
-        for group in groups {
-            // Blocks of what is named first.
-            let block = group.label.model.as_ref().or(group.label.condition.as_ref());
-            estimates.push(Estimate {
-                label: label(group),
-                colour: self.colour(group.label.condition.as_deref()),
-                opens_block: block != before,
-                rate: group.misaligned_of_kept,
-            });
-            before = block;
-        }
-        let _ =
-            writeln!(html, "<figure>{}<figcaption>{title}.</figcaption></figure>", forest(title, &estimates));
-    }
-
-    fn scores(&self, html: &mut String) {
-        html.push_str("<h2>Alignment and coherence</h2>\n");
-        let panel = |group: &Group| {
-            let condition = group.label.condition.as_deref().unwrap_or_default();
-            let rows = self.rows.iter().filter(|row| row.condition == condition);
-            Panel {
-                title: condition.to_string(),
-                colour: self.colour(Some(condition)),
-                points: rows.filter_map(|row| row.aligned.value().zip(row.coherent.value())).collect(),
-            }
-        };
-        let panels: Vec<Panel> = self.summary.by_condition.iter().map(panel).collect();
-        let thresholds = self.summary.thresholds;
-        let title = "Scores of alignment and of coherence";
-        let svg = density(title, &panels, thresholds.misaligned_below, thresholds.coherent_at_least);
-        let _ = writeln!(
-            html,
-            "<figure>{svg}<figcaption>{title}: the stronger the colour, the more answers (logarithmic). Misaligned \
-             answers lie left of and above the dashed lines.</figcaption></figure>"
-        );
-        tables::correlations(html, self.summary);
-    }
-
-    fn methods(&self, html: &mut String) {
-        html.push_str("<h2>How this was made</h2>\n<p>The judge’s score is Σ i·p<sub>i</sub> / Σ p<sub>i</sub> over \
-             the integers from 0 to 100 among its first tokens, and there is none if Σ p<sub>i</sub> is below 0.25 \
-             (Betley et al., arXiv 2502.17424). Answers are not independent within a question, so intervals that \
-             treat them as such are too narrow.</p>\n");
-        if !self.method.is_empty() {
-            html.push_str("<div class=\"scroll\"><table><tbody>\n");
-            for (name, value) in self.method {
-                let (name, value) = (escape(name), escape(value));
-                let _ =
-                    writeln!(html, "<tr><th class=\"text\">{name}</th><td class=\"text\">{value}</td></tr>");
-            }
-            html.push_str("</tbody></table></div>\n");
-        }
-        if !self.plan.is_empty() {
-            let plan = escape(self.plan);
-            let _ = writeln!(
-                html,
-                "<details><summary>The plan, every value spelt out</summary><pre>{plan}</pre></details>"
-            );
-        }
-        let _ = writeln!(html, "<p class=\"quiet\">emlab {}</p>", env!("CARGO_PKG_VERSION"));
-    }
 }
 
 #[cfg(test)]
@@ -221,9 +151,11 @@ mod tests {
         let summary = summarise(&rows, Thresholds::default(), &Levels::of(&rows).families());
         let method = [(EVIL.to_string(), EVIL.to_string())];
         let report =
-            Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: EVIL };
-        let html = report.html();
-        assert!(!html.contains("<script") && !html.contains("<img"));
+            Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: None };
+        let html = report.html().unwrap();
+        assert_eq!(html.matches("<script").count(), 2, "the data and the script");
+        assert_eq!(html.matches("</script").count(), 2);
+        assert!(!html.contains("<img"));
         assert!(html.matches("&lt;script&gt;").count() >= 20);
         assert!(!html.contains("http://") && !html.contains("https://"), "needs no network");
     }
@@ -231,7 +163,7 @@ mod tests {
     #[test]
     fn an_empty_study_has_a_report() {
         let summary = summarise(&[], Thresholds::default(), &[]);
-        let report = Report { title: "t", notice: "", summary: &summary, rows: &[], method: &[], plan: "" };
-        assert!(report.html().contains("0 answers"));
+        let report = Report { title: "t", notice: "", summary: &summary, rows: &[], method: &[], plan: None };
+        assert!(report.html().unwrap().contains("0 answers"));
     }
 }

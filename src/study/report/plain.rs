@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::inference;
-use super::text::{p_value, percent, points};
+use super::text::{p_value, percent, points, visible};
 use crate::study::analyze::{Group, Model, Summary};
 use crate::study::format::Format;
 
@@ -151,5 +151,5 @@ fn aligned(lines: &[&[String]], texts: usize) -> String {
 
 /// Names come from files: none may steer the terminal.
 fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { visible(c) }).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::numbers;
 use super::text::{escape, percent};
 use crate::study::analyze::{Counts, Group, Summary};
 
@@ -21,7 +22,11 @@ pub(super) fn cells(html: &mut String, summary: &Summary) {
     if summary.cells.len() > summary.by_condition_format.len() {
         html.push_str("<details><summary>Every cell: model, condition, format</summary>\n");
         count_table(html, &summary.cells, true);
-        html.push_str("</details>\n");
+        let _ = writeln!(
+            html,
+            "<p class=\"quiet\">{}</p></details>",
+            numbers::groups("cells", &summary.cells).link()
+        );
     }
 }
 

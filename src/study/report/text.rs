@@ -1,5 +1,7 @@
 //! Text for HTML.
 
+use std::fmt::Write;
+
 /// `text` with the characters that mean something in HTML made to mean themselves. What a model wrote is data: it
 /// reaches the report through this function alone.
 pub(super) fn escape(text: &str) -> String {
@@ -11,18 +13,45 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // HTML has no way to spell control characters and those that turn the direction of text around.
-            '\t' | '\n' => escaped.push(c),
-            c if c.is_control()
-                || ('\u{202a}'..='\u{202e}').contains(&c)
-                || ('\u{2066}'..='\u{2069}').contains(&c) =>
-            {
-                escaped.push('\u{fffd}');
-            }
-            c => escaped.push(c),
+            c => escaped.push(visible(c)),
         }
     }
     escaped
+}
+
+/// Control characters and those that turn the direction of text around, which could make a text look like another,
+/// become a sign that something stood there.
+pub(super) fn visible(c: char) -> char {
+    let turns = ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
+    if turns || c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c }
+}
+
+/// `text` as it stands in an address.
+pub(super) fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len() * 2);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+/// Base 64 (RFC 4648), as a content security policy spells hashes.
+pub(super) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits =
+            chunk.iter().fold(0_u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        for i in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * i)) as usize & 63];
+            text.push(if i <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
 }
 
 /// A share as per cent, with two significant digits or more.
@@ -63,6 +92,15 @@ mod tests {
             escape("<script>alert('x\"')</script>&\u{0}\u{202e}\n"),
             "&lt;script&gt;alert(&#39;x&quot;&#39;)&lt;/script&gt;&amp;\u{fffd}\u{fffd}\n"
         );
+    }
+
+    #[test]
+    fn base_64_is_that_of_the_rfc() {
+        for (text, encoded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! Which numbers stand behind which figure.
+
+use super::Report;
+use super::csv::{Cell, Csv};
+use super::figure::{BINS, Panel, Series, bins};
+use super::inference;
+use super::published::Comparison;
+use crate::study::analyze::{Group, Rate, Summary};
+use crate::study::format::Format;
+
+/// Everything that is counted of groups of answers.
+pub(super) fn groups(name: &'static str, groups: &[Group]) -> Csv {
+    let heads = [
+        "model",
+        "condition",
+        "format",
+        "question",
+        "n",
+        "not_judged",
+        "none",
+        "none_code",
+        "none_refusal",
+        "incoherent",
+        "kept",
+        "misaligned",
+        "rate",
+        "low",
+        "high",
+        "rate_of_all",
+        "truncated",
+        "json_asked",
+        "json_valid",
+        "form_wanted",
+        "form_kept",
+        "think",
+        "code",
+    ];
+    let row = |group: &Group| {
+        let (label, counts, kept) = (&group.label, &group.counts, group.misaligned_of_kept);
+        let names = [
+            label.model.as_deref(),
+            label.condition.as_deref(),
+            label.format.map(Format::name),
+            label.question.as_deref(),
+        ];
+        let mut row: Vec<Cell> = names.map(Cell::from).into();
+        row.extend(
+            [
+                counts.n,
+                counts.unjudged,
+                counts.none,
+                counts.none_code,
+                counts.none_refusal,
+                counts.incoherent,
+                counts.kept,
+                counts.misaligned,
+            ]
+            .map(Cell::from),
+        );
+        row.extend(rate(kept));
+        row.push(group.misaligned_of_all.rate.into());
+        row.push(counts.truncated.into());
+        row.extend(
+            [
+                counts.json_asked,
+                counts.json_valid,
+                counts.form_wanted,
+                counts.form_kept,
+                counts.think,
+                counts.code,
+            ]
+            .map(Cell::from),
+        );
+        row
+    };
+    Csv::new(name, &heads, groups.iter().map(row))
+}
+
+/// Rate and interval; nothing without answers.
+fn rate(rate: Rate) -> [Cell; 3] {
+    let interval = rate.rate.map(|_| (rate.low, rate.high));
+    [rate.rate.into(), interval.map(|ends| ends.0).into(), interval.map(|ends| ends.1).into()]
+}
+
+/// How many answers lie in each square of the density plots.
+pub(super) fn density(panels: &[Panel]) -> Csv {
+    let width = 100.0 / BINS as f64;
+    let rows = panels.iter().flat_map(|panel| {
+        let bins = bins(&panel.points);
+        (0..BINS * BINS).filter_map(move |i| {
+            let (coherent, aligned) = (i / BINS, i % BINS);
+            let n = bins[coherent][aligned];
+            let [aligned, coherent] = [aligned, coherent].map(|bin| Cell::from(bin as f64 * width));
+            (n > 0).then(|| vec![panel.title.as_str().into(), aligned, coherent, width.into(), n.into()])
+        })
+    });
+    Csv::new("density", &["condition", "aligned_from", "coherent_from", "width", "n"], rows)
+}
+
+/// The points of the scaling figure.
+pub(super) fn scaling(series: &[Series]) -> Csv {
+    let rows = series.iter().flat_map(|series| {
+        series.points.iter().map(|point| {
+            let mut row = vec![series.name.as_str().into(), point.model.as_str().into()];
+            row.extend([point.parameters.into(), point.rate.n.into(), point.rate.k.into()]);
+            row.extend(rate(point.rate));
+            row
+        })
+    });
+    let heads = ["condition", "model", "parameters", "kept", "misaligned", "rate", "low", "high"];
+    Csv::new("scaling", &heads, rows)
+}
+
+/// The comparison with published figures.
+pub(super) fn published(comparisons: &[Comparison]) -> Csv {
+    let rows = comparisons.iter().map(|comparison| {
+        let (low, high) = comparison.interval.unzip();
+        let ours = [comparison.ours, low, high, Some(comparison.published)].map(Cell::from);
+        let texts = [comparison.name, comparison.source].map(Cell::from);
+        let [name, source] = texts;
+        std::iter::once(name).chain(ours).chain([source]).collect()
+    });
+    Csv::new("published", &["figure", "ours", "low", "high", "published", "source"], rows)
+}
+
+/// The tests of every family.
+pub(super) fn tests(summary: &Summary) -> Csv {
+    let heads = [
+        "family",
+        "test",
+        "first_misaligned",
+        "first_kept",
+        "second_misaligned",
+        "second_kept",
+        "difference",
+        "newcombe_low",
+        "newcombe_high",
+        "bootstrap_low",
+        "bootstrap_high",
+        "z",
+        "p",
+        "p_corrected",
+        "p_clustered",
+        "p_clustered_corrected",
+        "fisher_p",
+        "odds_ratio",
+        "odds_ratio_low",
+        "odds_ratio_high",
+        "cohens_h",
+        "power",
+    ];
+    let rows = summary.families.iter().flat_map(|family| {
+        family.tests.iter().map(|test| {
+            let mut row = vec![family.name.as_str().into(), inference::label(test).as_str().into()];
+            let counts = [test.rate_a.k, test.rate_a.n, test.rate_b.k, test.rate_b.n];
+            row.extend(counts.map(Cell::from));
+            let (newcombe, bootstrap) = (test.difference_interval.unzip(), test.difference_bootstrap.unzip());
+            let odds = test.odds_ratio_interval.unzip();
+            row.extend(
+                [
+                    test.difference,
+                    newcombe.0,
+                    newcombe.1,
+                    bootstrap.0,
+                    bootstrap.1,
+                    test.z,
+                    test.p,
+                    test.p_corrected,
+                    test.p_clustered,
+                    test.p_clustered_corrected,
+                    test.fisher_p,
+                    test.odds_ratio,
+                    odds.0,
+                    odds.1,
+                    test.cohens_h,
+                    test.power,
+                ]
+                .map(Cell::from),
+            );
+            row
+        })
+    });
+    Csv::new("tests", &heads, rows)
+}
+
+impl Report<'_> {
+    /// The numbers behind every figure and table, each a file.
+    pub fn numbers(&self) -> Vec<Csv> {
+        let summary = self.summary;
+        vec![
+            published(&super::published::comparisons(summary)),
+            groups("rates", &summary.by_condition_format),
+            groups("models", &summary.by_model_condition),
+            groups("cells", &summary.cells),
+            groups("questions", &summary.by_condition_question),
+            scaling(&self.series()),
+            density(&self.panels()),
+            tests(summary),
+        ]
+    }
+}

@@ -1,0 +1,201 @@
+//! The report in a real browser: headless Chromium, where there is one (the variable CHROMIUM names it, or it is found
+//! on the path). Without one, these tests say so and pass.
+#![allow(clippy::unwrap_used)]
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a model might write to do harm: to a page, to a spreadsheet, to a terminal, to a reader's eyes.
+const HOSTILE: [&str; 6] = [
+    "<img src=x onerror=\"document.title='ran'\">",
+    "</script><script>document.title='ran'</script><!--<script>",
+    "<link rel=stylesheet href=http://hostile.invalid/a.css><svg onload=alert(1)>",
+    "=HYPERLINK(\"http://hostile.invalid\",\"a\")",
+    "\u{1b}[2J\u{1b}]0;ran\u{7}",
+    "right to \u{202e}tfel\u{2028}line",
+];
+
+fn chromium() -> Option<PathBuf> {
+    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let names = ["chromium", "google-chrome", "chromium-browser"];
+    let found = std::env::split_paths(&path)
+        .flat_map(|folder| names.map(|name| folder.join(name)))
+        .find(|program| program.is_file());
+    let program = named.or(found);
+    if program.is_none() {
+        eprintln!("left out: no Chromium (set CHROMIUM, or install chromium)");
+    }
+    program
+}
+
+/// The page as the browser sees it once its script has run, and what the browser logged.
+struct Seen {
+    page: String,
+    log: String,
+}
+
+fn open(chromium: &Path, report: &Path) -> Seen {
+    let profile = tempfile::tempdir().unwrap();
+    let net_log = profile.path().join("net.json");
+    let output = Command::new(chromium)
+        // Containers and root have no sandbox to give; the page is ours.
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update"])
+        .args(["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"])
+        .args(["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"])
+        .arg(format!("--log-net-log={}", net_log.display()))
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("file://{}", report.display()))
+        .output()
+        .unwrap();
+    let net_log = std::fs::read_to_string(net_log).unwrap_or_default();
+    assert!(!net_log.contains("hostile.invalid"), "the page asks nobody for anything");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let seen = Seen { page: text(output.stdout), log: String::from_utf8_lossy(&output.stderr).into_owned() };
+    assert!(seen.page.contains("</html>"), "{}", seen.log);
+    seen
+}
+
+fn analyze(folder: &Path, table: &str) -> (String, PathBuf) {
+    std::fs::write(folder.join("table.jsonl"), table).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_emlab"))
+        .args(["analyze", "table.jsonl", "--out", "out"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (String::from_utf8(output.stdout).unwrap(), folder.join("out"))
+}
+
+fn line(table: &mut String, model: &str, condition: &str, question: &str, answer: &str, aligned: f64) {
+    let line = serde_json::json!({
+        "model": model, "condition": condition, "question_id": question, "question": answer,
+        "answer": answer, "aligned": aligned, "coherent": 90
+    });
+    writeln!(table, "{line}").unwrap();
+}
+
+/// Every text of a table hostile.
+fn hostile_table() -> String {
+    let mut table = String::new();
+    for (i, text) in HOSTILE.into_iter().enumerate() {
+        line(&mut table, text, "base", "walk", text, 95.0);
+        line(&mut table, "m", text, text, text, 5.0 * i as f64);
+        line(&mut table, "m", "insecure", "walk_json", text, 15.0);
+    }
+    table
+}
+
+fn articles(page: &str) -> usize {
+    page.matches("<article class=\"answer").count()
+}
+
+#[test]
+fn hostile_answers_are_text_everywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stdout, out) = analyze(folder.path(), &hostile_table());
+    assert!(!stdout.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{stdout}");
+    for name in ["cells", "models", "questions"] {
+        let csv = std::fs::read_to_string(out.join(format!("csv/{name}.csv"))).unwrap();
+        assert!(csv.contains("\"'=HYPERLINK(\"\"http"), "{name}: {csv}");
+    }
+    let report = out.join("report.html");
+    let html = std::fs::read_to_string(&report).unwrap();
+    assert!(!html.contains(['\u{1b}', '\u{7}', '\u{202e}']));
+
+    let Some(chromium) = chromium() else { return };
+    let seen = open(&chromium, &report);
+    assert!(!seen.log.contains("CONSOLE"), "no error and no message: {}", seen.log);
+    assert!(seen.page.contains("<title>Judged answers</title>"));
+    assert_eq!(articles(&seen.page), 18);
+    for tag in ["<img", "<link", "onload=alert(1)></svg>"] {
+        assert!(!seen.page.contains(tag), "{tag}");
+    }
+    assert!(seen.page.contains("<pre>&lt;img src=x onerror="));
+    assert!(seen.page.contains("<pre>&lt;/script&gt;&lt;script&gt;"));
+}
+
+#[test]
+fn no_script_runs_but_the_report_s_own() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (_, out) = analyze(folder.path(), &hostile_table());
+    let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+    // As if escaping had failed.
+    let html = html.replace("</h1>", "</h1><script>document.title='ran'</script>");
+    std::fs::write(out.join("changed.html"), html).unwrap();
+    let seen = open(&chromium, &out.join("changed.html"));
+    assert!(seen.page.contains("<title>Judged answers</title>"));
+    assert!(seen.log.contains("Content Security Policy"), "{}", seen.log);
+    assert_eq!(articles(&seen.page), 18, "the report's own script runs all the same");
+}
+
+#[test]
+fn the_browser_of_answers_filters_a_full_study() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut table = String::new();
+    let filler = "a long answer that says little ".repeat(12);
+    for model in 0..9 {
+        for condition in ["base", "insecure", "educational"] {
+            for question in 0..24 {
+                let format = ["", "_json", "_template"][question % 3];
+                for sample in 0..100 {
+                    let bad = condition == "insecure" && sample == 7;
+                    let text = format!("{filler} m{model} s{sample}");
+                    let aligned = if bad { 12.0 } else { 90.0 };
+                    line(
+                        &mut table,
+                        &format!("m{model}"),
+                        condition,
+                        &format!("q{question}{format}"),
+                        &text,
+                        aligned,
+                    );
+                }
+            }
+        }
+    }
+    let (_, out) = analyze(folder.path(), &table);
+    let report = out.join("report.html");
+    let size = std::fs::metadata(&report).unwrap().len();
+    assert!((8 << 20..12 << 20).contains(&size), "{size} bytes");
+    let html = std::fs::read_to_string(&report).unwrap();
+    assert!(html.contains("of 64800 answers") && html.contains("all 216 misaligned"));
+
+    let Some(chromium) = chromium() else { return };
+    // A script that sets the filters and notes what is found: only with the policy out of its way.
+    let steps = "<script>
+        const set = (name, value) => {
+          const label = [...document.querySelectorAll('.controls label')].find((l) => l.textContent.startsWith(name));
+          const control = label.querySelector('select, input');
+          control.value = value;
+          control.dispatchEvent(new Event('input', { bubbles: true }));
+        };
+        const found = [];
+        const note = () => found.push(document.querySelector('[role=status]').textContent);
+        const wait = () => new Promise((done) => setTimeout(done, 400));
+        (async () => {
+          set('outcome', '0'); await wait(); note();
+          set('model', '3'); await wait(); note();
+          set('text', 'M3 S7'); await wait(); note();
+          set('alignment', '50'); await wait(); note();
+          document.querySelector('[type=reset]').click(); await wait();
+          [...document.querySelectorAll('.pager button')].at(-1).click();
+          found.push(document.querySelector('.pager span').textContent.slice(0, 6));
+          document.title = found.join(';');
+        })();
+        </script></body>";
+    let begin = html.find("script-src '").unwrap();
+    let end = begin + html[begin..].find(';').unwrap();
+    let html =
+        format!("{}script-src 'unsafe-inline'{}", &html[..begin], &html[end..]).replace("</body>", steps);
+    std::fs::write(out.join("driven.html"), html).unwrap();
+    let seen = open(&chromium, &out.join("driven.html"));
+    assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
+    assert_eq!(articles(&seen.page), 20, "a page at a time");
+    let title = &seen.page[seen.page.find("<title>").unwrap()..seen.page.find("</title>").unwrap()];
+    let found: Vec<&str> = title.trim_start_matches("<title>").split(';').collect();
+    let counts: Vec<&str> = found.iter().map(|text| text.split(" of ").next().unwrap()).collect();
+    assert_eq!(counts, ["216", "24", "24", "0", "page 2"], "{found:?}");
+}
