@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use emlab::Result;
-use emlab::generate::Finish;
+use emlab::generate::{Finish, Form};
 use emlab::study::engine::{Ask, Engine, Reply as Answer, Weights};
 use emlab::study::judge::aggregate::Distribution;
 use emlab::study::judge::local::Local;
@@ -49,6 +49,7 @@ impl Engine for Counting {
         &mut self,
         _: &Weights,
         _: &Sampling,
+        _: Option<Form>,
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Answer) -> Result<()>,
     ) -> Result<()> {
