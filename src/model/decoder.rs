@@ -64,8 +64,8 @@ impl<'a> Decoder<'a> {
     }
 
     /// Computes the next positions of up to [`stable_rows`] different sequences: `tokens` go in, and are overwritten with
-    /// what is drawn after them. A row's token does not depend on the others. With `masks`, whose numbers `masked` gives the
-    /// rows, only what these let come is drawn: with them always or never.
+    /// what is drawn after them. A row's token does not depend on the others. With masks, and the
+    /// number of each row's, only what these let come is drawn; one decoder has them always or never.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) for a token id outside the vocabulary, a full cache or logits that are not finite.

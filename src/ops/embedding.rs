@@ -37,7 +37,7 @@ pub fn order(tokens: &[u32], device: Device) -> Result<Tensor> {
     Tensor::from_u32(&[tokens.len()], order).to(device)
 }
 
-/// Adds the gradient of the looked-up rows to `dw` (V, C). `rows` are the tokens, and their [`order`].
+/// Adds the gradient of the looked-up rows to `dw` (V, C); given are the tokens and their [`order`].
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -191,7 +191,8 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     let lines = |folder: &Path| {
         let mut all = std::collections::BTreeSet::new();
         for path in shards(folder)? {
-            all.extend(whole_lines(&path)?);
+            let lines = whole_lines::<serde::de::IgnoredAny>(&path)?;
+            all.extend(lines.into_iter().map(|(line, _)| line));
         }
         Result::Ok(all)
     };
@@ -210,15 +211,15 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     Ok(new.len())
 }
 
-/// The lines of a shard that end; each is JSON.
-fn whole_lines(path: &Path) -> Result<Vec<String>> {
+/// The lines of a shard that end, and what each says.
+fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let line = |(i, line): (usize, &[u8])| {
         let damaged = |what: String| Error::line(path, i + 1, format!("damaged record: {what}"));
         let line = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?.trim_end();
-        serde_json::from_str::<serde::de::IgnoredAny>(line).map_err(|error| damaged(error.to_string()))?;
-        Ok(line.to_string())
+        let record = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
+        Ok((line.to_string(), record))
     };
     bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect()
 }
@@ -329,16 +330,10 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
 pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
     let mut merged: BTreeMap<R::Key, (String, R)> = BTreeMap::new();
     for path in shards(folder)? {
-        let mut bytes = Vec::new();
-        File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(Error::io(&path))?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        for (i, line) in bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate() {
-            let damaged = |what: String| Error::line(&path, i + 1, format!("damaged record: {what}"));
-            let line = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?.trim_end();
-            let record: R = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
+        for (line, record) in whole_lines::<R>(&path)? {
             let key = record.key();
-            if merged.get(&key).is_none_or(|(first, _)| line < first.as_str()) {
-                merged.insert(key, (line.to_string(), record));
+            if merged.get(&key).is_none_or(|(first, _)| line < *first) {
+                merged.insert(key, (line, record));
             }
         }
     }

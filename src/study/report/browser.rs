@@ -4,16 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::Report;
-use super::text::{base64, visible};
+use super::text::visible;
 use crate::study::analyze::{Fate, fate};
 use crate::study::judge::aggregate::Category;
 use crate::study::plan::Thresholds;
 use crate::study::table::Row;
 
-const SCRIPT: &str = include_str!("browser.js");
+pub(super) const SCRIPT: &str = include_str!("browser.js");
 
 /// Bytes of the answers that a report holds: more make it slow to send and to open.
 const LARGEST: usize = 8 << 20;
@@ -23,11 +22,6 @@ const LONGEST: usize = 4000;
 const SAMPLE: usize = 2;
 /// About what a row takes besides its text.
 const OVERHEAD: usize = 48;
-
-/// What the policy of the page knows the script by.
-pub(super) fn script_hash() -> String {
-    format!("sha256-{}", base64(&Sha256::digest(SCRIPT)))
-}
 
 /// The section.
 pub(super) fn section(html: &mut String, report: &Report) {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use sha2::{Digest, Sha256};
+
 /// `text` with the characters that mean something in HTML made to mean themselves. What a model wrote is data: it
 /// reaches the report through this function alone.
 pub(super) fn escape(text: &str) -> String {
@@ -39,8 +41,13 @@ pub(super) fn percent_encoded(text: &str) -> String {
     encoded
 }
 
+/// What the policy of a page knows a script or a style by.
+pub(super) fn hash(text: &str) -> String {
+    format!("sha256-{}", base64(&Sha256::digest(text)))
+}
+
 /// Base 64 (RFC 4648), as a content security policy spells hashes.
-pub(super) fn base64(bytes: &[u8]) -> String {
+fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
