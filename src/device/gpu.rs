@@ -4,16 +4,16 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use cudarc::driver::{result, sys};
 
 use super::DType;
 use super::compile::{self, Define};
 use super::launch::{Kernel, TensorMap};
-use super::memory::{Allocation, Memory};
+use super::memory::Memory;
 use super::staging::Staging;
+use super::turn::{self, Turn};
 use crate::error::{Error, Result};
 
 /// The card. Copies are the same card.
@@ -59,9 +59,6 @@ struct Context {
     kernels: RwLock<HashMap<Key, &'static Kernel>>,
     modules: Mutex<HashMap<(&'static str, Vec<Define>), Module>>,
     staging: Mutex<Staging>,
-    /// Whether a graph is being recorded, and the memory that it uses.
-    recording: AtomicBool,
-    recorded: Mutex<Vec<Arc<Allocation>>>,
     /// Whether every launch is waited for, so that a fault names its kernel.
     synchronous: bool,
 }
@@ -120,15 +117,15 @@ impl Gpu {
         self.0.stream
     }
 
-    /// Makes the card current on this thread.
-    pub(super) fn bind(self) -> Result<()> {
-        if BOUND.get() {
-            return Ok(());
+    /// Makes the card current on this thread, once no other thread records a graph: before whatever is asked of the card.
+    pub(super) fn bind(self) -> Result<Turn> {
+        let turn = turn::take();
+        if !BOUND.get() {
+            // SAFETY: as cuCtxSetCurrent; the context lives as long as the process.
+            unsafe { result::ctx::set_current(self.0.handle) }.map_err(|e| failed("cuCtxSetCurrent", e))?;
+            BOUND.set(true);
         }
-        // SAFETY: as cuCtxSetCurrent; the context lives as long as the process.
-        unsafe { result::ctx::set_current(self.0.handle) }.map_err(|e| failed("cuCtxSetCurrent", e))?;
-        BOUND.set(true);
-        Ok(())
+        Ok(turn)
     }
 
     /// Waits until everything that was put on the stream is done.
@@ -136,7 +133,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Cuda`] if any of it failed.
     pub fn synchronize(self) -> Result<()> {
-        self.bind()?;
+        let _turn = self.bind()?;
         // SAFETY: as cuStreamSynchronize; the stream lives as long as the process.
         unsafe { result::stream::synchronize(self.0.stream) }.map_err(|e| failed("waiting for the GPU", e))
     }
@@ -171,7 +168,7 @@ impl Gpu {
     }
 
     fn load(self, source: &'static str, name: &'static str, defines: &[Define]) -> Result<Kernel> {
-        self.bind()?;
+        let _turn = self.bind()?;
         let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source, defines.to_vec());
         if !modules.contains_key(&key) {
@@ -232,7 +229,7 @@ impl Gpu {
             DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
             DType::U32 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT32,
         };
-        self.bind()?;
+        let _turn = self.bind()?;
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
         let (sizes, pitch) = ([cols as u64, rows as u64], [(pitch * dtype.size()) as u64]);
         let (boxes, steps) = ([box_cols as u32, box_rows as u32], [1u32, 1]);
@@ -270,36 +267,12 @@ impl Gpu {
         !self.0.synchronous
     }
 
-    pub(super) fn is_recording(self) -> bool {
-        self.0.recording.load(Ordering::Acquire)
-    }
-
-    pub(super) fn begin_recording(self) {
-        self.0.recording.store(true, Ordering::Release);
-    }
-
-    /// The memory used since the recording began, each piece once.
-    pub(super) fn end_recording(self) -> Vec<Arc<Allocation>> {
-        self.0.recording.store(false, Ordering::Release);
-        std::mem::take(&mut self.0.recorded.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// While a graph is recorded, remembers that it uses `memory`.
-    pub(super) fn keep_for_recording(self, memory: &Arc<Allocation>) {
-        if self.is_recording() {
-            let mut recorded = self.0.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-            if !recorded.iter().any(|known| Arc::ptr_eq(known, memory)) {
-                recorded.push(Arc::clone(memory));
-            }
-        }
-    }
-
     /// Bytes that no process uses, and bytes of the card.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the driver cannot say.
     pub fn free_memory(self) -> Result<(usize, usize)> {
-        self.bind()?;
+        let _turn = self.bind()?;
         result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))
     }
 
@@ -318,17 +291,24 @@ impl Gpu {
     /// # Errors
     /// Those of `f`; [`Error::Cuda`].
     pub fn time(self, f: impl FnOnce() -> Result<()>) -> Result<f64> {
-        self.bind()?;
         let event = || {
+            let _turn = self.bind()?;
             result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)
                 .map_err(|e| failed("cuEventCreate", e))
         };
+        let record = |event| {
+            let _turn = self.bind()?;
+            // SAFETY: as cuEventRecord; the event is ours.
+            unsafe { result::event::record(event, self.0.stream) }.map_err(|e| failed("cuEventRecord", e))
+        };
         let (start, end) = (event()?, event()?);
-        // SAFETY: as cuEventRecord, cuEventSynchronize, cuEventElapsedTime and cuEventDestroy; the events are ours.
+        record(start)?;
+        // It may record a graph: the turn is its own.
+        let outcome = f();
+        record(end)?;
+        let _turn = self.bind()?;
+        // SAFETY: as cuEventSynchronize, cuEventElapsedTime and cuEventDestroy; the events are ours.
         unsafe {
-            result::event::record(start, self.0.stream).map_err(|e| failed("cuEventRecord", e))?;
-            let outcome = f();
-            result::event::record(end, self.0.stream).map_err(|e| failed("cuEventRecord", e))?;
             result::event::synchronize(end).map_err(|e| failed("waiting for the GPU", e))?;
             let milliseconds =
                 result::event::elapsed(start, end).map_err(|e| failed("cuEventElapsedTime", e))?;
@@ -391,8 +371,6 @@ impl Context {
             facts,
             memory: Mutex::default(),
             staging: Mutex::new(Staging::new()?),
-            recording: AtomicBool::new(false),
-            recorded: Mutex::default(),
             kernels: RwLock::default(),
             modules: Mutex::default(),
             synchronous,

@@ -6,6 +6,7 @@ use cudarc::driver::{result, sys};
 
 use super::gpu::{Gpu, failed};
 use super::memory::Allocation;
+use super::{on_workers, turn};
 use crate::error::{Error, Result};
 
 /// Recorded launches. They read and write the memory that they were recorded with, which lives as long as they do, and
@@ -23,23 +24,27 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Records what `f` puts on the stream; none of it runs. `f` must have run before with the same sizes: memory that
-    /// would have to grow, a kernel that would have to be loaded and host values are refused. No other thread may use the
-    /// GPU meanwhile.
+    /// would have to grow, a kernel that would have to be loaded and host values are refused. Other threads that ask
+    /// anything of the GPU wait meanwhile.
     ///
     /// # Errors
     /// Those of `f`; [`Error::Cuda`] if something cannot be recorded.
-    pub fn record(gpu: Gpu, f: impl FnOnce() -> Result<()>) -> Result<Self> {
-        gpu.bind()?;
+    pub fn record(gpu: Gpu, f: impl FnOnce() -> Result<()> + Send) -> Result<Self> {
+        // On a worker, where passes over a model run: who records is one thread.
+        on_workers(|| Self::record_here(gpu, f))
+    }
+
+    fn record_here(gpu: Gpu, f: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let recording = turn::record();
+        let _turn = gpu.bind()?;
         let stream = gpu.stream();
         let failure = |e| failed("recording launches", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
         // SAFETY: as cuStreamBeginCapture, cuStreamEndCapture: on one thread, the capture is ended in any case.
         let (outcome, graph, memory) = unsafe {
             result::stream::begin_capture(stream, mode).map_err(failure)?;
-            gpu.begin_recording();
             let outcome = f();
-            let memory = gpu.end_recording();
-            (outcome, result::stream::end_capture(stream), memory)
+            (outcome, result::stream::end_capture(stream), recording.memory())
         };
         outcome?;
         let graph = graph.map_err(failure)?;
@@ -60,7 +65,7 @@ impl Graph {
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
     pub fn launch(&self) -> Result<()> {
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuGraphLaunch; the memory that it uses is held.
         unsafe { result::graph::launch(self.executable, self.gpu.stream()) }
             .map_err(|e| failed("cuGraphLaunch", e))
@@ -71,7 +76,7 @@ impl Drop for Graph {
     fn drop(&mut self) {
         // What fails here has failed before, and was reported then. A graph that still runs is destroyed when it ends;
         // freeing its memory waits for that.
-        if self.gpu.bind().is_ok() {
+        if let Ok(_turn) = self.gpu.bind() {
             // SAFETY: as cuGraphExecDestroy; ours, destroyed once.
             let _ = unsafe { result::graph::exec_destroy(self.executable) };
         }

@@ -140,7 +140,7 @@ impl Kernel {
             sizes.collect::<Vec<_>>(),
             self.parameters
         );
-        gpu.bind()?;
+        let _turn = gpu.bind()?;
         let mut parts: [*mut c_void; 32] = [ptr::null_mut(); 32];
         for (part, arg) in parts.iter_mut().zip(args) {
             *part = arg.parts().0;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::{result, sys};
 
 use super::gpu::{Gpu, failed};
+use super::turn;
 use crate::error::{Error, Result};
 
 /// Bytes in use, by what they are for.
@@ -53,7 +54,7 @@ pub(super) struct Allocation {
 
 impl Allocation {
     fn new(gpu: Gpu, bytes: usize, purpose: &'static str) -> Result<Self> {
-        gpu.bind()?;
+        let _turn = gpu.bind()?;
         // SAFETY: as cuMemAlloc.
         let pointer = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
@@ -77,7 +78,7 @@ impl Allocation {
 impl Drop for Allocation {
     fn drop(&mut self) {
         // A failure here means that the context is already lost, which the next call reports.
-        if self.gpu.bind().is_ok() {
+        if let Ok(_turn) = self.gpu.bind() {
             // SAFETY: as cuMemFree, which waits for the work that uses the memory; the pointer is ours, freed once.
             let _ = unsafe { result::free_sync(self.pointer) };
         }
@@ -102,7 +103,7 @@ impl Buffer {
     /// The address, for a launch: what a graph that is being recorded uses lives as long as the graph.
     pub(super) fn pointer(&self) -> u64 {
         self.memory.as_ref().map_or(0, |memory| {
-            self.gpu.keep_for_recording(memory);
+            turn::keep(memory);
             memory.pointer
         })
     }
@@ -127,7 +128,7 @@ impl Buffer {
         if bytes == 0 {
             return Ok(());
         }
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuMemsetD8Async; the bytes are ours.
         unsafe { result::memset_d8_async(self.pointer(), value, bytes, self.gpu.stream()) }
             .map_err(|e| failed("clearing GPU memory", e))
@@ -144,7 +145,7 @@ impl Buffer {
         if bytes == 0 {
             return Ok(());
         }
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuMemcpyDtoDAsync; two allocations, both long enough.
         unsafe { result::memcpy_dtod_async(self.pointer(), from.pointer(), bytes, self.gpu.stream()) }
             .map_err(|e| failed("copying on the GPU", e))
@@ -153,7 +154,7 @@ impl Buffer {
     /// Copies bytes from one offset to another; the ranges do not overlap.
     pub(super) fn copy_within(&mut self, from: usize, to: usize, bytes: usize) -> Result<()> {
         assert!(from.max(to) + bytes <= self.bytes(), "{bytes} bytes at {from} and {to} of {}", self.bytes());
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuMemcpyDtoDAsync; both ranges are ours and apart.
         unsafe {
             let at = |offset: usize| self.pointer() + offset as u64;
@@ -170,11 +171,11 @@ impl Buffer {
             bytes.len(),
             self.bytes()
         );
-        assert!(!self.gpu.is_recording(), "host values have no place in a recorded graph");
+        assert!(!turn::is_recording(), "host values have no place in a recorded graph");
         if bytes.is_empty() {
             return Ok(());
         }
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         let to = self.pointer() + offset as u64;
         if self.gpu.stage(to, bytes)? {
             return Ok(());
@@ -191,7 +192,7 @@ impl Buffer {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuMemcpyDtoHAsync; the host bytes live until the wait below is over.
         unsafe { result::memcpy_dtoh_async(bytes, self.pointer(), self.gpu.stream()) }
             .map_err(|e| failed("copying from the GPU", e))?;

@@ -9,6 +9,7 @@
 //! | `compile.rs` | NVRTC: `kernels/*.cu` → machine code, cached on disk |
 //! | `launch.rs` | launches, checked against what the kernel declares |
 //! | `graph.rs` | launches recorded once and repeated |
+//! | `turn.rs` | what keeps other threads out of a recording |
 //! | `gemm.rs` | matrix products on the card |
 //! | `elementwise.rs` | casts, sums and the like on the GPU |
 //! | `workspace.rs` | memory that an op needs between its launches |
@@ -31,6 +32,7 @@ pub mod product;
 pub mod random;
 mod staging;
 pub mod tensor;
+pub mod turn;
 pub mod upload;
 pub mod workspace;
 

@@ -37,7 +37,7 @@ impl Upload {
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if the driver refuses.
     pub fn new(gpu: Gpu) -> Result<Self> {
-        gpu.bind()?;
+        let _turn = gpu.bind()?;
         let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|e| failed("cuStreamCreate", e))?;
         let stage = || {
@@ -70,9 +70,11 @@ impl Upload {
         for start in (0..n).step_by(STAGE / size) {
             let part = (n - start).min(STAGE / size);
             let stage = &self.stages[self.next];
+            let turn = self.gpu.bind()?;
             // SAFETY: as cuEventSynchronize: the stage's last journey is over before it is written again.
             unsafe { result::event::synchronize(stage.arrived) }
                 .map_err(|e| failed("copying to the GPU", e))?;
+            drop(turn);
             // SAFETY: STAGE bytes of pinned memory that is ours, that nothing reads now, and that any bytes may fill.
             let bytes = unsafe { std::slice::from_raw_parts_mut(stage.memory, part * size) };
             let values: &mut [T] = cast_slice_mut(bytes);
@@ -82,6 +84,7 @@ impl Upload {
                 }
             });
             let target = to.pointer() + ((first + start) * size) as u64;
+            let _turn = self.gpu.bind()?;
             // SAFETY: as cuMemcpyHtoDAsync and cuEventRecord: the tensor has room (checked above), and the stage stays as
             // it is until the event.
             unsafe {
@@ -99,7 +102,7 @@ impl Upload {
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
     pub fn finish(self) -> Result<()> {
-        self.gpu.bind()?;
+        let _turn = self.gpu.bind()?;
         // SAFETY: as cuStreamSynchronize.
         unsafe { result::stream::synchronize(self.stream) }.map_err(|e| failed("copying to the GPU", e))
     }
@@ -108,9 +111,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         // What fails here has failed before, and was reported then.
-        if self.gpu.bind().is_err() {
-            return;
-        }
+        let Ok(_turn) = self.gpu.bind() else { return };
         // SAFETY: as cuStreamSynchronize, cuMemFreeHost, cuEventDestroy and cuStreamDestroy, each once, when nothing
         // travels any more.
         unsafe {

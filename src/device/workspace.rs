@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::gpu::Gpu;
 use super::launch::Arg;
 use super::memory::purpose;
+use super::turn;
 use super::{DType, Device, Tensor};
 use crate::error::Result;
 
@@ -21,7 +22,7 @@ pub fn with<R>(
     f: impl FnOnce(&mut Tensor) -> Result<R>,
 ) -> Result<R> {
     static SPACE: Mutex<Vec<Tensor>> = Mutex::new(Vec::new());
-    assert!(!gpu.is_recording(), "memory that moves has no place in a recorded graph");
+    assert!(!turn::is_recording(), "memory that moves has no place in a recorded graph");
     let space = || SPACE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = space();
     let found = all.iter().rposition(|tensor| tensor.dtype() == dtype).map(|i| all.swap_remove(i));
@@ -41,7 +42,7 @@ pub fn with<R>(
 /// [`Error::Memory`](crate::Error::Memory) if nothing is free.
 pub fn arrived(gpu: Gpu) -> Result<Arg<'static>> {
     static WORD: Mutex<Option<Tensor>> = Mutex::new(None);
-    let mut word = WORD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut word = turn::share(&WORD);
     if let Some(word) = &*word {
         return Ok(Arg::Pointer(word.pointer()));
     }

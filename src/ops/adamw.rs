@@ -156,11 +156,11 @@ pub mod cpu {
 
 mod cuda {
     use std::collections::HashMap;
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
     use super::{AdamW, Trained};
     use crate::device::launch::{Arg, Grid};
-    use crate::device::{DType, Device, Gpu, Tensor, memory, workspace};
+    use crate::device::{DType, Device, Gpu, Tensor, memory, turn, workspace};
     use crate::error::Result;
 
     /// Elements of a block's work, at most: `CHUNK` in kernels/adamw.cu.
@@ -174,7 +174,7 @@ mod cuda {
     /// Calls `f` with the table of all chunks of these tensors, and their number. Tables are kept: tensors seldom move.
     fn with_table<R>(gpu: Gpu, places: &[Place], f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
         static TABLES: Mutex<Option<HashMap<Vec<Place>, Tensor>>> = Mutex::new(None);
-        let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables = turn::share(&TABLES);
         let tables = tables.get_or_insert_default();
         if !tables.contains_key(places) {
             if tables.len() >= 16 {

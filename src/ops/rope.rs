@@ -265,11 +265,11 @@ pub mod cpu {
 }
 
 mod cuda {
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
     use super::{Heads, Norm, Rope};
     use crate::device::launch::{Grid, Kernel};
-    use crate::device::{DType, Device, Gpu, Tensor, workspace};
+    use crate::device::{DType, Device, Gpu, Tensor, turn, workspace};
     use crate::error::Result;
 
     const THREADS: usize = 128;
@@ -320,7 +320,7 @@ mod cuda {
         type Key = ([u64; 2], usize);
         static FREQUENCIES: Mutex<Vec<(Key, Tensor)>> = Mutex::new(Vec::new());
         let key = ([rope.base.to_bits(), rope.factor.to_bits()], dim);
-        let mut all = FREQUENCIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = turn::share(&FREQUENCIES);
         let at = if let Some(at) = all.iter().position(|(k, _)| *k == key) {
             at
         } else {

@@ -261,11 +261,11 @@ pub mod cpu {
 }
 
 mod cuda {
-    use std::sync::{Mutex, PoisonError};
+    use std::sync::Mutex;
 
     use super::{Batch, Draw, Sampling};
     use crate::device::launch::Arg;
-    use crate::device::{DType, Gpu, Tensor};
+    use crate::device::{DType, Gpu, Tensor, turn};
     use crate::error::Result;
     use crate::ops::slices::Slices;
 
@@ -278,7 +278,7 @@ mod cuda {
         draws: &[Draw],
     ) -> Result<()> {
         static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
-        let mut batch = BATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = turn::share(&BATCH);
         let batch = batch.get_or_insert_with(|| Batch::new(gpu));
         batch.set(draws)?;
         batch.draw(logits, sampling)?;

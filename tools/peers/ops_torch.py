@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 COLUMNS = (
-    "op model case via ms ms_p10 ms_p90 runs gflop mbyte tflops tbs limit_percent note precision gpu clock_mhz celsius"
+    "op model case via ms ms_p10 ms_p90 runs gflop mbyte tflops tbs limit_percent copy_percent note precision gpu clock_mhz celsius"
     " date"
 ).split()
 EPS = 1e-6

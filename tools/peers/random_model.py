@@ -13,7 +13,7 @@ import transformers
 
 CARDS = Path(__file__).resolve().parents[2] / "models"
 COLUMNS = (
-    "op model case via ms ms_p10 ms_p90 runs gflop mbyte tflops tbs limit_percent note precision gpu clock_mhz celsius"
+    "op model case via ms ms_p10 ms_p90 runs gflop mbyte tflops tbs limit_percent copy_percent note precision gpu clock_mhz celsius"
     " date"
 ).split()
 

@@ -17,7 +17,7 @@ use super::peer::Peer;
 const MISSING: &str = "no kernel yet";
 
 /// The columns of the CSV file; benches/results/README.md says what they hold.
-const COLUMNS: [&str; 19] = [
+const COLUMNS: [&str; 20] = [
     "op",
     "model",
     "case",
@@ -31,6 +31,7 @@ const COLUMNS: [&str; 19] = [
     "tflops",
     "tbs",
     "limit_percent",
+    "copy_percent",
     "note",
     "precision",
     "gpu",
@@ -97,8 +98,10 @@ pub fn note(error: &Error) -> String {
 /// All that was measured.
 pub struct Report {
     pub machine: Machine,
-    /// Bytes a second of a copy.
+    /// Bytes a second of the largest copy.
     copy: Option<f64>,
+    /// Bytes and seconds of copies, by bytes.
+    copies: Vec<(f64, f64)>,
     /// FLOP a second of the best product.
     product: Option<f64>,
     pub rows: Vec<Row>,
@@ -107,12 +110,16 @@ pub struct Report {
 
 impl Report {
     pub fn new(machine: Machine, peers: Vec<Peer>) -> Self {
-        Self { machine, copy: None, product: None, rows: Vec::new(), peers }
+        Self { machine, copy: None, copies: Vec::new(), product: None, rows: Vec::new(), peers }
     }
 
     /// Reads the limits off the rows and the peer's, whichever are higher.
     pub fn finish(&mut self) {
-        self.copy = self.best(|row| row.op == COPY, |row| row.bytes);
+        let largest = self.rows.iter().filter(|row| row.op == COPY).map(|row| row.bytes).fold(0.0, f64::max);
+        self.copy = self.best(|row| row.op == COPY && row.bytes == largest, |row| row.bytes);
+        let copies = self.rows.iter().filter(|row| row.op == COPY);
+        self.copies = copies.filter_map(|row| Some((row.bytes, row.times?.median))).collect();
+        self.copies.sort_by(|a, b| a.0.total_cmp(&b.0));
         self.product = self.best(|row| row.op.starts_with("linear "), |row| row.flops);
         if let Some(peer) = self.peers.iter().find(|peer| peer.gpu != self.machine.name) {
             eprintln!("the peer's times are from another card ({}): the ratios say little", peer.gpu);
@@ -149,6 +156,13 @@ impl Report {
         Some(100.0 * self.limit(row)?.0 / row.times?.median)
     }
 
+    /// Share of the bandwidth that a copy of as many bytes reaches, which for few bytes is far below that of many.
+    fn copy_percent(&self, row: &Row) -> Option<f64> {
+        let (_, arithmetic) = self.limit(row)?;
+        let seconds = between(&self.copies, row.bytes).filter(|_| !arithmetic)?;
+        Some(100.0 * seconds / row.times?.median)
+    }
+
     /// Writes the names of the cases.
     ///
     /// # Errors
@@ -178,11 +192,12 @@ impl Report {
                 group = (file.to_owned(), row.model.clone());
                 writeln!(
                     out,
-                    "\n{:<62} {:>9} {:>13} {:>5}{}",
+                    "\n{:<62} {:>9} {:>13} {:>5} {:>5}{}",
                     format!("{file}, {}", row.model),
                     "ms",
                     "rate",
                     "%",
+                    "copy%",
                     if self.peers.is_empty() { "" } else { "   peer ms  ratio  via" }
                 )?;
             }
@@ -204,9 +219,10 @@ impl Report {
         let arithmetic = self.limit(row).map_or(row.flops > 0.0, |(_, arithmetic)| arithmetic);
         let (work, unit) = if arithmetic { (row.flops, "FLOP/s") } else { (row.bytes, "B/s   ") };
         let rate = rate(work / times.median);
-        let percent = self.percent(row).map_or(String::new(), |percent| format!("{percent:.0}"));
+        let [percent, copy] = [self.percent(row), self.copy_percent(row)]
+            .map(|percent| percent.map_or(String::new(), |percent| format!("{percent:.0}")));
         let milliseconds = times.median * 1e3;
-        let ours = format!("{milliseconds:>9.4} {rate}{unit} {percent:>5}");
+        let ours = format!("{milliseconds:>9.4} {rate}{unit} {percent:>5} {copy:>5}");
         let Some(peer) = peer else { return ours };
         format!("{ours} {:>9.4} {:>6.2}  {}", peer.milliseconds, peer.milliseconds / milliseconds, peer.via)
     }
@@ -251,6 +267,7 @@ impl Report {
         };
         let rate = |work: f64| row.times.map_or(String::new(), |t| format!("{:.3}", work / t.median / 1e12));
         let number = |number: Option<u32>| number.map_or(String::new(), |n| n.to_string());
+        let percent = |percent: Option<f64>| percent.map_or(String::new(), |p| format!("{p:.1}"));
         let Machine { name, precision, date, state } = &self.machine;
         [
             row.op.into(),
@@ -265,7 +282,8 @@ impl Report {
             format!("{:.3}", row.bytes / 1e6),
             rate(row.flops),
             rate(row.bytes),
-            self.percent(row).map_or(String::new(), |percent| format!("{percent:.1}")),
+            percent(self.percent(row)),
+            percent(self.copy_percent(row)),
             row.note.clone(),
             (*precision).into(),
             name.replace(',', ";"),
@@ -305,10 +323,18 @@ impl Report {
             "gflop": row.flops / 1e9,
             "mbyte": row.bytes / 1e6,
             "limit_percent": self.percent(row),
+            "copy_percent": self.copy_percent(row),
             "note": row.note,
             "peers": peers.map(|peer| json!({"via": peer.via, "ms": peer.milliseconds})).collect::<Vec<Value>>(),
         })
     }
+}
+
+/// The line through the two points around `x`, or the nearest two: points by x, at least two.
+fn between(points: &[(f64, f64)], x: f64) -> Option<f64> {
+    let above = points.partition_point(|point| point.0 < x).clamp(1, points.len().max(2) - 1);
+    let [(x0, y0), (x1, y1)] = points.get(above - 1..=above)?.try_into().ok()?;
+    Some(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
 }
 
 /// A rate in tera or giga, to three places: "2.79 T", " 731 T".
@@ -321,6 +347,14 @@ fn rate(rate: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_between_copies_lie_on_a_line() {
+        let points = [(1.0, 3.0), (2.0, 4.0), (4.0, 8.0)];
+        let at = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0].map(|x| between(&points, x));
+        assert_eq!(at, [2.5, 3.0, 3.5, 4.0, 6.0, 8.0, 12.0].map(Some));
+        assert_eq!([between(&points[..1], 1.0), between(&[], 1.0)], [None, None]);
+    }
 
     #[test]
     fn rates_have_three_places() {

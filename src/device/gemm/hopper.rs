@@ -1,7 +1,7 @@
 //! The launch of `kernels/gemm_wgmma.cu`: how the work is cut, tensor maps, workspace.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::{Operand, Output, Problem, STABLE_ROWS, Term};
 use crate::device::DType;
@@ -9,6 +9,7 @@ use crate::device::Gpu;
 use crate::device::launch::{Arg, Grid, TensorMap};
 use crate::device::memory::{Buffer, purpose};
 use crate::device::product::Store;
+use crate::device::turn;
 use crate::error::Result;
 
 const TILE_M: usize = 128;
@@ -200,7 +201,7 @@ fn cached_map(
 ) -> Result<TensorMap> {
     type Key = (u64, usize, [usize; 2], usize);
     static MAPS: Mutex<Option<HashMap<Key, TensorMap>>> = Mutex::new(None);
-    let mut maps = MAPS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut maps = turn::share(&MAPS);
     let maps = maps.get_or_insert_default();
     let key = (pointer, dtype.size(), [rows, cols], box_rows);
     if let Some(map) = maps.get(&key) {
@@ -220,7 +221,7 @@ fn workspace(gpu: Gpu, plan: Plan, cut_tiles: Option<usize>) -> Result<[Arg<'sta
     const COUNTERS: usize = 1 << 18;
     static SPACE: Mutex<Option<[Buffer; 2]>> = Mutex::new(None);
     let Some(cut_tiles) = cut_tiles else { return Ok([Arg::Pointer(0); 2]) };
-    let mut space = SPACE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut space = turn::share(&SPACE);
     if space.is_none() {
         let mut buffers = purpose("workspace", || [Buffer::empty(gpu), Buffer::empty(gpu)]);
         // Two tiles of the widest kind for every multiprocessor.

@@ -1,7 +1,7 @@
 //! Launches of the products of `device::gemm`, and of `kernels/linear.cu`.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::{Adapter, Dropout, Gradients};
 use crate::device::Gpu;
@@ -9,7 +9,7 @@ use crate::device::gemm::{Part, View, multiply};
 use crate::device::launch::{Arg, Grid};
 use crate::device::memory::purpose;
 use crate::device::product::Store;
-use crate::device::{DType, Device, Tensor, elementwise};
+use crate::device::{DType, Device, Tensor, elementwise, turn};
 use crate::error::Result;
 
 /// The adapters as views: of segment g its columns of y, of S, and its rows of A and B.
@@ -153,7 +153,7 @@ fn with_scratch(
     f: impl FnOnce(&mut Tensor, &mut [Tensor; 2]) -> Result<()>,
 ) -> Result<()> {
     static SCRATCH: Mutex<Option<([Tensor; 2], [Tensor; 2])>> = Mutex::new(None);
-    let mut scratch = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut scratch = turn::share(&SCRATCH);
     let empty = |dtype| Tensor::empty_on(Device::Cuda(gpu), dtype);
     let (dropped, floats) = scratch.get_or_insert_with(|| {
         purpose("workspace", || ([DType::F32, DType::Bf16].map(empty), [DType::F32, DType::F32].map(empty)))

@@ -65,12 +65,14 @@ impl Case {
     }
 }
 
-/// The cases whose rates are the limits of the machine are never left out: a copy, and a product as large as any.
+/// The cases whose rates are the limits of the machine are never left out: copies, and a product as large as any.
 ///
 /// # Errors
 /// If the card describes no model that this engine computes.
-pub fn limits(model: &Card, n: usize, inputs: &Inputs) -> Result<[Case; 2]> {
-    Ok([rows::copy(inputs), linear::product(&Model::new(model, n, inputs)?)])
+pub fn limits(model: &Card, n: usize, inputs: &Inputs) -> Result<Vec<Case>> {
+    let mut limits = rows::copies(inputs);
+    limits.push(linear::product(&Model::new(model, n, inputs)?));
+    Ok(limits)
 }
 
 /// Every case of these models for passes of `n` tokens, ordered by op.

@@ -11,21 +11,25 @@ use emlab::ops::{
 
 use super::{COPY, Case, DECODE, Inputs, Model, Work};
 
-/// A copy within the device's memory: a GiB is read and one is written, an eighth of that on the CPU.
-pub fn copy(inputs: &Inputs) -> Case {
-    let bytes: usize = if inputs.place.device == Device::Cpu { 1 << 27 } else { 1 << 30 };
-    let sizes = [bytes / 4];
-    Case {
-        op: COPY,
-        model: "any".into(),
-        sizes: format!("bytes={bytes}"),
-        flops: 0.0,
-        bytes: 2.0 * bytes as f64,
-        prepare: Box::new(move |inputs| {
-            let (mut to, from) = (inputs.float_result(&sizes)?, inputs.float(&sizes)?);
-            Ok(Box::new(move || to.copy_from(&from)))
-        }),
-    }
+/// Copies within the device's memory. The largest reads a GiB and writes one, an eighth of that on the CPU; the others
+/// are smaller and smaller: a cold copy of few bytes is slower than they say.
+pub fn copies(inputs: &Inputs) -> Vec<Case> {
+    let largest: usize = if inputs.place.device == Device::Cpu { 1 << 27 } else { 1 << 30 };
+    let copy = |bytes: usize| {
+        let sizes = [bytes / 4];
+        Case {
+            op: COPY,
+            model: "any".into(),
+            sizes: format!("bytes={bytes}"),
+            flops: 0.0,
+            bytes: 2.0 * bytes as f64,
+            prepare: Box::new(move |inputs| {
+                let (mut to, from) = (inputs.float_result(&sizes)?, inputs.float(&sizes)?);
+                Ok(Box::new(move || to.copy_from(&from)))
+            }),
+        }
+    };
+    (0..6).map(|step| copy(largest >> (2 * step))).collect()
 }
 
 /// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32; the

@@ -1,0 +1,144 @@
+//! Threads that use the card take turns only while one of them records a graph: what another put on the stream meanwhile
+//! would become part of it.
+
+use std::cell::{Cell, RefCell};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::memory::Allocation;
+
+/// Held to write by the thread that records, to read by all others.
+static CARD: RwLock<()> = RwLock::new(());
+
+thread_local! {
+    /// Turns that this thread has taken, one inside the other: the outermost holds the lock.
+    static TURNS: Cell<u32> = const { Cell::new(0) };
+    /// While this thread records, the memory that the graph uses, each piece once.
+    static RECORDED: RefCell<Option<Vec<Arc<Allocation>>>> = const { RefCell::new(None) };
+}
+
+/// As long as it lives, no other thread records. One that is taken later ends earlier.
+#[must_use]
+pub(super) struct Turn(Option<RwLockReadGuard<'static, ()>>);
+
+/// Waits while another thread records.
+pub(super) fn take() -> Turn {
+    let outermost = TURNS.get() == 0;
+    let guard = outermost.then(|| CARD.read().unwrap_or_else(PoisonError::into_inner));
+    TURNS.set(TURNS.get() + 1);
+    Turn(guard)
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        TURNS.set(TURNS.get() - 1);
+        drop(self.0.take());
+    }
+}
+
+/// As long as it lives, only this thread uses the card.
+#[must_use]
+pub(super) struct Recording(Option<RwLockWriteGuard<'static, ()>>);
+
+/// Waits until no other thread is at its turn.
+pub(super) fn record() -> Recording {
+    assert_eq!(TURNS.get(), 0, "a recording begins outside of everything else");
+    let guard = CARD.write().unwrap_or_else(PoisonError::into_inner);
+    TURNS.set(1);
+    RECORDED.set(Some(Vec::new()));
+    Recording(Some(guard))
+}
+
+impl Recording {
+    /// The memory used since it began.
+    pub(super) fn memory(&self) -> Vec<Arc<Allocation>> {
+        RECORDED.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        RECORDED.set(None);
+        TURNS.set(TURNS.get() - 1);
+        drop(self.0.take());
+    }
+}
+
+/// Whether this thread records.
+pub(super) fn is_recording() -> bool {
+    RECORDED.with_borrow(Option::is_some)
+}
+
+/// While this thread records, remembers that the graph uses `memory`.
+pub(super) fn keep(memory: &Arc<Allocation>) {
+    RECORDED.with_borrow_mut(|recorded| {
+        let Some(recorded) = recorded else { return };
+        if !recorded.iter().any(|known| Arc::ptr_eq(known, memory)) {
+            recorded.push(Arc::clone(memory));
+        }
+    });
+}
+
+/// What the ops of all threads share, held by one of them at its turn.
+pub struct Shared<'a, T> {
+    value: MutexGuard<'a, T>,
+    _turn: Turn,
+}
+
+/// Locks what is shared and may be needed to put something on the stream. The turn comes first: one that records would
+/// otherwise wait for one that waits for it.
+pub fn share<T>(shared: &Mutex<T>) -> Shared<'_, T> {
+    let turn = take();
+    Shared { value: shared.lock().unwrap_or_else(PoisonError::into_inner), _turn: turn }
+}
+
+impl<T> Deref for Shared<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Shared<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_is_at_its_turn_while_one_records() {
+        static SHARED: Mutex<u32> = Mutex::new(0);
+        let (recording, turns) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                let (recording, turns) = (&recording, &turns);
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        if thread < 2 {
+                            let _recording = record();
+                            assert!(is_recording() && !recording.swap(true, Ordering::SeqCst));
+                            assert_eq!(turns.load(Ordering::SeqCst), 0);
+                            *share(&SHARED) += 1;
+                            recording.store(false, Ordering::SeqCst);
+                        } else {
+                            let mut shared = share(&SHARED);
+                            turns.fetch_add(1, Ordering::SeqCst);
+                            let _inner = take();
+                            assert!(!is_recording() && !recording.load(Ordering::SeqCst));
+                            *shared += 1;
+                            turns.fetch_sub(1, Ordering::SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(*share(&SHARED), 3000);
+    }
+}
