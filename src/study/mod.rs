@@ -8,7 +8,7 @@
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
-//! | `store.rs` `merge.rs` | what has been done, on disk; several runs → one |
+//! | `store.rs` `line.rs` `merge.rs` | what has been done, on disk; its lines and their checksums; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
@@ -28,6 +28,7 @@ pub mod format;
 pub mod judge;
 mod judging;
 pub mod label;
+mod line;
 pub mod merge;
 pub mod pairs;
 pub mod plan;

@@ -8,8 +8,9 @@
 //! 0002.jsonl      what the next attempt added
 //! ```
 //!
-//! Reading merges the shards by the records' keys, in an order that depends on the records alone. A last line
-//! without its newline is what a killed process leaves: it is dropped, and its record made again.
+//! Reading merges the shards by the records' keys, in an order that depends on the records alone. Every line ends in
+//! its checksum (see `line.rs`): one that does not match is damage, an error that names the line. A last line without
+//! its newline is what a killed process leaves: it is dropped, and its record made again.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -21,10 +22,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::line;
 use crate::{Error, Result};
 
-/// The version of the layout above.
-const VERSION: u64 = 1;
+/// The version of the layout above. Another one is refused; 1 had no checksums.
+const VERSION: u64 = 2;
 
 /// A line of a ledger.
 pub trait Record: Serialize + DeserializeOwned {
@@ -96,8 +98,7 @@ impl<R: Record> Ledger<R> {
         }
         let mut lines = Vec::new();
         for record in &new {
-            serde_json::to_writer(&mut lines, record).map_err(|error| impossible(&error))?;
-            lines.push(b'\n');
+            line::write(&mut lines, record).map_err(|error| impossible(&error))?;
         }
         if self.shard.is_none() {
             self.shard = Some(new_shard(&self.folder)?);
@@ -186,7 +187,7 @@ pub fn same_manifest(new: &Path, path: &Path) -> Result<()> {
 /// same configuration ([`same_manifest`]); how many lines are new.
 ///
 /// # Errors
-/// `Error::Line` for a line that is not JSON; `Error::Io`.
+/// `Error::Line` for a damaged line; `Error::Io`.
 pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     let lines = |folder: &Path| {
         let mut all = std::collections::BTreeSet::new();
@@ -205,8 +206,7 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     }
     if !new.is_empty() {
         let (path, mut file) = new_shard(folder)?;
-        let text: String = new.iter().flat_map(|line| [&line[..], "\n"]).collect();
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
+        file.write_all(new.concat().as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
     }
     Ok(new.len())
 }
@@ -216,10 +216,12 @@ fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let line = |(i, line): (usize, &[u8])| {
-        let damaged = |what: String| Error::line(path, i + 1, format!("damaged record: {what}"));
-        let line = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?.trim_end();
-        let record = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
-        Ok((line.to_string(), record))
+        let damaged = |what: String| {
+            let advice = "delete the line, and what it held is made again";
+            Error::line(path, i + 1, format!("damaged record: {what}; {advice}"))
+        };
+        let record = line::read(line).map_err(damaged)?;
+        Ok((String::from_utf8_lossy(line).into_owned(), record))
     };
     bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect()
 }
@@ -365,6 +367,11 @@ mod tests {
     fn line(id: u32, text: &str) -> Line {
         Line { id, text: text.into() }
     }
+    fn lines(records: &[Line]) -> String {
+        let mut lines = Vec::new();
+        records.iter().for_each(|record| super::line::write(&mut lines, record).unwrap());
+        String::from_utf8(lines).unwrap()
+    }
     fn open(dir: &Path) -> Ledger<Line> {
         Ledger::open(dir, &json!({"a": 1})).unwrap()
     }
@@ -406,13 +413,49 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path()).unwrap();
         open(dir.path());
-        fs::write(dir.path().join("0001.jsonl"), "{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"te\n").unwrap();
+        let text = lines(&[line(1, "a")]) + "{\"id\":2,\"te\n";
+        fs::write(dir.path().join("0001.jsonl"), text).unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("0001.jsonl:2: damaged record"), "{error}");
         fs::write(dir.path().join(MANIFEST), "{\"version\":1,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
             .unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
+        assert!(error.contains("layout version 1"), "{error}");
+        fs::write(dir.path().join(MANIFEST), "{\"version\":2,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
+            .unwrap();
+        let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("does not have the hash"), "{error}");
+    }
+
+    #[test]
+    fn a_flipped_byte_is_damage_and_never_another_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = [line(1, "12"), line(2, "J\u{fc}rgen * \"quoted\""), line(3, "Ende")];
+        let whole = lines(&records).into_bytes();
+        let shard = dir.path().join("0001.jsonl");
+        let newlines = whole.iter().filter(|&&byte| byte == b'\n').count();
+        let mut torn = 0;
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                fs::write(&shard, &flipped).unwrap();
+                match read::<Line>(dir.path()) {
+                    Err(error) => {
+                        let error = error.to_string();
+                        let place = flipped[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+                        assert!(error.contains(&format!("0001.jsonl:{place}: damaged record")), "{error}");
+                    }
+                    // Without the last newline the last line is a torn one.
+                    Ok(found) => {
+                        torn += 1;
+                        assert_eq!(at, whole.len() - 1);
+                        assert!(found.into_values().eq(records[..newlines - 1].iter().cloned()));
+                    }
+                }
+            }
+        }
+        assert_eq!(torn, 8);
     }
 
     #[test]
@@ -432,9 +475,8 @@ mod tests {
         let read = |first: &[Line], second: &[Line]| {
             let dir = tempfile::tempdir().unwrap();
             open(dir.path());
-            for (name, lines) in [("0001.jsonl", first), ("0002.jsonl", second)] {
-                let text: String = lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect();
-                fs::write(dir.path().join(name), text).unwrap();
+            for (name, records) in [("0001.jsonl", first), ("0002.jsonl", second)] {
+                fs::write(dir.path().join(name), lines(records)).unwrap();
             }
             open(dir.path()).records().clone()
         };
