@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::store::{self, Lock, MANIFEST};
+use crate::device::file;
 use crate::{Error, Result};
 
 /// What a merge has added.
@@ -100,14 +101,13 @@ fn tunings(adapters: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(Error::io(to))?;
+    file::make_folder(to)?;
     for path in entries(from)? {
         let target = to.join(path.file_name().unwrap_or_default());
         if path.is_dir() {
             copy(&path, &target)?;
         } else {
-            fs::copy(&path, &target).map_err(Error::io(&target))?;
-            fs::File::open(&target).and_then(|file| file.sync_all()).map_err(Error::io(&target))?;
+            file::copy(&path, &target)?;
         }
     }
     Ok(())

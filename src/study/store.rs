@@ -23,6 +23,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::line;
+use crate::device::file;
 use crate::{Error, Result};
 
 /// The version of the layout above. Another one is refused; 1 had no checksums.
@@ -46,7 +47,7 @@ impl Lock {
     /// # Errors
     /// `Error::File` if another process holds it; `Error::Io` if the folder cannot be written.
     pub fn take(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        file::make_folder(dir)?;
         let path = dir.join("lock");
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
         match file.try_lock() {
@@ -103,8 +104,10 @@ impl<R: Record> Ledger<R> {
         if self.shard.is_none() {
             self.shard = Some(new_shard(&self.folder)?);
         }
-        if let Some((path, file)) = &mut self.shard {
-            file.write_all(&lines).and_then(|()| file.sync_data()).map_err(Error::io(&*path))?;
+        if let Some((path, mut file)) = self.shard.take() {
+            // A shard in which a line tore (the disk was full) gets no more: only its last line may be torn.
+            file.write_all(&lines).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
+            self.shard = Some((path, file));
         }
         self.records.extend(new.into_iter().map(|record| (record.key(), record)));
         Ok(())
@@ -133,7 +136,7 @@ impl Manifest {
 /// `Error::Io`.
 pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        file::make_folder(folder)?;
     }
     let manifest =
         serde_json::to_vec_pretty(&Manifest::new(configuration)).map_err(|error| impossible(&error))?;
@@ -199,7 +202,7 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     };
     let (here, manifest) = (lines(folder)?, folder.join(MANIFEST));
     let new: Vec<String> = lines(from)?.into_iter().filter(|line| !here.contains(line)).collect();
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    file::make_folder(folder)?;
     if !manifest.exists() {
         let source = from.join(MANIFEST);
         write_whole(&manifest, &fs::read(&source).map_err(Error::io(&source))?)?;
@@ -285,17 +288,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        sync_folder(path)
+        file::sync_folder(path)
     };
     write().map_err(Error::io(path))
-}
-
-/// Makes the name of `path` survive a power cut.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// The shards of a ledger's folder, oldest first.
@@ -320,7 +315,7 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
     let last = shards(folder)?.iter().filter_map(number).max().unwrap_or(0);
     let path = folder.join(format!("{:04}.jsonl", last + 1));
     let file = OpenOptions::new().create_new(true).append(true).open(&path).map_err(Error::io(&path))?;
-    sync_folder(&path).map_err(Error::io(folder))?;
+    file::sync_folder(&path).map_err(Error::io(folder))?;
     Ok((path, file))
 }
 

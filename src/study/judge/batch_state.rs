@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::device::file;
 use crate::study::{line, store};
 use crate::{Error, Result};
 
@@ -121,7 +122,7 @@ impl UnderWay {
 
     /// Writes a part of these requests, which can cost at most `dollars`, and that there is one.
     pub(super) fn add(&mut self, lines: &str, keys: HashSet<String>, dollars: f64) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        file::make_folder(&self.folder)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = self.state.made + 1;
         let sha256 = store::sha256(lines.as_bytes());

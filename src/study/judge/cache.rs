@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::aggregate::Distribution;
 use super::openai::OpenAi;
+use crate::device::file;
 use crate::study::line;
 use crate::study::store::sha256;
 use crate::{Error, Result, fetch};
@@ -126,7 +127,8 @@ impl Cache {
 fn new_shard(folder: &Path) -> Result<File> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let path = folder.join(format!("{}-{}.jsonl", now.as_nanos(), std::process::id()));
-    OpenOptions::new().create_new(true).append(true).open(&path).map_err(Error::io(&path))
+    let shard = OpenOptions::new().create_new(true).append(true).open(&path);
+    shard.and_then(|shard| file::sync_folder(&path).map(|()| shard)).map_err(Error::io(&path))
 }
 
 #[cfg(test)]
