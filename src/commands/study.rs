@@ -1,5 +1,8 @@
 //! `emlab study`: a whole study from a plan.
 
+mod export;
+mod import;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,8 @@ enum Command {
     Judge(JudgeArgs),
     Label(LabelArgs),
     Merge(MergeArgs),
+    Import(import::Args),
+    Export(export::Args),
     Analyze(AnalyzeArgs),
 }
 
@@ -223,6 +228,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }

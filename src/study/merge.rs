@@ -124,7 +124,7 @@ mod tests {
 
     fn answer(question: &str, sample: usize, text: &str) -> Answer {
         let (cell, question) = ("m/c/natural".into(), question.into());
-        Answer { cell, question, sample, answer: text.into(), tokens: 1, finish: Finish::Eos }
+        Answer { cell, question, sample, answer: text.into(), tokens: Some(1), finish: Some(Finish::Eos) }
     }
 
     fn run(dir: &Path, seed: u64, answers: Vec<Answer>) {

@@ -10,6 +10,9 @@
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` `line.rs` `merge.rs` | what has been done, on disk; its lines and their checksums; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
+//! | `import.rs` | judged answers from elsewhere → a run |
+//! | `export/` | a run → a table, a data set |
+//! | `method.rs` | how a run was made, for reports and data sets |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `family.rs` | the tests that a plan declares |
@@ -22,14 +25,17 @@ pub mod cell;
 pub mod demo;
 pub mod engine;
 pub mod estimate;
+pub mod export;
 pub mod family;
 pub mod flags;
 pub mod format;
+pub mod import;
 pub mod judge;
 mod judging;
 pub mod label;
 mod line;
 pub mod merge;
+mod method;
 pub mod pairs;
 pub mod plan;
 pub mod preset;

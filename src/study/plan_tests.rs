@@ -54,7 +54,7 @@ fn folder() -> tempfile::TempDir {
 fn resolves_every_value_and_reads_itself_back() {
     let dir = folder();
     let plan = Plan::parse(PLAN, &dir.path().join("plan.toml")).unwrap();
-    assert_eq!(plan.models[0].path, dir.path().join("model"));
+    assert_eq!(plan.models[0].path, Some(dir.path().join("model")));
     assert_eq!(plan.conditions[0].tuning, None);
     let tuning = plan.conditions[1].tuning.as_ref().unwrap();
     assert_eq!((tuning.training.epochs, tuning.training.learning_rate), (2, 1e-4));

@@ -27,6 +27,7 @@ use super::judge::account::{self, Charge};
 use super::judge::server::account_folder;
 use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
+use super::method::method;
 use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
@@ -78,7 +79,15 @@ pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
 
 /// The questions of a plan: its file's, and those made from them for its formats.
 pub(super) fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
-    Ok(format::with_made(questions::read(&plan.questions)?, &plan.formats))
+    let questions = questions::read(&plan.questions)?;
+    let asked = plan.judges.iter().find(|judge| !matches!(judge.kind, Kind::Imported(_)));
+    let unprepared = questions.iter().find(|question| question.judge_prompts.is_empty());
+    if let (Some(judge), Some(question)) = (asked, unprepared) {
+        let what =
+            format!("question {:?} has no judge_prompts, which judge {:?} needs", question.id, judge.name);
+        return Err(Error::file(&plan.questions, what));
+    }
+    Ok(format::with_made(questions, &plan.formats))
 }
 
 /// [`run`] with another engine.
@@ -138,6 +147,18 @@ pub fn saved_plan(dir: &Path) -> Result<Plan> {
         return Err(Error::file(dir, "holds no run (no plan.toml); give the folder of a run, or a plan"));
     }
     Plan::read(&path)
+}
+
+/// [`saved_plan`], but neither models need be there.
+///
+/// # Errors
+/// As there.
+pub(super) fn saved_outline(dir: &Path) -> Result<Plan> {
+    let path = dir.join("plan.toml");
+    if !path.exists() {
+        return Err(Error::file(dir, "holds no run (no plan.toml); give the folder of a run"));
+    }
+    Plan::outline(&path)
 }
 
 /// How far one cell of a run is.
@@ -254,7 +275,7 @@ impl<'a> Study<'a> {
         let lock = Lock::take(dir)?;
         let mut models = BTreeMap::new();
         for model in &plan.models {
-            models.insert(&model.name, fingerprint(&model.path)?);
+            models.insert(&model.name, model.path.as_deref().map(fingerprint).transpose()?);
         }
         let mut conditions = BTreeMap::new();
         for condition in &plan.conditions {
@@ -271,7 +292,7 @@ impl<'a> Study<'a> {
         };
         for cell in &study.cells {
             let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
-            let answers = answers_configuration(plan, cell, model, tuning);
+            let answers = answers_configuration(plan, cell, model.as_deref(), tuning);
             study.tunings.push(serde_json::json!({"model": model, "condition": tuning}));
             study.answers.push(answers);
         }
@@ -307,12 +328,14 @@ impl<'a> Study<'a> {
                 names.join(", ")
             )));
         }
-        self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater(options)).transpose()).collect()
+        let rater = |seat: &Seat<'a>| if wanted(seat.judge) { seat.rater(options) } else { Ok(None) };
+        self.seats.iter().map(rater).collect()
     }
 
     /// Fine-tunes and samples what is missing.
     fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
         for (i, cell) in self.cells.iter().enumerate() {
+            let Some(base) = &cell.model.path else { continue };
             let mut ledger = Ledger::<Answer>::open(&answers_folder(self.dir, cell), &self.answers[i])?;
             let missing: Vec<(&Question, usize)> = cell
                 .samples(self.plan)
@@ -322,7 +345,7 @@ impl<'a> Study<'a> {
                 continue;
             }
             let id = cell.id();
-            let weights = self.tuned(i, options, engine)?;
+            let weights = self.tuned(i, base, options, engine)?;
             let ask = |&(question, sample): &(&Question, usize)| Ask {
                 messages: question.messages(sample),
                 key: cell.key(self.plan.sampling.seed, &question.id, sample),
@@ -337,8 +360,8 @@ impl<'a> Study<'a> {
                     question: question.id.clone(),
                     sample,
                     answer: reply.text,
-                    tokens: reply.tokens,
-                    finish: reply.finish,
+                    tokens: Some(reply.tokens),
+                    finish: Some(reply.finish),
                 }])?;
                 progress.advance(1);
                 Ok(())
@@ -348,11 +371,11 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    /// The weights that answer in cell `i`, fine-tuned now if they are not yet.
-    fn tuned(&self, i: usize, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
+    /// The weights that answer in cell `i`, fine-tuned from `base` now if they are not yet.
+    fn tuned(&self, i: usize, base: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
         let cell = &self.cells[i];
         let Some(tuning) = &cell.condition.tuning else {
-            return Ok(Weights { base: cell.model.path.clone(), adapter: None });
+            return Ok(Weights { base: base.into(), adapter: None });
         };
         let folder = tuning_folder(self.dir, cell);
         let manifest = tuning_manifest(self.dir, cell);
@@ -360,14 +383,14 @@ impl<'a> Study<'a> {
             if options.progress {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
             }
-            engine.tune(&cell.model.path, tuning, &folder)?;
+            engine.tune(base, tuning, &folder)?;
             store::write_whole(&folder.join("README.md"), artefact_notice(cell, tuning).as_bytes())?;
             store::write_manifest(&manifest, &self.tunings[i])?;
         }
         Ok(if tuning.training.full {
             Weights { base: folder, adapter: None }
         } else {
-            Weights { base: cell.model.path.clone(), adapter: Some(folder) }
+            Weights { base: base.into(), adapter: Some(folder) }
         })
     }
 
@@ -388,14 +411,14 @@ impl<'a> Study<'a> {
             rows.extend(self.rows(cell)?);
         }
         let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
-        let method = self.method();
+        let method = method(self.plan, self.dir, &self.cells, &self.answers);
         let report = Report {
             title: &self.plan.name,
             notice: &options.notice,
             summary: &summary,
             rows: &rows,
             method: &method,
-            plan: Some(self.plan),
+            plan: (!self.plan.is_imported()).then_some(self.plan),
         };
         super::write_results(self.dir, &report)?;
         Ok(summary)
@@ -424,54 +447,11 @@ impl<'a> Study<'a> {
                 answer: answer.answer.clone(),
                 aligned: score("aligned"),
                 coherent: score("coherent"),
-                truncated: Some(answer.finish == Finish::Length),
+                truncated: answer.finish.map(|finish| finish == Finish::Length),
                 flags: Flags::of(cell.format, text, &answer.answer),
             })
         };
         Ok(cell.samples(self.plan).filter_map(row).collect())
-    }
-
-    /// How the answers were made and judged, for the report.
-    fn method(&self) -> Vec<(String, String)> {
-        let plan = self.plan;
-        let sampling = format!(
-            "temperature {}, top_p {}, at most {} tokens, seed {}",
-            plan.sampling.temperature, plan.sampling.top_p, plan.sampling.max_tokens, plan.sampling.seed
-        );
-        let mut method: Vec<(String, String)> = Vec::new();
-        for (i, judge) in plan.judges.iter().enumerate() {
-            let what = match &judge.kind {
-                Kind::OpenAi(judge) => {
-                    format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs)
-                }
-                Kind::Local(_) => format!("{}, exact over the numbers 0 to 100", judge.name),
-            };
-            method
-                .push((if i == 0 { "Judge".into() } else { format!("Also judged by {}", judge.name) }, what));
-        }
-        method.push(("Sampling".into(), sampling));
-        let questions = std::fs::read(self.dir.join("questions.yaml"))
-            .map_or("not saved".into(), |bytes| format!("SHA-256 {}", store::sha256(&bytes)));
-        method.push(("Questions".into(), questions));
-        for (i, cell) in self.cells.iter().enumerate() {
-            let model = (
-                format!("Model {}", cell.model.name),
-                format!("fingerprint {}", self.tunings[i]["model"].as_str().unwrap_or_default()),
-            );
-            let data = self.tunings[i]["condition"]["data_sha256"].as_str();
-            let condition = (
-                format!("Condition {}", cell.condition.name),
-                data.map_or("the model as it is".into(), |sha256| {
-                    format!("fine-tuned on data of SHA-256 {sha256}")
-                }),
-            );
-            for line in [model, condition] {
-                if !method.contains(&line) {
-                    method.push(line);
-                }
-            }
-        }
-        method
     }
 }
 

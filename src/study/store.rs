@@ -148,8 +148,20 @@ pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
 /// # Errors
 /// `Error::File` if it was made under another one, naming the settings that differ.
 pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
+    let Some(manifest) = read_manifest(path)? else { return Ok(false) };
+    if manifest.sha256 != sha256_json(configuration) {
+        let changes = differences("", &manifest.configuration, configuration).join(", ");
+        let what =
+            format!("was made with other settings ({changes}); restore them, or choose another folder");
+        return Err(Error::file(path, what));
+    }
+    Ok(true)
+}
+
+/// A manifest, if there is one and it is whole.
+fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
     let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(Error::io(path))?,
     };
     let manifest: Manifest =
@@ -164,13 +176,15 @@ pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
     if manifest.sha256 != sha256_json(&manifest.configuration) {
         return Err(Error::file(path, "damaged: the configuration does not have the hash beside it"));
     }
-    if manifest.sha256 != sha256_json(configuration) {
-        let changes = differences("", &manifest.configuration, configuration).join(", ");
-        let what =
-            format!("was made with other settings ({changes}); restore them, or choose another folder");
-        return Err(Error::file(path, what));
-    }
-    Ok(true)
+    Ok(Some(manifest))
+}
+
+/// What the things beside the manifest `path` were made under; none if there is none.
+///
+/// # Errors
+/// `Error::File` if it is damaged; `Error::Io`.
+pub fn configuration(path: &Path) -> Result<Option<Value>> {
+    Ok(read_manifest(path)?.map(|manifest| manifest.configuration))
 }
 
 /// Whether the manifest `new` may stand where `path` is: nothing is there, or what is there was made under the same
@@ -179,11 +193,8 @@ pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
 /// # Errors
 /// `Error::File` if it was made under another one, naming the settings that differ, or one of them is damaged.
 pub fn same_manifest(new: &Path, path: &Path) -> Result<()> {
-    let text = fs::read_to_string(new).map_err(Error::io(new))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| Error::file(new, format!("damaged: {error}")))?;
-    check(new, &manifest.configuration)?;
-    check(path, &manifest.configuration).map(drop)
+    let Some(made_under) = configuration(new)? else { return Err(Error::file(new, "is missing")) };
+    check(path, &made_under).map(drop)
 }
 
 /// Adds to the ledger in `folder`, which need not exist, the records of the ledger in `from`, which was made under the
