@@ -17,10 +17,11 @@ use super::judge::Judgement;
 use super::judge::aggregate::Category;
 use super::judge::settings::{Imported, Judge, Kind};
 use super::judging::{answers_folder, judgements_folder};
+use super::lock::Lock;
 use super::plan::{Condition, Model, Plan, Sampling, Thresholds};
 use super::questions::{self, Question};
 use super::run::questions_of;
-use super::store::{self, Ledger, Lock};
+use super::store::{self, Ledger};
 use super::table::{self, Row, Score};
 use crate::{Error, Result};
 

@@ -10,6 +10,7 @@
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` `line.rs` `merge.rs` | what has been done, on disk; its lines and their checksums; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
+//! | `lock.rs` `status.rs` | who works on a run; how far it is |
 //! | `import.rs` | judged answers from elsewhere → a run |
 //! | `export/` | a run → a table, a data set |
 //! | `method.rs` | how a run was made, for reports and data sets |
@@ -34,6 +35,7 @@ pub mod judge;
 mod judging;
 pub mod label;
 mod line;
+pub mod lock;
 pub mod merge;
 mod method;
 pub mod pairs;
@@ -43,6 +45,7 @@ pub mod questions;
 pub mod report;
 pub mod run;
 pub mod stats;
+pub mod status;
 pub mod store;
 pub mod table;
 

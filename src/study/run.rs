@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::analyze::{Summary, summarise};
@@ -23,15 +22,14 @@ use super::estimate::{Estimate, Gpu};
 use super::flags::Flags;
 use super::format;
 use super::judge::Judgement;
-use super::judge::account::{self, Charge};
-use super::judge::server::account_folder;
 use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
+use super::lock::{Lock, Step};
 use super::method::method;
 use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
-use super::store::{self, Ledger, Lock};
+use super::store::{self, Ledger};
 use super::table::{Row, Score};
 use crate::generate::Finish;
 use crate::model::place::Place;
@@ -161,85 +159,13 @@ pub(super) fn saved_outline(dir: &Path) -> Result<Plan> {
     Plan::outline(&path)
 }
 
-/// How far one cell of a run is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct State {
-    /// "model/condition/format".
-    pub cell: String,
-    /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
-    pub tuned: Option<bool>,
-    /// Answers there are.
-    pub answers: usize,
-    /// Answers that the plan wants.
-    pub wanted: usize,
-    /// Judgements there are of the first judge: one for each answer and metric.
-    pub judgements: usize,
-    /// Judgements of all answers that the plan wants.
-    pub judgements_wanted: usize,
-}
-
-/// How far the run in `dir` is. Only reads, so it can be asked while another process works on the run.
-///
-/// # Errors
-/// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
-pub fn status(dir: &Path) -> Result<Vec<State>> {
-    let plan = saved_plan(dir)?;
-    let questions = questions_of(&plan)?;
-    let judge = &plan.judges[0].name;
-    let state = |cell: &Cell| {
-        let id = cell.id();
-        let manifest = tuning_manifest(dir, cell);
-        let samples: Vec<_> = cell.samples(&plan).collect();
-        Ok(State {
-            tuned: cell.condition.tuning.as_ref().map(|_| manifest.exists()),
-            answers: store::read::<Answer>(&answers_folder(dir, cell))?.len(),
-            wanted: samples.len(),
-            judgements: store::read::<Judgement>(&judgements_folder(dir, judge, cell))?.len(),
-            judgements_wanted: samples.iter().map(|(question, _)| question.judge_prompts.len()).sum(),
-            cell: id,
-        })
-    };
-    cells(&plan, &questions)?.iter().map(state).collect()
-}
-
-/// How far one judge of a run is, and what it has cost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct JudgeState {
-    /// Its name.
-    pub judge: String,
-    /// Judgements there are: one for each answer and metric.
-    pub judgements: usize,
-    /// What a server has charged.
-    #[serde(flatten)]
-    pub charged: Charge,
-}
-
-/// How far each judge of the run in `dir` is. Only reads, as [`status`].
-///
-/// # Errors
-/// As [`status`].
-pub fn judges(dir: &Path) -> Result<Vec<JudgeState>> {
-    let plan = saved_plan(dir)?;
-    let questions = questions_of(&plan)?;
-    let cells = cells(&plan, &questions)?;
-    let state = |judge: &Judge| {
-        let mut judgements = 0;
-        for cell in &cells {
-            judgements += store::read::<Judgement>(&judgements_folder(dir, &judge.name, cell))?.len();
-        }
-        let charged = account::total(&account_folder(dir, &judge.name))?;
-        Ok(JudgeState { judge: judge.name.clone(), judgements, charged })
-    };
-    plan.judges.iter().map(state).collect()
-}
-
 /// Where the fine-tuning of a cell's model goes.
 fn tuning_folder(dir: &Path, cell: &Cell) -> PathBuf {
     dir.join("adapters").join(&cell.model.name).join(&cell.condition.name)
 }
 
 /// What says that it is finished.
-fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
+pub(super) fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
     dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.condition.name))
 }
 
@@ -265,7 +191,7 @@ struct Study<'a> {
     answers: Vec<Value>,
     /// The judges, the primary first.
     seats: Vec<Seat<'a>>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl<'a> Study<'a> {
@@ -281,15 +207,8 @@ impl<'a> Study<'a> {
         for condition in &plan.conditions {
             conditions.insert(&condition.name, tuning_configuration(condition.tuning.as_ref())?);
         }
-        let mut study = Self {
-            plan,
-            dir,
-            cells,
-            tunings: Vec::new(),
-            answers: Vec::new(),
-            seats: Vec::new(),
-            _lock: lock,
-        };
+        let mut study =
+            Self { plan, dir, cells, tunings: Vec::new(), answers: Vec::new(), seats: Vec::new(), lock };
         for cell in &study.cells {
             let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
             let answers = answers_configuration(plan, cell, model.as_deref(), tuning);
@@ -345,6 +264,7 @@ impl<'a> Study<'a> {
                 continue;
             }
             let id = cell.id();
+            self.lock.tell(Step::Sampling, &id)?;
             let weights = self.tuned(i, base, options, engine)?;
             let ask = |&(question, sample): &(&Question, usize)| Ask {
                 messages: question.messages(sample),
@@ -383,9 +303,11 @@ impl<'a> Study<'a> {
             if options.progress {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
             }
+            self.lock.tell(Step::FineTuning, &cell.id())?;
             engine.tune(base, tuning, &folder)?;
             store::write_whole(&folder.join("README.md"), artefact_notice(cell, tuning).as_bytes())?;
             store::write_manifest(&manifest, &self.tunings[i])?;
+            self.lock.tell(Step::Sampling, &cell.id())?;
         }
         Ok(if tuning.training.full {
             Weights { base: folder, adapter: None }
@@ -398,6 +320,7 @@ impl<'a> Study<'a> {
     fn judge(&self, raters: &mut [Option<Rater>], options: &Options, engine: &mut dyn Engine) -> Result<()> {
         for (seat, rater) in self.seats.iter().zip(raters) {
             if let Some(rater) = rater {
+                self.lock.tell(Step::Judging, &seat.judge.name)?;
                 seat.judge(self.plan, &self.cells, rater, engine, options.progress)?;
             }
         }

@@ -12,7 +12,7 @@
 //! its checksum (see `line.rs`): one that does not match is damage, an error that names the line. A last line without
 //! its newline is what a killed process leaves: it is dropped, and its record made again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -35,29 +35,6 @@ pub trait Record: Serialize + DeserializeOwned {
     type Key: Ord;
     /// This record's key.
     fn key(&self) -> Self::Key;
-}
-
-/// The right to work on a run's folder; given up when dropped, or when the process dies.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
-
-impl Lock {
-    /// Takes the lock of `dir`, making the folder if there is none.
-    ///
-    /// # Errors
-    /// `Error::File` if another process holds it; `Error::Io` if the folder cannot be written.
-    pub fn take(dir: &Path) -> Result<Self> {
-        file::make_folder(dir)?;
-        let path = dir.join("lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(Error::file(dir, "another emlab process is working on this run; wait for it or stop it"))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-        }
-    }
 }
 
 /// Records of one kind, made under one configuration.
@@ -204,10 +181,11 @@ pub fn same_manifest(new: &Path, path: &Path) -> Result<()> {
 /// `Error::Line` for a damaged line; `Error::Io`.
 pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     let lines = |folder: &Path| {
-        let mut all = std::collections::BTreeSet::new();
+        let mut all = BTreeSet::new();
         for path in shards(folder)? {
-            let lines = whole_lines::<serde::de::IgnoredAny>(&path)?;
-            all.extend(lines.into_iter().map(|(line, _)| line));
+            for line in whole_lines::<serde::de::IgnoredAny>(&path)? {
+                all.insert(line?.0);
+            }
         }
         Result::Ok(all)
     };
@@ -225,8 +203,8 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     Ok(new.len())
 }
 
-/// The lines of a shard that end, and what each says.
-fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
+/// The lines of a shard that end, and what each says; an error for each that is damaged.
+fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<(String, T)>>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let line = |(i, line): (usize, &[u8])| {
@@ -237,7 +215,7 @@ fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
         let record = line::read(line).map_err(damaged)?;
         Ok((String::from_utf8_lossy(line).into_owned(), record))
     };
-    bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect()
+    Ok(bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect())
 }
 
 /// The SHA-256 of a JSON value written without spaces and with its keys sorted.
@@ -270,7 +248,7 @@ fn sorted(value: &Value) -> Value {
 /// The settings that differ, as `training.rank: 16 is now 32`.
 fn differences(path: &str, old: &Value, new: &Value) -> Vec<String> {
     if let (Value::Object(old), Value::Object(new)) = (old, new) {
-        let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let missing = Value::Null;
         return keys
             .into_iter()
@@ -338,7 +316,8 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
 pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
     let mut merged: BTreeMap<R::Key, (String, R)> = BTreeMap::new();
     for path in shards(folder)? {
-        for (line, record) in whole_lines::<R>(&path)? {
+        for line in whole_lines::<R>(&path)? {
+            let (line, record) = line?;
             let key = record.key();
             if merged.get(&key).is_none_or(|(first, _)| line < *first) {
                 merged.insert(key, (line, record));
@@ -346,6 +325,45 @@ pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
         }
     }
     Ok(merged.into_iter().map(|(key, (_, record))| (key, record)).collect())
+}
+
+/// What a ledger's folder holds, damaged or not.
+#[derive(Debug)]
+pub struct Survey<K> {
+    /// What there are whole records of.
+    pub keys: BTreeSet<K>,
+    /// What is wrong with the other lines.
+    pub damage: Vec<String>,
+    /// Records a minute that the newest shard has received since its first; none if that cannot be told.
+    pub per_minute: Option<f64>,
+}
+
+/// Looks over the shards in `folder`. Another process may append to them meanwhile.
+///
+/// # Errors
+/// `Error::Io`.
+pub fn survey<R: Record>(folder: &Path) -> Result<Survey<R::Key>> {
+    let mut survey = Survey { keys: BTreeSet::new(), damage: Vec::new(), per_minute: None };
+    for path in shards(folder)? {
+        let lines = whole_lines::<R>(&path)?;
+        survey.per_minute = per_minute(&path, lines.len());
+        for line in lines {
+            match line {
+                Ok((_, record)) => drop(survey.keys.insert(record.key())),
+                Err(error) => survey.damage.push(error.to_string()),
+            }
+        }
+    }
+    Ok(survey)
+}
+
+/// Lines a minute between a shard's creation, with its first, and its last change. Not every file system knows when a
+/// file was created, and clocks may be set.
+fn per_minute(path: &Path, lines: usize) -> Option<f64> {
+    let metadata = fs::metadata(path).ok()?;
+    let minutes =
+        metadata.modified().ok()?.duration_since(metadata.created().ok()?).ok()?.as_secs_f64() / 60.0;
+    (lines > 1 && minutes > 0.0).then(|| (lines - 1) as f64 / minutes)
 }
 
 /// Our own records and manifests always have a JSON form.
@@ -488,15 +506,5 @@ mod tests {
         };
         let (a, b) = ([line(1, "x"), line(2, "b")], [line(2, "a"), line(3, "c")]);
         assert_eq!(read(&a, &b), read(&b, &a));
-    }
-
-    #[test]
-    fn one_process_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("another emlab process"), "{error}");
-        drop(lock);
-        Lock::take(dir.path()).unwrap();
     }
 }
