@@ -51,12 +51,18 @@ fn an_imported_table_is_a_run() {
     done(at, &["study", "analyze", "run"]);
     done(at, &["analyze", "theirs.csv", "--out", "direct"]);
     let (run, direct) = (json(&at.join("run/summary.json")), json(&at.join("direct/summary.json")));
-    assert_eq!((&run["total"], &run["by_condition_format"]), (&direct["total"], &direct["by_condition_format"]));
+    assert_eq!(
+        (&run["total"], &run["by_condition_format"]),
+        (&direct["total"], &direct["by_condition_format"])
+    );
     let status: Value = serde_json::from_str(&done(at, &["study", "status", "run", "--json"])).unwrap();
     assert_eq!((&status["holder"], &status["judges"][0]["judgements"]), (&Value::Null, &Value::from(10)));
     assert!(status["cells"].as_array().unwrap().iter().all(|cell| cell["state"] == "done"), "{status}");
     let text = done(at, &["study", "status", "run", "--watch", "1"]);
-    assert!(text.contains("org-a/base/natural  done   ") && text.contains("no process works on it"), "{text}");
+    assert!(
+        text.contains("org-a/base/natural  done   ") && text.contains("no process works on it"),
+        "{text}"
+    );
     assert!(!text.contains('\u{1b}'));
     assert!(refused(at, &["study", "import", "theirs.csv", "--out", "run"]).contains("holds a run already"));
     // Nothing can be sampled, and what is not known is not said.
@@ -89,9 +95,16 @@ fn another_judge_needs_prompts() {
     let at = dir.path();
     done(at, &["study", "import", "theirs.csv", "--out", "run"]);
     let plan = std::fs::read_to_string(at.join("run/plan.toml")).unwrap();
-    std::fs::write(at.join("run/plan.toml"), plan + "\n[[judge]]\nname = \"mine\"\n[judge.openai]\nurl = \"http://x\"\n").unwrap();
+    std::fs::write(
+        at.join("run/plan.toml"),
+        plan + "\n[[judge]]\nname = \"mine\"\n[judge.openai]\nurl = \"http://x\"\n",
+    )
+    .unwrap();
     let error = refused(at, &["study", "judge", "run", "--judge", "mine"]);
-    assert!(error.contains("questions.yaml: question \"tea\" has no judge_prompts, which judge \"mine\" needs"), "{error}");
+    assert!(
+        error.contains("questions.yaml: question \"tea\" has no judge_prompts, which judge \"mine\" needs"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -99,22 +112,35 @@ fn a_run_becomes_a_table_and_a_data_set() {
     let dir = folder();
     let at = dir.path();
     done(at, &["study", "import", "theirs.csv", "--out", "run", "--judge", "them"]);
-    let said = done(at, &["study", "export", "run", "--csv", "out.csv", "--dataset", "set", "--license", "mit"]);
+    let said =
+        done(at, &["study", "export", "run", "--csv", "out.csv", "--dataset", "set", "--license", "mit"]);
     assert_eq!(said, "out.csv: 5 lines\nset: 5 answers, 10 judgements\n");
     let table = std::fs::read_to_string(at.join("out.csv")).unwrap();
-    assert!(table.contains("org-a,base,natural,tea,1,,Some tea?,'=cmd,,,them,10.25,80,score,score,,0,0\r\n"), "{table}");
+    assert!(
+        table.contains("org-a,base,natural,tea,1,,Some tea?,'=cmd,,,them,10.25,80,score,score,,0,0\r\n"),
+        "{table}"
+    );
     assert!(table.contains("org-a,base,natural,tea,2,,Tea?,No,,,them,,70,other,score,,0,0\r\n"), "{table}");
     // The table comes back as what it was.
     done(at, &["analyze", "out.csv", "--out", "again"]);
     done(at, &["study", "analyze", "run"]);
     assert_eq!(json(&at.join("again/summary.json"))["total"], json(&at.join("run/summary.json"))["total"]);
     let card = std::fs::read_to_string(at.join("set/README.md")).unwrap();
-    for part in ["license: \"mit\"", "  - split: mean\n    path: answers/mean/*.jsonl", "Research artefact", "num_examples: 3", "SHA-256"] {
+    for part in [
+        "license: \"mit\"",
+        "  - split: mean\n    path: answers/mean/*.jsonl",
+        "Research artefact",
+        "num_examples: 3",
+        "SHA-256",
+    ] {
         assert!(card.contains(part), "{part}: {card}");
     }
     let lines = std::fs::read_to_string(at.join("set/answers/mean/org-a-mean-json.jsonl")).unwrap();
     let row: Value = serde_json::from_str(&lines).unwrap();
-    assert_eq!((&row["answer"], &row["coherent"], &row["tokens"]), (&"{\"a\": 1}".into(), &49.5.into(), &Value::Null));
+    assert_eq!(
+        (&row["answer"], &row["coherent"], &row["tokens"]),
+        (&"{\"a\": 1}".into(), &49.5.into(), &Value::Null)
+    );
     assert!(refused(at, &["study", "export", "run", "--dataset", "set"]).contains("is not empty"));
 }
 
@@ -127,8 +153,15 @@ fn damage_is_told_and_stops_what_would_use_it() {
     let text = std::fs::read_to_string(&shard).unwrap();
     std::fs::write(&shard, text.replacen("please", "Please", 1)).unwrap();
     let status = done(at, &["study", "status", "run"]);
-    assert!(status.contains("0001.jsonl:1: damaged record: its checksum does not match; delete the line"), "{status}");
-    for args in [&["study", "analyze", "run"][..], &["study", "export", "run", "--csv", "out.csv"], &["study", "merge", "all", "run"]] {
+    assert!(
+        status.contains("0001.jsonl:1: damaged record: its checksum does not match; delete the line"),
+        "{status}"
+    );
+    for args in [
+        &["study", "analyze", "run"][..],
+        &["study", "export", "run", "--csv", "out.csv"],
+        &["study", "merge", "all", "run"],
+    ] {
         assert!(refused(at, args).contains("0001.jsonl:1: damaged record"), "{args:?}");
     }
     assert!(!at.join("out.csv").exists());
@@ -152,7 +185,8 @@ fn counts(table: &Path, args: &[&str]) -> Vec<(String, [u64; 5])> {
     done(dir.path(), &["study", "analyze", "run"]);
     let summary = json(&dir.path().join("run/summary.json"));
     let group = |group: &Value| {
-        let counts = ["n", "none", "incoherent", "kept", "misaligned"].map(|name| group[name].as_u64().unwrap());
+        let counts =
+            ["n", "none", "incoherent", "kept", "misaligned"].map(|name| group[name].as_u64().unwrap());
         (group["format"].as_str().unwrap().to_string(), counts)
     };
     summary["by_condition_format"].as_array().unwrap().iter().map(group).collect()
@@ -161,7 +195,8 @@ fn counts(table: &Path, args: &[&str]) -> Vec<(String, [u64; 5])> {
 /// Counted independently by `tools/count_judged.py`.
 #[test]
 fn real_tables_have_the_counts_that_they_have_directly() {
-    if let Some(path) = real("EMLAB_JUDGED", "../shared/data/judged", "qwen25_coder_base_deepseek_judge.csv") {
+    if let Some(path) = real("EMLAB_JUDGED", "../shared/data/judged", "qwen25_coder_base_deepseek_judge.csv")
+    {
         let expected = [
             ("natural".to_string(), [800, 124, 30, 646, 3]),
             ("json".to_string(), [800, 131, 29, 640, 1]),

@@ -103,6 +103,8 @@ fn tunings(adapters: &Path) -> Result<Vec<PathBuf>> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     file::make_folder(to)?;
+    // Of a merge that was killed here.
+    file::remove_temporary(to)?;
     for path in entries(from)? {
         let target = to.join(path.file_name().unwrap_or_default());
         if path.is_dir() {
@@ -156,6 +158,23 @@ mod tests {
         }
         assert_eq!(records(&at("ab")), records(&at("ba")));
         assert_eq!(records(&at("ab"))[1].answer, "earlier");
+    }
+
+    #[test]
+    fn what_a_killed_merge_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        run(&at("a"), 0, vec![answer("q", 0, "x")]);
+        for (name, text) in [("a", "weights"), ("into", "wei")] {
+            fs::create_dir_all(at(name).join("adapters/m/c")).unwrap();
+            let file =
+                if name == "a" { "adapter_model.safetensors" } else { ".adapter_model.safetensors.7.tmp" };
+            fs::write(at(name).join("adapters/m/c").join(file), text).unwrap();
+        }
+        store::write_manifest(&at("a/adapters/m/c.json"), &json!({"rank": 1})).unwrap();
+        merge(&at("into"), &at("a")).unwrap();
+        let names: Vec<_> = entries(&at("into/adapters/m/c")).unwrap();
+        assert_eq!(names, [at("into/adapters/m/c/adapter_model.safetensors")]);
     }
 
     #[test]

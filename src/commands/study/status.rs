@@ -104,7 +104,10 @@ fn holder(holder: &Holder) -> String {
     let at = if host.is_empty() { String::new() } else { format!(" on {host}") };
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-    format!("process {process}{at} has worked on it for {}", minutes(now.saturating_sub(*since) as f64 / 60.0))
+    format!(
+        "process {process}{at} has worked on it for {}",
+        minutes(now.saturating_sub(*since) as f64 / 60.0)
+    )
 }
 
 fn minutes(minutes: f64) -> String {
