@@ -127,8 +127,7 @@ impl World {
         let holder: Value = serde_json::from_slice(&text).unwrap_or_default();
         match (phase, holder["step"].as_str()) {
             ("run", Some(step)) if step != "other" => step.into(),
-            ("run" | "merge", _) => phase.into(),
-            (_, Some("judging")) => phase.into(),
+            ("run" | "merge", _) | (_, Some("judging")) => phase.into(),
             _ => format!("{phase}, before or after it"),
         }
     }
@@ -171,6 +170,9 @@ fn outcome(run: &Path) -> BTreeMap<String, Vec<u8>> {
                 outcome.insert(path.strip_prefix(run).unwrap().display().to_string(), text.into_bytes());
                 continue;
             }
+            if path.extension().is_none_or(|extension| extension != "jsonl") {
+                continue;
+            }
             let whole = text.rfind('\n').map_or(0, |end| end + 1);
             for line in text[..whole].lines() {
                 let record: Value = serde_json::from_str(line).unwrap();
@@ -183,8 +185,10 @@ fn outcome(run: &Path) -> BTreeMap<String, Vec<u8>> {
         let text: Vec<String> = records.into_values().collect();
         outcome.insert(format!("{kind}, {} records", text.len()), text.join("\n").into_bytes());
     }
-    for path in
-        files(&run.join("adapters")).into_iter().chain([run.join("summary.json"), run.join("plan.toml")])
+    for path in files(&run.join("adapters"))
+        .into_iter()
+        .filter(|path| path.extension().is_none_or(|e| e != "lock"))
+        .chain([run.join("summary.json"), run.join("plan.toml")])
     {
         let name = path.strip_prefix(run).unwrap().display().to_string();
         outcome.insert(name, std::fs::read(&path).unwrap());

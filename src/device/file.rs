@@ -53,10 +53,10 @@ fn temporary(path: &Path) -> PathBuf {
 /// [`Error::Io`] if the folder cannot be read or written.
 pub fn remove_temporary(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            fs::remove_file(entry.path()).map_err(Error::io(&entry.path()))?;
+        let path = entry.map_err(Error::io(folder))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden && path.extension().is_some_and(|extension| extension == "tmp") {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
         }
     }
     Ok(())

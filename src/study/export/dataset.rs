@@ -54,7 +54,7 @@ pub fn dataset(dir: &Path, out: &Path, licence: &str) -> Result<[usize; 2]> {
         made_under.push(store::configuration(&manifest)?.unwrap_or_default());
         let items = run.items(dir, cell)?;
         let judgements = |item| judgements(&run, cell, item);
-        let tables = [
+        let tables: [Vec<Value>; 2] = [
             items.iter().map(|item| answer(cell, item)).collect(),
             items.iter().flat_map(judgements).collect(),
         ];
@@ -73,7 +73,7 @@ pub fn dataset(dir: &Path, out: &Path, licence: &str) -> Result<[usize; 2]> {
 
 impl Config {
     /// Writes a cell's rows, if it has any.
-    fn write(&mut self, out: &Path, cell: &Cell, rows: &Vec<Value>) -> Result<()> {
+    fn write(&mut self, out: &Path, cell: &Cell, rows: &[Value]) -> Result<()> {
         if rows.is_empty() {
             return Ok(());
         }
