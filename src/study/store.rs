@@ -393,7 +393,9 @@ mod tests {
     }
     fn lines(records: &[Line]) -> String {
         let mut lines = Vec::new();
-        records.iter().for_each(|record| super::line::write(&mut lines, record).unwrap());
+        for record in records {
+            super::line::write(&mut lines, record).unwrap();
+        }
         String::from_utf8(lines).unwrap()
     }
     fn open(dir: &Path) -> Ledger<Line> {
@@ -457,7 +459,6 @@ mod tests {
         let records = [line(1, "12"), line(2, "J\u{fc}rgen * \"quoted\""), line(3, "Ende")];
         let whole = lines(&records).into_bytes();
         let shard = dir.path().join("0001.jsonl");
-        let newlines = whole.iter().filter(|&&byte| byte == b'\n').count();
         let mut torn = 0;
         for at in 0..whole.len() {
             for bit in 0..8 {
@@ -467,14 +468,14 @@ mod tests {
                 match read::<Line>(dir.path()) {
                     Err(error) => {
                         let error = error.to_string();
-                        let place = flipped[..at].iter().filter(|&&byte| byte == b'\n').count() + 1;
+                        let place = flipped[..at].split(|&byte| byte == b'\n').count();
                         assert!(error.contains(&format!("0001.jsonl:{place}: damaged record")), "{error}");
                     }
                     // Without the last newline the last line is a torn one.
                     Ok(found) => {
                         torn += 1;
                         assert_eq!(at, whole.len() - 1);
-                        assert!(found.into_values().eq(records[..newlines - 1].iter().cloned()));
+                        assert!(found.into_values().eq(records[..records.len() - 1].iter().cloned()));
                     }
                 }
             }
