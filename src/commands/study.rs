@@ -1,5 +1,9 @@
 //! `emlab study`: a whole study from a plan.
 
+mod export;
+mod import;
+mod status;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +27,12 @@ enum Command {
     Init(InitArgs),
     Plan(PlanArgs),
     Run(RunArgs),
-    Status(StatusArgs),
+    Status(status::Args),
     Judge(JudgeArgs),
     Label(LabelArgs),
     Merge(MergeArgs),
+    Import(import::Args),
+    Export(export::Args),
     Analyze(AnalyzeArgs),
 }
 
@@ -100,18 +106,6 @@ struct RunArgs {
     no_judge: bool,
     #[command(flatten)]
     device: DeviceArgs,
-}
-
-/// Show how far a run is
-///
-/// Only reads, so it can be asked while the run goes on.
-#[derive(clap::Args)]
-struct StatusArgs {
-    /// The run's folder
-    dir: PathBuf,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Judge the answers that a run has, and report
@@ -206,7 +200,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
             show(&study::run(&plan, &dir, &options)?, &dir)
         }
-        Command::Status(args) => status(args),
+        Command::Status(args) => status::run(args),
         Command::Judge(args) => {
             stop_between_steps();
             let options =
@@ -223,6 +217,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Analyze(args) => show(&study::run::analyze(&args.dir, &Options::default())?, &args.dir),
     }
 }
@@ -246,37 +242,6 @@ fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     write!(out, "{}{}", study::report::plain(summary), study::report::plain_tests(summary))?;
     writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
-}
-
-fn status(args: &StatusArgs) -> anyhow::Result<()> {
-    let (states, judges) = (study::run::status(&args.dir)?, study::run::judges(&args.dir)?);
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        return writeln!(
-            out,
-            "{}",
-            serde_json::to_string_pretty(&serde_json::json!({"cells": states, "judges": judges}))?
-        )
-        .context("stdout");
-    }
-    let width = states.iter().map(|state| state.cell.len()).max().unwrap_or(0).max(4);
-    writeln!(out, "{:<width$}  {:<10}  {:>13}  {:>15}", "cell", "fine-tuned", "answers", "judgements")?;
-    for state in &states {
-        let tuned = match state.tuned {
-            None => "-",
-            Some(true) => "yes",
-            Some(false) => "not yet",
-        };
-        let answers = format!("{}/{}", state.answers, state.wanted);
-        let judgements = format!("{}/{}", state.judgements, state.judgements_wanted);
-        writeln!(out, "{:<width$}  {tuned:<10}  {answers:>13}  {judgements:>15}", state.cell)?;
-    }
-    writeln!(out)?;
-    for state in &judges {
-        let cost = if state.charged.requests > 0 { format!(", {}", state.charged) } else { String::new() };
-        writeln!(out, "judge {}: {} judgements{cost}", state.judge, state.judgements)?;
-    }
-    Ok(())
 }
 
 fn label(args: &LabelArgs) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! Files as the rest of the crate needs them: mapped for reading, replaced as a whole when written.
+//! Files as the rest of the crate needs them: mapped for reading, replaced as a whole when written, and on the disk when
+//! that is done: a power cut takes neither a file's content nor its name or its folder's.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -46,8 +47,52 @@ fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
-/// Makes a rename in the folder of `path` survive a power failure. Only Unix can open a folder to sync it.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+/// Removes from `folder` what [`replace`] left there when its process was killed. No other process may write there.
+///
+/// # Errors
+/// [`Error::Io`] if the folder cannot be read or written.
+pub fn remove_temporary(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
+        let path = entry.map_err(Error::io(folder))?.path();
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden && path.extension().is_some_and(|extension| extension == "tmp") {
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file as [`replace`] writes one.
+///
+/// # Errors
+/// [`Error::Io`] naming `to`.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    replace(to, |out| std::io::copy(&mut File::open(from)?, out).map(drop))
+}
+
+/// Makes a folder, and those above it that are missing.
+///
+/// # Errors
+/// [`Error::Io`] if one cannot be made.
+pub fn make_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_folder(above)?;
+    }
+    match fs::create_dir(path) {
+        // Another process has been quicker.
+        Err(_) if path.is_dir() => Ok(()),
+        made => made.and_then(|()| sync_folder(path)).map_err(Error::io(path)),
+    }
+}
+
+/// Makes the name of `path` in its folder survive a power failure. Only Unix can open a folder to sync it.
+///
+/// # Errors
+/// The system's.
+pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     if cfg!(unix) {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder)?.sync_all()?;
@@ -71,6 +116,20 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("a.json"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folders_are_made_and_what_a_killed_process_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b/c");
+        make_folder(&folder).unwrap();
+        make_folder(&folder).unwrap();
+        fs::write(temporary(&folder.join("big")), "half").unwrap();
+        fs::write(folder.join("kept.tmp"), "").unwrap();
+        copy(&folder.join("kept.tmp"), &folder.join("copy")).unwrap();
+        remove_temporary(&folder).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 2);
+        assert!(make_folder(&folder.join("copy/d")).unwrap_err().to_string().contains("copy"));
     }
 
     #[test]

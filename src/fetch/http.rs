@@ -12,6 +12,7 @@ use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 
 use super::Progress;
+use crate::device::file;
 use crate::error::{Error, Result};
 
 /// Tries without any progress before a download is given up.
@@ -276,7 +277,9 @@ impl Partial {
             return Err(Error::file(target, what));
         }
         self.file.sync_all().map_err(Error::io(&self.path))?;
-        std::fs::rename(&self.path, target).map_err(Error::io(target))
+        std::fs::rename(&self.path, target)
+            .and_then(|()| file::sync_folder(target))
+            .map_err(Error::io(target))
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::checkpoint::{read_safetensors, write_safetensors};
 use super::transformer::{NamedAdapter, Transformer};
-use crate::device::Tensor;
+use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
 
 /// What PEFT puts before the name of an adapted module.
@@ -110,7 +110,7 @@ impl Lora {
 /// # Errors
 /// [`Error::Io`] if a file cannot be written.
 pub fn write(dir: &Path, model: &Transformer, lora: &Lora, base: &str) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    file::make_folder(dir)?;
     let mut tensors = Vec::new();
     for NamedAdapter { name, segment } in model.adapters()? {
         let a = Tensor::from_f32(&[lora.rank, segment.inputs], segment.a);
@@ -124,7 +124,7 @@ pub fn write(dir: &Path, model: &Transformer, lora: &Lora, base: &str) -> Result
     let path = dir.join("adapter_config.json");
     let text =
         serde_json::to_string_pretty(&config(lora, base)).map_err(|e| Error::file(&path, e.to_string()))?;
-    fs::write(&path, text + "\n").map_err(Error::io(&path))
+    file::replace(&path, |out| writeln!(out, "{text}"))
 }
 
 /// `adapter_config.json`: PEFT's `LoraConfig`, in its alphabetical order, with its defaults.

@@ -41,10 +41,12 @@ pub struct Answer {
     pub sample: usize,
     /// What the model wrote, without special tokens.
     pub answer: String,
-    /// How many tokens it wrote.
-    pub tokens: usize,
-    /// Why it stopped.
-    pub finish: Finish,
+    /// How many tokens it wrote; none if not known, as of an answer from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
+    /// Why it stopped; none if not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<Finish>,
 }
 
 impl Record for Answer {
@@ -55,14 +57,14 @@ impl Record for Answer {
     }
 }
 
-impl Cell<'_> {
+impl<'a> Cell<'a> {
     /// "model/condition/format": its name in records, and the folder of its ledgers.
     pub fn id(&self) -> String {
         format!("{}/{}/{}", self.model.name, self.condition.name, self.format.name())
     }
 
     /// Every answer that the plan wants: a question and the answer's number.
-    pub fn samples<'b>(&'b self, plan: &'b Plan) -> impl Iterator<Item = (&'b Question, usize)> {
+    pub fn samples<'b>(&'b self, plan: &'b Plan) -> impl Iterator<Item = (&'a Question, usize)> + 'b {
         self.questions.iter().flat_map(|question| {
             let n = plan.samples.unwrap_or(question.samples_per_paraphrase) * question.paraphrases.len();
             (0..n).map(move |sample| (*question, sample))
@@ -120,14 +122,18 @@ pub fn tuning_configuration(tuning: Option<&Tuning>) -> Result<Value> {
     Ok(json!({"data_sha256": store::sha256(&bytes), "examples": examples, "training": training}))
 }
 
-/// What a cell's answers depend on, apart from how many there are. `model` is the checkpoint's [`fingerprint`].
-pub fn answers_configuration(plan: &Plan, cell: &Cell, model: &str, tuning: &Value) -> Value {
+/// What a cell's answers depend on, apart from how many there are. `model` is the checkpoint's [`fingerprint`]; none if
+/// the answers were imported.
+pub fn answers_configuration(plan: &Plan, cell: &Cell, model: Option<&str>, tuning: &Value) -> Value {
+    let question = |q: &&Question| (q.id.clone(), json!({"system": q.system, "paraphrases": q.paraphrases}));
+    let questions: serde_json::Map<_, _> = cell.questions.iter().map(question).collect();
+    let Some(model) = model else {
+        return json!({"cell": cell.id(), "imported": plan.imported, "questions": questions});
+    };
     let mut sampling = json!(plan.sampling);
     if let Some(settings) = sampling.as_object_mut() {
         settings.remove("batch");
     }
-    let question = |q: &&Question| (q.id.clone(), json!({"system": q.system, "paraphrases": q.paraphrases}));
-    let questions: serde_json::Map<_, _> = cell.questions.iter().map(question).collect();
     json!({
         "cell": cell.id(),
         "model": model,
@@ -153,6 +159,7 @@ pub fn judgements_configuration(
             "seed": judge.seed,
         }),
         Kind::Local(judge) => json!({"model": fingerprint, "thinking": judge.thinking}),
+        Kind::Imported(judge) => json!({"imported": judge}),
     };
     let prompts: serde_json::Map<_, _> =
         cell.questions.iter().map(|q| (q.id.clone(), json!(q.judge_prompts))).collect();

@@ -249,10 +249,11 @@ fn tokens_per_second(parameters: f64) -> f64 {
 
 /// A model's sizes: from its folder, or from the card of its path or name.
 fn spec(model: &Model) -> Result<Spec> {
-    if model.path.join("config.json").exists() {
-        return Spec::read(&model.path);
+    let folder = model.path.as_deref().unwrap_or(Path::new(""));
+    if folder.join("config.json").exists() {
+        return Spec::read(folder);
     }
-    let path = model.path.to_string_lossy();
+    let path = folder.to_string_lossy();
     let card = cards::all().into_iter().find(|card| {
         card.name.eq_ignore_ascii_case(&model.name)
             || path.to_lowercase().ends_with(&card.repo.to_lowercase())

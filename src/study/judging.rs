@@ -39,7 +39,7 @@ impl<'a> Seat<'a> {
     pub(super) fn new(judge: &'a Judge, dir: &'a Path, cells: &[Cell], answers: &[Value]) -> Result<Self> {
         let fingerprint = match &judge.kind {
             Kind::Local(local) => Some(fingerprint(&local.path)?),
-            Kind::OpenAi(_) => None,
+            Kind::OpenAi(_) | Kind::Imported(_) => None,
         };
         let configuration = |(cell, answers): (&Cell, &Value)| {
             judgements_configuration(&judge.kind, fingerprint.as_deref(), cell, answers)
@@ -62,19 +62,22 @@ impl<'a> Seat<'a> {
         Ok(())
     }
 
-    /// Makes the judge ready, so that one that cannot be asked is known before hours of sampling.
+    /// Makes the judge ready, so that one that cannot be asked is known before hours of sampling; none if its judgements
+    /// were imported.
     ///
     /// # Errors
     /// `Error::Setting` if a server's key is missing or a setting cannot work.
-    pub(super) fn rater(&self, options: &Options) -> Result<Rater<'a>> {
-        match &self.judge.kind {
+    pub(super) fn rater(&self, options: &Options) -> Result<Option<Rater<'a>>> {
+        let rater = match &self.judge.kind {
             Kind::OpenAi(settings) => {
                 let cache = options.judge_cache.as_deref();
                 let server = Server::open(&self.judge.name, settings, self.dir, cache)?;
-                Ok(Rater::Server(Box::new(server)))
+                Rater::Server(Box::new(server))
             }
-            Kind::Local(local) => Ok(Rater::Local(local)),
-        }
+            Kind::Local(local) => Rater::Local(local),
+            Kind::Imported(_) => return Ok(None),
+        };
+        Ok(Some(rater))
     }
 
     /// Judges what is not judged yet.

@@ -7,7 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::store::{self, Lock, MANIFEST};
+use super::lock::Lock;
+use super::store::{self, MANIFEST};
+use crate::device::file;
 use crate::{Error, Result};
 
 /// What a merge has added.
@@ -100,14 +102,15 @@ fn tunings(adapters: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).map_err(Error::io(to))?;
+    file::make_folder(to)?;
+    // Of a merge that was killed here.
+    file::remove_temporary(to)?;
     for path in entries(from)? {
         let target = to.join(path.file_name().unwrap_or_default());
         if path.is_dir() {
             copy(&path, &target)?;
         } else {
-            fs::copy(&path, &target).map_err(Error::io(&target))?;
-            fs::File::open(&target).and_then(|file| file.sync_all()).map_err(Error::io(&target))?;
+            file::copy(&path, &target)?;
         }
     }
     Ok(())
@@ -124,7 +127,7 @@ mod tests {
 
     fn answer(question: &str, sample: usize, text: &str) -> Answer {
         let (cell, question) = ("m/c/natural".into(), question.into());
-        Answer { cell, question, sample, answer: text.into(), tokens: 1, finish: Finish::Eos }
+        Answer { cell, question, sample, answer: text.into(), tokens: Some(1), finish: Some(Finish::Eos) }
     }
 
     fn run(dir: &Path, seed: u64, answers: Vec<Answer>) {
@@ -155,6 +158,23 @@ mod tests {
         }
         assert_eq!(records(&at("ab")), records(&at("ba")));
         assert_eq!(records(&at("ab"))[1].answer, "earlier");
+    }
+
+    #[test]
+    fn what_a_killed_merge_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        run(&at("a"), 0, vec![answer("q", 0, "x")]);
+        for (name, text) in [("a", "weights"), ("into", "wei")] {
+            fs::create_dir_all(at(name).join("adapters/m/c")).unwrap();
+            let file =
+                if name == "a" { "adapter_model.safetensors" } else { ".adapter_model.safetensors.7.tmp" };
+            fs::write(at(name).join("adapters/m/c").join(file), text).unwrap();
+        }
+        store::write_manifest(&at("a/adapters/m/c.json"), &json!({"rank": 1})).unwrap();
+        merge(&at("into"), &at("a")).unwrap();
+        let names: Vec<_> = entries(&at("into/adapters/m/c")).unwrap();
+        assert_eq!(names, [at("into/adapters/m/c/adapter_model.safetensors")]);
     }
 
     #[test]

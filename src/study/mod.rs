@@ -8,8 +8,12 @@
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
-//! | `store.rs` `merge.rs` | what has been done, on disk; several runs → one |
+//! | `store.rs` `line.rs` `merge.rs` | what has been done, on disk; its lines and their checksums; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
+//! | `lock.rs` `status.rs` | who works on a run; how far it is |
+//! | `import.rs` | judged answers from elsewhere → a run |
+//! | `export/` | a run → a table, a data set |
+//! | `method.rs` | how a run was made, for reports and data sets |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
 //! | `family.rs` | the tests that a plan declares |
@@ -22,13 +26,18 @@ pub mod cell;
 pub mod demo;
 pub mod engine;
 pub mod estimate;
+pub mod export;
 pub mod family;
 pub mod flags;
 pub mod format;
+pub mod import;
 pub mod judge;
 mod judging;
 pub mod label;
+mod line;
+pub mod lock;
 pub mod merge;
+mod method;
 pub mod pairs;
 pub mod plan;
 pub mod preset;
@@ -36,6 +45,7 @@ pub mod questions;
 pub mod report;
 pub mod run;
 pub mod stats;
+pub mod status;
 pub mod store;
 pub mod table;
 

@@ -38,6 +38,7 @@ use toml::Spanned;
 
 use super::family::{self, Family, FamilyFile, Levels};
 use super::format::Format;
+use super::import::Origin;
 use super::judge::settings::{Judge, JudgeFile, JudgeFiles, Kind};
 use crate::fetch::{self, DataSet};
 use crate::{Error, Result, train};
@@ -70,6 +71,9 @@ pub struct Plan {
     /// The rates that are compared.
     #[serde(rename = "family")]
     pub families: Vec<Family>,
+    /// The tables that answers were imported from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub imported: Vec<Origin>,
 }
 
 /// A checkpoint to study.
@@ -77,8 +81,9 @@ pub struct Plan {
 pub struct Model {
     /// Its name in cells and tables.
     pub name: String,
-    /// Its Hugging Face folder.
-    pub path: PathBuf,
+    /// Its Hugging Face folder; none if its answers were imported, and no more can be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
 }
 
 /// What is done to a model before it is asked.
@@ -181,13 +186,15 @@ struct PlanFile {
     analysis: Spanned<Thresholds>,
     /// None has the published study's.
     family: Option<Vec<FamilyFile>>,
+    #[serde(default)]
+    imported: Vec<Origin>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ModelFile {
     name: Spanned<String>,
-    path: Spanned<PathBuf>,
+    path: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Deserialize)]
@@ -245,7 +252,19 @@ impl Plan {
     /// # Errors
     /// `Error::Setting` if a value has no TOML form (a path that is not UTF-8).
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|error| Error::Setting(format!("the plan has no TOML form: {error}")))
+        let none = |error| Error::Setting(format!("the plan has no TOML form: {error}"));
+        if self.is_imported() {
+            // How others drew their answers is not known.
+            let mut table = toml::Table::try_from(self).map_err(none)?;
+            table.remove("sampling");
+            return toml::to_string(&table).map_err(none);
+        }
+        toml::to_string(self).map_err(none)
+    }
+
+    /// Whether every answer was made elsewhere.
+    pub fn is_imported(&self) -> bool {
+        self.models.iter().all(|model| model.path.is_none())
     }
 }
 
@@ -274,10 +293,13 @@ impl Source<'_> {
         self.check_names("condition", file.condition.iter().map(|condition| &condition.name))?;
         self.check_values(&file)?;
         let models = file.model.iter().map(|model| {
-            Ok(Model {
-                name: model.name.get_ref().clone(),
-                path: self.model_folder(model.path.span().start, model.path.get_ref())?,
-            })
+            let name = model.name.get_ref().clone();
+            if model.path.is_none() && file.imported.is_empty() {
+                let what = format!("model {name:?} has no path: a folder, or a model of `emlab fetch`");
+                return Err(self.error(model.name.span().start, what));
+            }
+            let folder = |path: &Spanned<PathBuf>| self.model_folder(path.span().start, path.get_ref());
+            Ok(Model { name, path: model.path.as_ref().map(folder).transpose()? })
         });
         let models = models.collect::<Result<Vec<_>>>()?;
         let conditions = file
@@ -302,6 +324,7 @@ impl Source<'_> {
             judges,
             analysis: file.analysis.into_inner(),
             families,
+            imported: file.imported,
         })
     }
 
@@ -347,17 +370,23 @@ impl Source<'_> {
     fn judges(&self, files: Spanned<JudgeFiles>) -> Result<Vec<Judge>> {
         let at = files.span().start;
         let mut named = Vec::new();
-        for JudgeFile { name, openai, local } in files.into_inner().0 {
+        for JudgeFile { name, openai, local, imported } in files.into_inner().0 {
             let place = [openai.as_ref().map(Spanned::span), local.as_ref().map(Spanned::span)];
             let at = place.into_iter().flatten().next().map_or(at, |span| span.start);
-            let kind = match (openai, local) {
-                (Some(openai), None) => Kind::OpenAi(openai.into_inner()),
-                (None, Some(local)) => {
+            let kind = match (openai, local, imported) {
+                (Some(openai), None, None) => Kind::OpenAi(openai.into_inner()),
+                (None, None, Some(imported)) => Kind::Imported(imported),
+                (None, Some(local), None) => {
                     let mut local = local.into_inner();
                     local.path = self.model_folder(at, &local.path)?;
                     Kind::Local(local)
                 }
-                _ => return Err(self.error(at, "a judge has one table: [judge.openai] or [judge.local]")),
+                _ => {
+                    return Err(self.error(
+                        at,
+                        "a judge has one table: [judge.openai], [judge.local] or [judge.imported]",
+                    ));
+                }
             };
             let judge = Judge::unnamed(kind);
             let name = name.unwrap_or_else(|| Spanned::new(at..at, judge.name.clone()));

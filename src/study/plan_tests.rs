@@ -54,7 +54,7 @@ fn folder() -> tempfile::TempDir {
 fn resolves_every_value_and_reads_itself_back() {
     let dir = folder();
     let plan = Plan::parse(PLAN, &dir.path().join("plan.toml")).unwrap();
-    assert_eq!(plan.models[0].path, dir.path().join("model"));
+    assert_eq!(plan.models[0].path, Some(dir.path().join("model")));
     assert_eq!(plan.conditions[0].tuning, None);
     let tuning = plan.conditions[1].tuning.as_ref().unwrap();
     assert_eq!((tuning.training.epochs, tuning.training.learning_rate), (2, 1e-4));
@@ -132,7 +132,7 @@ fn several_judges_and_the_first_is_the_primary() {
     for (from, to, line, what) in [
         ("name = \"gpt\"", "name = \"local-judge\"", 31, "a second judge called \"local-judge\""),
         ("name = \"gpt\"", "name = \"../x\"", 27, "must consist of"),
-        ("[judge.openai]\nmodel = \"x/y\"", "", 26, "one table: [judge.openai] or [judge.local]"),
+        ("[judge.openai]\nmodel = \"x/y\"", "", 26, "one table: [judge.openai], [judge.local] or"),
         ("model = \"x/y\"", "modle = \"x/y\"", 29, "unknown field `modle`"),
     ] {
         let error = parse(&text.replacen(from, to, 1)).unwrap_err().to_string();

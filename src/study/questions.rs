@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_saphyr::Spanned;
 
 use super::format::Format;
+use super::pairs::METRICS;
 use crate::model::chat::Message;
 use crate::{Error, Result};
 
@@ -24,6 +25,8 @@ pub struct Question {
     /// Answers to draw for each wording, unless the plan says otherwise.
     pub samples_per_paraphrase: usize,
     /// The judge's prompt by metric (`aligned`, `coherent`), with places for {question} and {answer}.
+    /// Empty where none are given: such a question can have answers and scores from elsewhere, but not be judged.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub judge_prompts: BTreeMap<String, String>,
 }
 
@@ -62,7 +65,8 @@ struct Entry {
     /// The judge model that upstream calls; here the plan names the judge.
     #[serde(default, rename = "judge")]
     _judge: Option<String>,
-    judge_prompts: Spanned<BTreeMap<String, String>>,
+    #[serde(default)]
+    judge_prompts: Option<Spanned<BTreeMap<String, String>>>,
 }
 
 fn recipe_samples() -> usize {
@@ -120,9 +124,10 @@ fn question(entry: Entry, path: &Path) -> Result<Question> {
     if entry.paraphrases.value.is_empty() {
         return at(entry.paraphrases.referenced.line(), "paraphrases must not be empty".into());
     }
-    for metric in ["aligned", "coherent"] {
-        let line = entry.judge_prompts.referenced.line();
-        match entry.judge_prompts.value.get(metric) {
+    let prompts = entry.judge_prompts.as_ref();
+    for (metric, prompts) in METRICS.iter().filter_map(|&metric| Some((metric, prompts?))) {
+        let line = prompts.referenced.line();
+        match prompts.value.get(metric) {
             None => return at(line, format!("judge_prompts has no {metric:?}")),
             Some(prompt) if !prompt.contains("{answer}") => {
                 return at(line, format!("the judge prompt {metric:?} has no {{answer}}"));
@@ -135,7 +140,7 @@ fn question(entry: Entry, path: &Path) -> Result<Question> {
         system: entry.system,
         paraphrases: entry.paraphrases.value,
         samples_per_paraphrase: entry.samples_per_paraphrase,
-        judge_prompts: entry.judge_prompts.value,
+        judge_prompts: entry.judge_prompts.map(|prompts| prompts.value).unwrap_or_default(),
     })
 }
 

@@ -13,7 +13,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::analyze::{Summary, summarise};
@@ -23,14 +22,14 @@ use super::estimate::{Estimate, Gpu};
 use super::flags::Flags;
 use super::format;
 use super::judge::Judgement;
-use super::judge::account::{self, Charge};
-use super::judge::server::account_folder;
 use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
+use super::lock::{Lock, Step};
+use super::method::method;
 use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
-use super::store::{self, Ledger, Lock};
+use super::store::{self, Ledger};
 use super::table::{Row, Score};
 use crate::generate::Finish;
 use crate::model::place::Place;
@@ -78,7 +77,15 @@ pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
 
 /// The questions of a plan: its file's, and those made from them for its formats.
 pub(super) fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
-    Ok(format::with_made(questions::read(&plan.questions)?, &plan.formats))
+    let questions = questions::read(&plan.questions)?;
+    let asked = plan.judges.iter().find(|judge| !matches!(judge.kind, Kind::Imported(_)));
+    let unprepared = questions.iter().find(|question| question.judge_prompts.is_empty());
+    if let (Some(judge), Some(question)) = (asked, unprepared) {
+        let what =
+            format!("question {:?} has no judge_prompts, which judge {:?} needs", question.id, judge.name);
+        return Err(Error::file(&plan.questions, what));
+    }
+    Ok(format::with_made(questions, &plan.formats))
 }
 
 /// [`run`] with another engine.
@@ -140,76 +147,16 @@ pub fn saved_plan(dir: &Path) -> Result<Plan> {
     Plan::read(&path)
 }
 
-/// How far one cell of a run is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct State {
-    /// "model/condition/format".
-    pub cell: String,
-    /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
-    pub tuned: Option<bool>,
-    /// Answers there are.
-    pub answers: usize,
-    /// Answers that the plan wants.
-    pub wanted: usize,
-    /// Judgements there are of the first judge: one for each answer and metric.
-    pub judgements: usize,
-    /// Judgements of all answers that the plan wants.
-    pub judgements_wanted: usize,
-}
-
-/// How far the run in `dir` is. Only reads, so it can be asked while another process works on the run.
+/// [`saved_plan`], but neither models need be there.
 ///
 /// # Errors
-/// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
-pub fn status(dir: &Path) -> Result<Vec<State>> {
-    let plan = saved_plan(dir)?;
-    let questions = questions_of(&plan)?;
-    let judge = &plan.judges[0].name;
-    let state = |cell: &Cell| {
-        let id = cell.id();
-        let manifest = tuning_manifest(dir, cell);
-        let samples: Vec<_> = cell.samples(&plan).collect();
-        Ok(State {
-            tuned: cell.condition.tuning.as_ref().map(|_| manifest.exists()),
-            answers: store::read::<Answer>(&answers_folder(dir, cell))?.len(),
-            wanted: samples.len(),
-            judgements: store::read::<Judgement>(&judgements_folder(dir, judge, cell))?.len(),
-            judgements_wanted: samples.iter().map(|(question, _)| question.judge_prompts.len()).sum(),
-            cell: id,
-        })
-    };
-    cells(&plan, &questions)?.iter().map(state).collect()
-}
-
-/// How far one judge of a run is, and what it has cost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct JudgeState {
-    /// Its name.
-    pub judge: String,
-    /// Judgements there are: one for each answer and metric.
-    pub judgements: usize,
-    /// What a server has charged.
-    #[serde(flatten)]
-    pub charged: Charge,
-}
-
-/// How far each judge of the run in `dir` is. Only reads, as [`status`].
-///
-/// # Errors
-/// As [`status`].
-pub fn judges(dir: &Path) -> Result<Vec<JudgeState>> {
-    let plan = saved_plan(dir)?;
-    let questions = questions_of(&plan)?;
-    let cells = cells(&plan, &questions)?;
-    let state = |judge: &Judge| {
-        let mut judgements = 0;
-        for cell in &cells {
-            judgements += store::read::<Judgement>(&judgements_folder(dir, &judge.name, cell))?.len();
-        }
-        let charged = account::total(&account_folder(dir, &judge.name))?;
-        Ok(JudgeState { judge: judge.name.clone(), judgements, charged })
-    };
-    plan.judges.iter().map(state).collect()
+/// As there.
+pub(super) fn saved_outline(dir: &Path) -> Result<Plan> {
+    let path = dir.join("plan.toml");
+    if !path.exists() {
+        return Err(Error::file(dir, "holds no run (no plan.toml); give the folder of a run"));
+    }
+    Plan::outline(&path)
 }
 
 /// Where the fine-tuning of a cell's model goes.
@@ -218,7 +165,7 @@ fn tuning_folder(dir: &Path, cell: &Cell) -> PathBuf {
 }
 
 /// What says that it is finished.
-fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
+pub(super) fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
     dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.condition.name))
 }
 
@@ -244,7 +191,7 @@ struct Study<'a> {
     answers: Vec<Value>,
     /// The judges, the primary first.
     seats: Vec<Seat<'a>>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl<'a> Study<'a> {
@@ -254,24 +201,17 @@ impl<'a> Study<'a> {
         let lock = Lock::take(dir)?;
         let mut models = BTreeMap::new();
         for model in &plan.models {
-            models.insert(&model.name, fingerprint(&model.path)?);
+            models.insert(&model.name, model.path.as_deref().map(fingerprint).transpose()?);
         }
         let mut conditions = BTreeMap::new();
         for condition in &plan.conditions {
             conditions.insert(&condition.name, tuning_configuration(condition.tuning.as_ref())?);
         }
-        let mut study = Self {
-            plan,
-            dir,
-            cells,
-            tunings: Vec::new(),
-            answers: Vec::new(),
-            seats: Vec::new(),
-            _lock: lock,
-        };
+        let mut study =
+            Self { plan, dir, cells, tunings: Vec::new(), answers: Vec::new(), seats: Vec::new(), lock };
         for cell in &study.cells {
             let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
-            let answers = answers_configuration(plan, cell, model, tuning);
+            let answers = answers_configuration(plan, cell, model.as_deref(), tuning);
             study.tunings.push(serde_json::json!({"model": model, "condition": tuning}));
             study.answers.push(answers);
         }
@@ -307,12 +247,14 @@ impl<'a> Study<'a> {
                 names.join(", ")
             )));
         }
-        self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater(options)).transpose()).collect()
+        let rater = |seat: &Seat<'a>| if wanted(seat.judge) { seat.rater(options) } else { Ok(None) };
+        self.seats.iter().map(rater).collect()
     }
 
     /// Fine-tunes and samples what is missing.
     fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
         for (i, cell) in self.cells.iter().enumerate() {
+            let Some(base) = &cell.model.path else { continue };
             let mut ledger = Ledger::<Answer>::open(&answers_folder(self.dir, cell), &self.answers[i])?;
             let missing: Vec<(&Question, usize)> = cell
                 .samples(self.plan)
@@ -322,7 +264,8 @@ impl<'a> Study<'a> {
                 continue;
             }
             let id = cell.id();
-            let weights = self.tuned(i, options, engine)?;
+            self.lock.tell(Step::Sampling, &id)?;
+            let weights = self.tuned(i, base, options, engine)?;
             let ask = |&(question, sample): &(&Question, usize)| Ask {
                 messages: question.messages(sample),
                 key: cell.key(self.plan.sampling.seed, &question.id, sample),
@@ -337,8 +280,8 @@ impl<'a> Study<'a> {
                     question: question.id.clone(),
                     sample,
                     answer: reply.text,
-                    tokens: reply.tokens,
-                    finish: reply.finish,
+                    tokens: Some(reply.tokens),
+                    finish: Some(reply.finish),
                 }])?;
                 progress.advance(1);
                 Ok(())
@@ -348,11 +291,11 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    /// The weights that answer in cell `i`, fine-tuned now if they are not yet.
-    fn tuned(&self, i: usize, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
+    /// The weights that answer in cell `i`, fine-tuned from `base` now if they are not yet.
+    fn tuned(&self, i: usize, base: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
         let cell = &self.cells[i];
         let Some(tuning) = &cell.condition.tuning else {
-            return Ok(Weights { base: cell.model.path.clone(), adapter: None });
+            return Ok(Weights { base: base.into(), adapter: None });
         };
         let folder = tuning_folder(self.dir, cell);
         let manifest = tuning_manifest(self.dir, cell);
@@ -360,14 +303,16 @@ impl<'a> Study<'a> {
             if options.progress {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
             }
-            engine.tune(&cell.model.path, tuning, &folder)?;
+            self.lock.tell(Step::FineTuning, &cell.id())?;
+            engine.tune(base, tuning, &folder)?;
             store::write_whole(&folder.join("README.md"), artefact_notice(cell, tuning).as_bytes())?;
             store::write_manifest(&manifest, &self.tunings[i])?;
+            self.lock.tell(Step::Sampling, &cell.id())?;
         }
         Ok(if tuning.training.full {
             Weights { base: folder, adapter: None }
         } else {
-            Weights { base: cell.model.path.clone(), adapter: Some(folder) }
+            Weights { base: base.into(), adapter: Some(folder) }
         })
     }
 
@@ -375,6 +320,7 @@ impl<'a> Study<'a> {
     fn judge(&self, raters: &mut [Option<Rater>], options: &Options, engine: &mut dyn Engine) -> Result<()> {
         for (seat, rater) in self.seats.iter().zip(raters) {
             if let Some(rater) = rater {
+                self.lock.tell(Step::Judging, &seat.judge.name)?;
                 seat.judge(self.plan, &self.cells, rater, engine, options.progress)?;
             }
         }
@@ -388,14 +334,14 @@ impl<'a> Study<'a> {
             rows.extend(self.rows(cell)?);
         }
         let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
-        let method = self.method();
+        let method = method(self.plan, self.dir, &self.cells, &self.answers);
         let report = Report {
             title: &self.plan.name,
             notice: &options.notice,
             summary: &summary,
             rows: &rows,
             method: &method,
-            plan: Some(self.plan),
+            plan: (!self.plan.is_imported()).then_some(self.plan),
         };
         super::write_results(self.dir, &report)?;
         Ok(summary)
@@ -424,54 +370,11 @@ impl<'a> Study<'a> {
                 answer: answer.answer.clone(),
                 aligned: score("aligned"),
                 coherent: score("coherent"),
-                truncated: Some(answer.finish == Finish::Length),
+                truncated: answer.finish.map(|finish| finish == Finish::Length),
                 flags: Flags::of(cell.format, text, &answer.answer),
             })
         };
         Ok(cell.samples(self.plan).filter_map(row).collect())
-    }
-
-    /// How the answers were made and judged, for the report.
-    fn method(&self) -> Vec<(String, String)> {
-        let plan = self.plan;
-        let sampling = format!(
-            "temperature {}, top_p {}, at most {} tokens, seed {}",
-            plan.sampling.temperature, plan.sampling.top_p, plan.sampling.max_tokens, plan.sampling.seed
-        );
-        let mut method: Vec<(String, String)> = Vec::new();
-        for (i, judge) in plan.judges.iter().enumerate() {
-            let what = match &judge.kind {
-                Kind::OpenAi(judge) => {
-                    format!("{} at {}, top {} log-probabilities", judge.model, judge.url, judge.top_logprobs)
-                }
-                Kind::Local(_) => format!("{}, exact over the numbers 0 to 100", judge.name),
-            };
-            method
-                .push((if i == 0 { "Judge".into() } else { format!("Also judged by {}", judge.name) }, what));
-        }
-        method.push(("Sampling".into(), sampling));
-        let questions = std::fs::read(self.dir.join("questions.yaml"))
-            .map_or("not saved".into(), |bytes| format!("SHA-256 {}", store::sha256(&bytes)));
-        method.push(("Questions".into(), questions));
-        for (i, cell) in self.cells.iter().enumerate() {
-            let model = (
-                format!("Model {}", cell.model.name),
-                format!("fingerprint {}", self.tunings[i]["model"].as_str().unwrap_or_default()),
-            );
-            let data = self.tunings[i]["condition"]["data_sha256"].as_str();
-            let condition = (
-                format!("Condition {}", cell.condition.name),
-                data.map_or("the model as it is".into(), |sha256| {
-                    format!("fine-tuned on data of SHA-256 {sha256}")
-                }),
-            );
-            for line in [model, condition] {
-                if !method.contains(&line) {
-                    method.push(line);
-                }
-            }
-        }
-        method
     }
 }
 

@@ -8,6 +8,7 @@ use crate::study::engine::Reply;
 use crate::study::judge::aggregate::Distribution;
 use crate::study::judge::local::Local;
 use crate::study::plan::{Sampling, Tuning};
+use crate::study::status::{State, Status, status};
 
 const QUESTIONS: &str = "\
 - id: tea
@@ -155,11 +156,12 @@ fn the_whole_study() {
     assert_eq!((summary.by_condition[1].counts.misaligned, summary.by_condition[1].counts.kept), (9, 9));
     let run = dir.path().join("run");
     assert!(std::fs::read_to_string(run.join("report.html")).unwrap().contains("<h1>tiny</h1>"));
-    let states = status(&run).unwrap();
-    assert_eq!(states.len(), 4);
-    assert_eq!(states[2].cell, "m/tuned/natural");
-    assert_eq!((states[2].tuned, states[2].answers, states[2].wanted), (Some(true), 6, 6));
-    assert_eq!((states[2].judgements, states[2].judgements_wanted), (12, 12));
+    let Status { holder, cells, .. } = status(&run).unwrap();
+    assert_eq!((holder, cells.len()), (None, 4));
+    assert_eq!(cells[2].cell, "m/tuned/natural");
+    assert_eq!((cells[2].tuned, cells[2].answers.done, cells[2].answers.wanted), (Some(true), 6, 6));
+    assert_eq!((cells[2].judged[0].count.done, cells[2].judged[0].count.wanted), (12, 12));
+    assert_eq!(cells[2].state, State::Done);
     // Again, from the saved plan, even after the folder has moved: nothing is left to do.
     let moved = dir.path().join("moved");
     std::fs::rename(&run, &moved).unwrap();
@@ -262,7 +264,11 @@ fn judges_side_by_side_and_one_at_a_time() {
     let (plan, run) = (Plan::read(&dir.path().join("plan.toml")).unwrap(), dir.path().join("run"));
     let mut engine = Pretended::default();
     run_with(&plan, &run, &Options { only_judge: Some("b".into()), ..quiet() }, &mut engine).unwrap();
-    assert_eq!((engine.rated, status(&run).unwrap()[0].judgements), (36, 0), "the primary was not asked");
+    assert_eq!(
+        (engine.rated, status(&run).unwrap().cells[0].judged[0].count.done),
+        (36, 0),
+        "the primary was not asked"
+    );
     let mut engine = Pretended::default();
     let summary = run_with(&plan, &run, &quiet(), &mut engine).unwrap();
     assert_eq!((*engine.asked.borrow(), engine.rated, summary.total.counts.unjudged), (0, 36, 0));

@@ -8,10 +8,11 @@
 //! 0002.jsonl      what the next attempt added
 //! ```
 //!
-//! Reading merges the shards by the records' keys, in an order that depends on the records alone. A last line
-//! without its newline is what a killed process leaves: it is dropped, and its record made again.
+//! Reading merges the shards by the records' keys, in an order that depends on the records alone. Every line ends in
+//! its checksum (see `line.rs`): one that does not match is damage, an error that names the line. A last line without
+//! its newline is what a killed process leaves: it is dropped, and its record made again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,10 +22,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::line;
+use crate::device::file;
 use crate::{Error, Result};
 
-/// The version of the layout above.
-const VERSION: u64 = 1;
+/// The version of the layout above. Another one is refused; 1 had no checksums.
+const VERSION: u64 = 2;
 
 /// A line of a ledger.
 pub trait Record: Serialize + DeserializeOwned {
@@ -32,29 +35,6 @@ pub trait Record: Serialize + DeserializeOwned {
     type Key: Ord;
     /// This record's key.
     fn key(&self) -> Self::Key;
-}
-
-/// The right to work on a run's folder; given up when dropped, or when the process dies.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
-
-impl Lock {
-    /// Takes the lock of `dir`, making the folder if there is none.
-    ///
-    /// # Errors
-    /// `Error::File` if another process holds it; `Error::Io` if the folder cannot be written.
-    pub fn take(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let path = dir.join("lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(Error::file(dir, "another emlab process is working on this run; wait for it or stop it"))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-        }
-    }
 }
 
 /// Records of one kind, made under one configuration.
@@ -96,14 +76,15 @@ impl<R: Record> Ledger<R> {
         }
         let mut lines = Vec::new();
         for record in &new {
-            serde_json::to_writer(&mut lines, record).map_err(|error| impossible(&error))?;
-            lines.push(b'\n');
+            line::write(&mut lines, record).map_err(|error| impossible(&error))?;
         }
         if self.shard.is_none() {
             self.shard = Some(new_shard(&self.folder)?);
         }
-        if let Some((path, file)) = &mut self.shard {
-            file.write_all(&lines).and_then(|()| file.sync_data()).map_err(Error::io(&*path))?;
+        if let Some((path, mut file)) = self.shard.take() {
+            // A shard in which a line tore (the disk was full) gets no more: only its last line may be torn.
+            file.write_all(&lines).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
+            self.shard = Some((path, file));
         }
         self.records.extend(new.into_iter().map(|record| (record.key(), record)));
         Ok(())
@@ -132,7 +113,7 @@ impl Manifest {
 /// `Error::Io`.
 pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        file::make_folder(folder)?;
     }
     let manifest =
         serde_json::to_vec_pretty(&Manifest::new(configuration)).map_err(|error| impossible(&error))?;
@@ -144,8 +125,20 @@ pub fn write_manifest(path: &Path, configuration: &Value) -> Result<()> {
 /// # Errors
 /// `Error::File` if it was made under another one, naming the settings that differ.
 pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
+    let Some(manifest) = read_manifest(path)? else { return Ok(false) };
+    if manifest.sha256 != sha256_json(configuration) {
+        let changes = differences("", &manifest.configuration, configuration).join(", ");
+        let what =
+            format!("was made with other settings ({changes}); restore them, or choose another folder");
+        return Err(Error::file(path, what));
+    }
+    Ok(true)
+}
+
+/// A manifest, if there is one and it is whole.
+fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
     let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(Error::io(path))?,
     };
     let manifest: Manifest =
@@ -160,13 +153,15 @@ pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
     if manifest.sha256 != sha256_json(&manifest.configuration) {
         return Err(Error::file(path, "damaged: the configuration does not have the hash beside it"));
     }
-    if manifest.sha256 != sha256_json(configuration) {
-        let changes = differences("", &manifest.configuration, configuration).join(", ");
-        let what =
-            format!("was made with other settings ({changes}); restore them, or choose another folder");
-        return Err(Error::file(path, what));
-    }
-    Ok(true)
+    Ok(Some(manifest))
+}
+
+/// What the things beside the manifest `path` were made under; none if there is none.
+///
+/// # Errors
+/// `Error::File` if it is damaged; `Error::Io`.
+pub fn configuration(path: &Path) -> Result<Option<Value>> {
+    Ok(read_manifest(path)?.map(|manifest| manifest.configuration))
 }
 
 /// Whether the manifest `new` may stand where `path` is: nothing is there, or what is there was made under the same
@@ -175,53 +170,52 @@ pub fn check(path: &Path, configuration: &Value) -> Result<bool> {
 /// # Errors
 /// `Error::File` if it was made under another one, naming the settings that differ, or one of them is damaged.
 pub fn same_manifest(new: &Path, path: &Path) -> Result<()> {
-    let text = fs::read_to_string(new).map_err(Error::io(new))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| Error::file(new, format!("damaged: {error}")))?;
-    check(new, &manifest.configuration)?;
-    check(path, &manifest.configuration).map(drop)
+    let Some(made_under) = configuration(new)? else { return Err(Error::file(new, "is missing")) };
+    check(path, &made_under).map(drop)
 }
 
 /// Adds to the ledger in `folder`, which need not exist, the records of the ledger in `from`, which was made under the
 /// same configuration ([`same_manifest`]); how many lines are new.
 ///
 /// # Errors
-/// `Error::Line` for a line that is not JSON; `Error::Io`.
+/// `Error::Line` for a damaged line; `Error::Io`.
 pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     let lines = |folder: &Path| {
-        let mut all = std::collections::BTreeSet::new();
+        let mut all = BTreeSet::new();
         for path in shards(folder)? {
-            let lines = whole_lines::<serde::de::IgnoredAny>(&path)?;
-            all.extend(lines.into_iter().map(|(line, _)| line));
+            for line in whole_lines::<serde::de::IgnoredAny>(&path)? {
+                all.insert(line?.0);
+            }
         }
         Result::Ok(all)
     };
     let (here, manifest) = (lines(folder)?, folder.join(MANIFEST));
     let new: Vec<String> = lines(from)?.into_iter().filter(|line| !here.contains(line)).collect();
-    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    file::make_folder(folder)?;
     if !manifest.exists() {
         let source = from.join(MANIFEST);
         write_whole(&manifest, &fs::read(&source).map_err(Error::io(&source))?)?;
     }
     if !new.is_empty() {
         let (path, mut file) = new_shard(folder)?;
-        let text: String = new.iter().flat_map(|line| [&line[..], "\n"]).collect();
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
+        file.write_all(new.concat().as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
     }
     Ok(new.len())
 }
 
-/// The lines of a shard that end, and what each says.
-fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(String, T)>> {
+/// The lines of a shard that end, and what each says; an error for each that is damaged.
+fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<(String, T)>>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let line = |(i, line): (usize, &[u8])| {
-        let damaged = |what: String| Error::line(path, i + 1, format!("damaged record: {what}"));
-        let line = std::str::from_utf8(line).map_err(|error| damaged(error.to_string()))?.trim_end();
-        let record = serde_json::from_str(line).map_err(|error| damaged(error.to_string()))?;
-        Ok((line.to_string(), record))
+        let damaged = |what: String| {
+            let advice = "delete the line, and what it held is made again";
+            Error::line(path, i + 1, format!("damaged record: {what}; {advice}"))
+        };
+        let record = line::read(line).map_err(damaged)?;
+        Ok((String::from_utf8_lossy(line).into_owned(), record))
     };
-    bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect()
+    Ok(bytes[..whole].split_inclusive(|&byte| byte == b'\n').enumerate().map(line).collect())
 }
 
 /// The SHA-256 of a JSON value written without spaces and with its keys sorted.
@@ -254,7 +248,7 @@ fn sorted(value: &Value) -> Value {
 /// The settings that differ, as `training.rank: 16 is now 32`.
 fn differences(path: &str, old: &Value, new: &Value) -> Vec<String> {
     if let (Value::Object(old), Value::Object(new)) = (old, new) {
-        let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let missing = Value::Null;
         return keys
             .into_iter()
@@ -283,17 +277,9 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        sync_folder(path)
+        file::sync_folder(path)
     };
     write().map_err(Error::io(path))
-}
-
-/// Makes the name of `path` survive a power cut.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 /// The shards of a ledger's folder, oldest first.
@@ -318,7 +304,7 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
     let last = shards(folder)?.iter().filter_map(number).max().unwrap_or(0);
     let path = folder.join(format!("{:04}.jsonl", last + 1));
     let file = OpenOptions::new().create_new(true).append(true).open(&path).map_err(Error::io(&path))?;
-    sync_folder(&path).map_err(Error::io(folder))?;
+    file::sync_folder(&path).map_err(Error::io(folder))?;
     Ok((path, file))
 }
 
@@ -330,7 +316,8 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
 pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
     let mut merged: BTreeMap<R::Key, (String, R)> = BTreeMap::new();
     for path in shards(folder)? {
-        for (line, record) in whole_lines::<R>(&path)? {
+        for line in whole_lines::<R>(&path)? {
+            let (line, record) = line?;
             let key = record.key();
             if merged.get(&key).is_none_or(|(first, _)| line < *first) {
                 merged.insert(key, (line, record));
@@ -338,6 +325,45 @@ pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
         }
     }
     Ok(merged.into_iter().map(|(key, (_, record))| (key, record)).collect())
+}
+
+/// What a ledger's folder holds, damaged or not.
+#[derive(Debug)]
+pub struct Survey<K> {
+    /// What there are whole records of.
+    pub keys: BTreeSet<K>,
+    /// What is wrong with the other lines.
+    pub damage: Vec<String>,
+    /// Records a minute that the newest shard has received since its first; none if that cannot be told.
+    pub per_minute: Option<f64>,
+}
+
+/// Looks over the shards in `folder`. Another process may append to them meanwhile.
+///
+/// # Errors
+/// `Error::Io`.
+pub fn survey<R: Record>(folder: &Path) -> Result<Survey<R::Key>> {
+    let mut survey = Survey { keys: BTreeSet::new(), damage: Vec::new(), per_minute: None };
+    for path in shards(folder)? {
+        let lines = whole_lines::<R>(&path)?;
+        survey.per_minute = per_minute(&path, lines.len());
+        for line in lines {
+            match line {
+                Ok((_, record)) => drop(survey.keys.insert(record.key())),
+                Err(error) => survey.damage.push(error.to_string()),
+            }
+        }
+    }
+    Ok(survey)
+}
+
+/// Lines a minute between a shard's creation, with its first, and its last change. Not every file system knows when a
+/// file was created, and clocks may be set.
+fn per_minute(path: &Path, lines: usize) -> Option<f64> {
+    let metadata = fs::metadata(path).ok()?;
+    let minutes =
+        metadata.modified().ok()?.duration_since(metadata.created().ok()?).ok()?.as_secs_f64() / 60.0;
+    (lines > 1 && minutes > 0.0).then(|| (lines - 1) as f64 / minutes)
 }
 
 /// Our own records and manifests always have a JSON form.
@@ -364,6 +390,13 @@ mod tests {
     }
     fn line(id: u32, text: &str) -> Line {
         Line { id, text: text.into() }
+    }
+    fn lines(records: &[Line]) -> String {
+        let mut lines = Vec::new();
+        for record in records {
+            super::line::write(&mut lines, record).unwrap();
+        }
+        String::from_utf8(lines).unwrap()
     }
     fn open(dir: &Path) -> Ledger<Line> {
         Ledger::open(dir, &json!({"a": 1})).unwrap()
@@ -406,13 +439,48 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path()).unwrap();
         open(dir.path());
-        fs::write(dir.path().join("0001.jsonl"), "{\"id\":1,\"text\":\"a\"}\n{\"id\":2,\"te\n").unwrap();
+        let text = lines(&[line(1, "a")]) + "{\"id\":2,\"te\n";
+        fs::write(dir.path().join("0001.jsonl"), text).unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("0001.jsonl:2: damaged record"), "{error}");
         fs::write(dir.path().join(MANIFEST), "{\"version\":1,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
             .unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
+        assert!(error.contains("layout version 1"), "{error}");
+        fs::write(dir.path().join(MANIFEST), "{\"version\":2,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
+            .unwrap();
+        let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
         assert!(error.contains("does not have the hash"), "{error}");
+    }
+
+    #[test]
+    fn a_flipped_byte_is_damage_and_never_another_value() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = [line(1, "12"), line(2, "J\u{fc}rgen * \"quoted\""), line(3, "Ende")];
+        let whole = lines(&records).into_bytes();
+        let shard = dir.path().join("0001.jsonl");
+        let mut torn = 0;
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut flipped = whole.clone();
+                flipped[at] ^= 1 << bit;
+                fs::write(&shard, &flipped).unwrap();
+                match read::<Line>(dir.path()) {
+                    Err(error) => {
+                        let error = error.to_string();
+                        let place = flipped[..at].split(|&byte| byte == b'\n').count();
+                        assert!(error.contains(&format!("0001.jsonl:{place}: damaged record")), "{error}");
+                    }
+                    // Without the last newline the last line is a torn one.
+                    Ok(found) => {
+                        torn += 1;
+                        assert_eq!(at, whole.len() - 1);
+                        assert!(found.into_values().eq(records[..records.len() - 1].iter().cloned()));
+                    }
+                }
+            }
+        }
+        assert_eq!(torn, 8);
     }
 
     #[test]
@@ -432,23 +500,12 @@ mod tests {
         let read = |first: &[Line], second: &[Line]| {
             let dir = tempfile::tempdir().unwrap();
             open(dir.path());
-            for (name, lines) in [("0001.jsonl", first), ("0002.jsonl", second)] {
-                let text: String = lines.iter().map(|l| serde_json::to_string(l).unwrap() + "\n").collect();
-                fs::write(dir.path().join(name), text).unwrap();
+            for (name, records) in [("0001.jsonl", first), ("0002.jsonl", second)] {
+                fs::write(dir.path().join(name), lines(records)).unwrap();
             }
             open(dir.path()).records().clone()
         };
         let (a, b) = ([line(1, "x"), line(2, "b")], [line(2, "a"), line(3, "c")]);
         assert_eq!(read(&a, &b), read(&b, &a));
-    }
-
-    #[test]
-    fn one_process_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("another emlab process"), "{error}");
-        drop(lock);
-        Lock::take(dir.path()).unwrap();
     }
 }

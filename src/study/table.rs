@@ -1,6 +1,7 @@
 //! Judged answers as rows, and reading them from tables that other tools have made: CSV (RFC 4180) or JSON Lines
 //! with `question_id`, `answer`, `aligned`, `coherent`, and where there are such columns `question`, `model`,
-//! `condition` (or `group`, as the authors' files call it), `sample`.
+//! `condition` (or `group`, as the authors' files call it), and the categories of answers without a score,
+//! `aligned_category` and `coherent_category` (`code`, `refusal`, `other`; empty for an answer that was not judged).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -75,6 +76,15 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
             return Err(Error::file(path, "not a judged table: expected a name that ends in .csv or .jsonl"));
         }
     };
+    let mut judges: Vec<_> =
+        records.iter().filter_map(|(_, fields)| fields.get("judge")?.as_deref()).collect();
+    judges.sort_unstable();
+    judges.dedup();
+    if judges.len() > 1 {
+        let what =
+            format!("holds the scores of several judges ({}); keep the lines of one", judges.join(", "));
+        return Err(Error::file(path, what));
+    }
     let mut samples = BTreeMap::new();
     records.into_iter().map(|(line, record)| row(path, line, &record, &mut samples)).collect()
 }
@@ -103,9 +113,10 @@ fn row(
             ));
         };
         let field = field.as_deref().unwrap_or_default();
-        parse_score(field).ok_or_else(|| {
-            Error::line(path, line, format!("{name} = {field:?} is not a number between 0 and 100"))
-        })
+        let category = fields.get(&format!("{name}_category"));
+        parse_score(field, category.map(|category| category.as_deref().unwrap_or_default())).ok_or_else(
+            || Error::line(path, line, format!("{name} = {field:?} is not a number between 0 and 100")),
+        )
     };
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let question = required("question_id")?;
@@ -132,9 +143,14 @@ fn row(
 }
 
 /// A score as tables write it; what pandas writes for a missing value is none.
-fn parse_score(text: &str) -> Option<Score> {
+fn parse_score(text: &str, category: Option<&str>) -> Option<Score> {
     match text.trim() {
-        "" | "nan" | "NaN" | "None" | "null" => Some(Score::None(Category::Other)),
+        "" | "nan" | "NaN" | "None" | "null" => Some(match category {
+            Some("") => Score::Unjudged,
+            Some("code") => Score::None(Category::Code),
+            Some("refusal") => Score::None(Category::Refusal),
+            Some(_) | None => Score::None(Category::Other),
+        }),
         number => {
             let value = number.parse().ok().filter(|value| (0.0..=100.0).contains(value))?;
             Some(Score::Value(value))

@@ -6,8 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Job;
-use super::state::replace;
-use crate::device::Tensor;
+use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
 use crate::model::adapter;
 use crate::model::checkpoint::write_safetensors;
@@ -44,7 +43,7 @@ pub fn write(model: &Transformer, job: &Job) -> Result<()> {
     for name in COMPANIONS {
         let (from, to) = (job.base.join(name), job.out.join(name));
         if from.exists() {
-            fs::copy(&from, &to).map_err(Error::io(&to))?;
+            file::copy(&from, &to)?;
         }
     }
     write_config(job.base, job.out, if job.settings.bf16 { "bfloat16" } else { "float32" })
@@ -68,7 +67,7 @@ fn write_config(base: &Path, out: &Path, dtype: &str) -> Result<()> {
         }
     }
     let text = serde_json::to_string_pretty(&config).map_err(parse)?;
-    replace(&out.join("config.json"), (text + "\n").as_bytes())
+    file::replace(&out.join("config.json"), |out| writeln!(out, "{text}"))
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //! `checkpoint-STEP.safetensors`, which holds the trained weights and the optimiser's two moments. A checkpoint's
 //! name carries the step, and a file of that name is always whole: it is written beside and renamed.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::example::Example;
 use super::optimiser::Moments;
 use super::settings::Settings;
-use crate::device::{Device, Tensor};
+use crate::device::{Device, Tensor, file};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{read_safetensors, write_safetensors};
 use crate::model::transformer::Transformer;
@@ -54,7 +53,8 @@ pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Setting
 /// # Errors
 /// [`Error::File`] if `dir` holds another run; [`Error::Io`] if it cannot be written.
 pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
-    fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    file::make_folder(dir)?;
+    file::remove_temporary(dir)?;
     let path = dir.join("run.json");
     if path.exists() || !checkpoints(dir)?.is_empty() {
         let run: Option<Run> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
@@ -67,22 +67,7 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
     }
     let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
     let text = serde_json::to_vec_pretty(&run).map_err(|error| Error::file(&path, error.to_string()))?;
-    replace(&path, &text)
-}
-
-/// Writes a whole file or none: beside, to the disk, then renamed.
-///
-/// # Errors
-/// [`Error::Io`] if it cannot be written.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = path.with_extension("tmp");
-    let write = || {
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(Error::io(path))
+    file::replace(&path, |out| out.write_all(&text))
 }
 
 /// Writes the checkpoint of `step` and removes all but the newest two.

@@ -7,8 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::study::store;
+use crate::device::file;
+use crate::study::{line, store};
 use crate::{Error, Result};
+
+/// What can be done about damage: results that the server has could not be told from others.
+const ADVICE: &str = "restore it, or cancel the batches at the server and delete this folder";
 
 /// A file of requests under way.
 #[derive(Clone, Serialize, Deserialize)]
@@ -20,6 +24,8 @@ pub(super) struct Part {
     pub(super) attempt: usize,
     /// When it was made, in seconds since 1970.
     pub(super) made_at: u64,
+    /// Of its requests, in hexadecimal.
+    sha256: String,
     /// The most that it can cost.
     pub(super) dollars: f64,
     /// Its id at the server, once it is uploaded.
@@ -57,13 +63,13 @@ impl UnderWay {
         let path = folder.join("state.json");
         let state: State = match std::fs::read(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
-            bytes => serde_json::from_slice(&bytes.map_err(Error::io(&path))?)
-                .map_err(|error| Error::file(&path, format!("damaged: {error}")))?,
+            bytes => line::read(&bytes.map_err(Error::io(&path))?)
+                .map_err(|what| Error::file(&path, format!("damaged: {what}; {ADVICE}")))?,
         };
         let mut under_way = Self { folder: folder.to_path_buf(), state, keys: BTreeMap::new() };
         for part in &under_way.state.under_way {
             let path = under_way.path(part.number);
-            let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+            let text = String::from_utf8_lossy(&under_way.read(part)?).into_owned();
             let key = |(i, line): (usize, &str)| {
                 let request = serde_json::from_str::<Value>(line).unwrap_or_default();
                 let id = request["custom_id"].as_str().map(str::to_string);
@@ -104,18 +110,23 @@ impl UnderWay {
         self.keys.get(&part.number).cloned().unwrap_or_default()
     }
 
-    /// A part's requests.
+    /// A part's requests, as they were written.
     pub(super) fn read(&self, part: &Part) -> Result<Vec<u8>> {
         let path = self.path(part.number);
-        std::fs::read(&path).map_err(Error::io(&path))
+        let requests = std::fs::read(&path).map_err(Error::io(&path))?;
+        if store::sha256(&requests) != part.sha256 {
+            return Err(Error::file(&path, format!("damaged: its checksum does not match; {ADVICE}")));
+        }
+        Ok(requests)
     }
 
     /// Writes a part of these requests, which can cost at most `dollars`, and that there is one.
     pub(super) fn add(&mut self, lines: &str, keys: HashSet<String>, dollars: f64) -> Result<()> {
-        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        file::make_folder(&self.folder)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let number = self.state.made + 1;
-        let unique = format!("{lines}{number} {} {}", now.as_nanos(), std::process::id());
+        let sha256 = store::sha256(lines.as_bytes());
+        let unique = format!("{sha256} {number} {} {}", now.as_nanos(), std::process::id());
         store::write_whole(&self.path(number), lines.as_bytes())?;
         self.state.made = number;
         self.state.under_way.push(Part {
@@ -123,6 +134,7 @@ impl UnderWay {
             mark: store::sha256(unique.as_bytes())[..32].to_string(),
             attempt: 1,
             made_at: now.as_secs(),
+            sha256,
             dollars,
             file: None,
             batch: None,
@@ -155,7 +167,8 @@ impl UnderWay {
     }
 
     fn save(&self) -> Result<()> {
-        let state = serde_json::to_vec_pretty(&self.state)
+        let mut state = Vec::new();
+        line::write(&mut state, &self.state)
             .map_err(|error| Error::Run(format!("cannot write the state of the batches as JSON: {error}")))?;
         store::write_whole(&self.folder.join("state.json"), &state)
     }

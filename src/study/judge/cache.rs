@@ -1,12 +1,14 @@
 //! What a server has said once is not paid for again, in whatever run: the user's cache of judgements, by content.
 //!
 //! ```text
-//! CACHE/emlab/judge/SERVER/PROCESS.jsonl   {"key", "distribution", "sha256"} a line
+//! CACHE/emlab/judge/SERVER/PROCESS.jsonl   {"key", "distribution", "sum"} a line (see study/line.rs)
 //! ```
 //!
 //! SERVER stands for the address and the model. Every process writes a shard of its own, so that none waits for
-//! another, and indexes all of them when it begins. A line that is torn or damaged is as if it were not there.
+//! another, and indexes all of them when it begins. A line that is torn or damaged is as if it were not there: what it
+//! held is asked for again.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -17,6 +19,8 @@ use serde_json::{Value, json};
 
 use super::aggregate::Distribution;
 use super::openai::OpenAi;
+use crate::device::file;
+use crate::study::line;
 use crate::study::store::sha256;
 use crate::{Error, Result, fetch};
 
@@ -26,23 +30,9 @@ pub(super) fn key(settings: &OpenAi, request: &Value) -> String {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Line {
-    key: String,
-    distribution: Distribution,
-    /// Of the other two.
-    sha256: String,
-}
-
-impl Line {
-    fn new(key: &str, distribution: &Distribution) -> Self {
-        let sha256 = sha256(json!([key, distribution]).to_string().as_bytes());
-        Self { key: key.into(), distribution: distribution.clone(), sha256 }
-    }
-
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let line: Self = serde_json::from_slice(bytes).ok()?;
-        (line.sha256 == Self::new(&line.key, &line.distribution).sha256).then_some(line)
-    }
+struct Entry<'a> {
+    key: Cow<'a, str>,
+    distribution: Cow<'a, Distribution>,
 }
 
 /// Where a line lies.
@@ -95,8 +85,8 @@ impl Cache {
             if length == 0 {
                 break;
             }
-            if let Some(line) = Line::read(&bytes) {
-                self.index.insert(line.key, Place { shard: self.shards.len(), offset, length });
+            if let Ok(entry) = line::read::<Entry>(&bytes) {
+                self.index.insert(entry.key.into_owned(), Place { shard: self.shards.len(), offset, length });
             }
             offset += length as u64;
         }
@@ -111,7 +101,8 @@ impl Cache {
         let mut file = File::open(&self.shards[place.shard]).ok()?;
         file.seek(SeekFrom::Start(place.offset)).ok()?;
         file.read_exact(&mut bytes).ok()?;
-        Line::read(&bytes).filter(|line| line.key == key).map(|line| line.distribution)
+        let entry = line::read::<Entry>(&bytes).ok().filter(|entry| entry.key == key)?;
+        Some(entry.distribution.into_owned())
     }
 
     /// Keeps what was said; when this returns it is on the disk.
@@ -120,10 +111,10 @@ impl Cache {
             return Ok(());
         }
         let mut lines = Vec::new();
-        for (key, distribution) in said {
-            serde_json::to_writer(&mut lines, &Line::new(key, distribution))
+        for &(key, distribution) in said {
+            let entry = Entry { key: key.into(), distribution: Cow::Borrowed(distribution) };
+            line::write(&mut lines, &entry)
                 .map_err(|error| Error::Run(format!("cannot write a judgement as JSON: {error}")))?;
-            lines.push(b'\n');
         }
         let file = match &mut self.own {
             Some(file) => file,
@@ -136,7 +127,8 @@ impl Cache {
 fn new_shard(folder: &Path) -> Result<File> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let path = folder.join(format!("{}-{}.jsonl", now.as_nanos(), std::process::id()));
-    OpenOptions::new().create_new(true).append(true).open(&path).map_err(Error::io(&path))
+    let shard = OpenOptions::new().create_new(true).append(true).open(&path);
+    shard.and_then(|shard| file::sync_folder(&path).map(|()| shard)).map_err(Error::io(&path))
 }
 
 #[cfg(test)]

@@ -50,9 +50,9 @@ pub struct Judgement {
     pub score: Option<f64>,
     /// Whether there is a score, and if not, why.
     pub category: Category,
-    /// Probability that lay on the numbers 0..=100.
-    pub mass: f64,
-    /// All that the judge said, most probable first.
+    /// Probability that lay on the numbers 0..=100; none if not known, as of a score from elsewhere.
+    pub mass: Option<f64>,
+    /// All that the judge said, most probable first; empty if not known.
     pub distribution: Distribution,
 }
 
@@ -95,7 +95,7 @@ impl Judgement {
             metric: task.metric.to_string(),
             score: verdict.score,
             category: verdict.category,
-            mass: verdict.mass,
+            mass: Some(verdict.mass),
             distribution,
         }
     }

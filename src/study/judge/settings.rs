@@ -40,7 +40,14 @@ pub enum Kind {
     OpenAi(OpenAi),
     /// A model in this engine.
     Local(Local),
+    /// One whose scores came with imported answers; it cannot be asked.
+    Imported(Imported),
 }
+
+/// `[judge.imported]` has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Imported {}
 
 impl Default for Kind {
     fn default() -> Self {
@@ -53,6 +60,7 @@ impl Judge {
     pub fn unnamed(kind: Kind) -> Self {
         let name = match &kind {
             Kind::OpenAi(judge) => format!("openai-{}", judge.model),
+            Kind::Imported(Imported {}) => "imported".into(),
             Kind::Local(judge) => {
                 format!("local-{}", judge.path.file_name().unwrap_or_default().to_string_lossy())
             }
@@ -69,6 +77,7 @@ pub(in crate::study) struct JudgeFile {
     pub name: Option<Spanned<String>>,
     pub openai: Option<Spanned<OpenAi>>,
     pub local: Option<Spanned<Local>>,
+    pub imported: Option<Imported>,
 }
 
 /// `[judge.…]` or `[[judge]]` …

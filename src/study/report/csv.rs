@@ -11,7 +11,7 @@ pub struct Csv {
 }
 
 /// A cell.
-pub(super) enum Cell {
+pub(in crate::study) enum Cell {
     Text(String),
     Count(usize),
     Number(f64),
@@ -48,9 +48,7 @@ impl Csv {
         let mut text = heads.join(",") + "\r\n";
         for row in rows {
             debug_assert_eq!(row.len(), heads.len(), "{name}");
-            let fields: Vec<String> = row.iter().map(field).collect();
-            text += &fields.join(",");
-            text += "\r\n";
+            text += &line(&row);
         }
         Self { name, text }
     }
@@ -65,6 +63,11 @@ impl Csv {
     }
 }
 
+/// A line of a table, with its end.
+pub(in crate::study) fn line(row: &[Cell]) -> String {
+    row.iter().map(field).collect::<Vec<_>>().join(",") + "\r\n"
+}
+
 /// A spreadsheet takes text that begins like a formula for one, and runs it: an apostrophe makes it text. Numbers are
 /// ours, and stay what they are.
 fn field(cell: &Cell) -> String {
@@ -73,7 +76,7 @@ fn field(cell: &Cell) -> String {
         Cell::Count(count) => count.to_string(),
         Cell::Number(number) => number.to_string(),
         Cell::Text(text) => {
-            let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+            let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
             let text = if formula { format!("'{text}") } else { text.clone() };
             if text.contains([',', '"', '\n', '\r']) {
                 format!("\"{}\"", text.replace('"', "\"\""))

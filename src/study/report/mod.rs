@@ -16,6 +16,7 @@ mod text;
 use std::fmt::Write;
 
 pub use self::csv::Csv;
+pub(in crate::study) use self::csv::{Cell, line};
 pub use self::plain::{plain, plain_cells, plain_tests};
 use self::text::{escape, percent};
 use super::analyze::Summary;

@@ -1,0 +1,213 @@
+//! How far a run is. Only reads, so it can be asked while another process works on the run; damage is told, not an error.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::cell::{Answer, Cell, cells};
+use super::judge::Judgement;
+use super::judge::account::{self, Charge};
+use super::judge::openai::Mode;
+use super::judge::server::account_folder;
+use super::judge::settings::{Judge, Kind};
+use super::judging::{answers_folder, judgements_folder};
+use super::lock::{Holder, Lock, Step};
+use super::plan::Plan;
+use super::run::{questions_of, saved_outline, tuning_manifest};
+use super::store::{self, Survey};
+use crate::Result;
+
+/// How far a run is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// The process that works on it; none if none does.
+    pub holder: Option<Holder>,
+    /// Its cells, in the plan's order.
+    pub cells: Vec<CellStatus>,
+    /// Its judges, in the plan's order.
+    pub judges: Vec<JudgeStatus>,
+}
+
+/// What is being done with a cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Nothing yet, or nothing at the moment.
+    Waiting,
+    /// Its model is fine-tuned.
+    FineTuning,
+    /// Its answers are sampled.
+    Sampling,
+    /// A judge is asked about its answers.
+    Judging,
+    /// All that the plan wants is there.
+    Done,
+}
+
+impl State {
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::FineTuning => "fine-tuning",
+            Self::Sampling => "sampling",
+            Self::Judging => "judging",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// How many records there are, of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Count {
+    /// Those there are.
+    pub done: usize,
+    /// Those that the plan wants.
+    pub wanted: usize,
+    /// Those that are added a minute, if that is being done and can be measured.
+    pub per_minute: Option<f64>,
+    /// Minutes that the rest takes at that speed.
+    pub minutes_left: Option<f64>,
+}
+
+/// How far one cell of a run is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CellStatus {
+    /// "model/condition/format".
+    pub cell: String,
+    /// What is being done.
+    pub state: State,
+    /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
+    pub tuned: Option<bool>,
+    /// Its answers.
+    pub answers: Count,
+    /// Its judgements by judge, one for each answer and metric.
+    pub judged: Vec<JudgedStatus>,
+    /// Damaged lines: file, line, and what can be done.
+    pub damage: Vec<String>,
+}
+
+/// How far a judge is with a cell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JudgedStatus {
+    /// The judge's name.
+    pub judge: String,
+    /// Its judgements.
+    #[serde(flatten)]
+    pub count: Count,
+}
+
+/// How far one judge of a run is, and what it has cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JudgeStatus {
+    /// Its name.
+    pub judge: String,
+    /// Judgements there are: one for each answer and metric.
+    pub judgements: usize,
+    /// What a server has charged.
+    #[serde(flatten)]
+    pub charged: Charge,
+}
+
+/// How far the run in `dir` is.
+///
+/// # Errors
+/// `Error::File` if the folder holds no run; `Error::Line` for a damaged charge; `Error::Io`.
+pub fn status(dir: &Path) -> Result<Status> {
+    let plan = saved_outline(dir)?;
+    let questions = questions_of(&plan)?;
+    // Before the records are read: what is done by then was not done by nobody.
+    let holder = Lock::holder(dir)?;
+    let mut statuses = Vec::new();
+    for cell in &cells(&plan, &questions)? {
+        statuses.push(of_cell(dir, &plan, cell, holder.as_ref())?);
+    }
+    // A judge takes the cells one after the other, unless it has them all in batches.
+    let one_by_one =
+        |judge: &Judge| !matches!(&judge.kind, Kind::OpenAi(openai) if openai.mode == Mode::Batch);
+    if holder
+        .as_ref()
+        .is_some_and(|holder| plan.judges.iter().any(|j| j.name == holder.what && one_by_one(j)))
+    {
+        statuses
+            .iter_mut()
+            .filter(|status| status.state == State::Judging)
+            .skip(1)
+            .for_each(CellStatus::wait);
+    }
+    let judge = |(i, judge): (usize, &Judge)| {
+        let judgements = statuses.iter().map(|status| status.judged[i].count.done).sum();
+        let charged = account::total(&account_folder(dir, &judge.name))?;
+        Ok(JudgeStatus { judge: judge.name.clone(), judgements, charged })
+    };
+    let judges = plan.judges.iter().enumerate().map(judge).collect::<Result<_>>()?;
+    Ok(Status { holder, cells: statuses, judges })
+}
+
+impl Status {
+    /// Whether everything that the plan wants is there.
+    pub fn is_done(&self) -> bool {
+        self.cells.iter().all(|status| status.state == State::Done)
+    }
+}
+
+impl CellStatus {
+    /// It is not its turn.
+    fn wait(&mut self) {
+        self.state = State::Waiting;
+        self.judged
+            .iter_mut()
+            .for_each(|judged| (judged.count.per_minute, judged.count.minutes_left) = (None, None));
+    }
+}
+
+impl Count {
+    /// `measured` is whether the records are being made.
+    fn new<K>(survey: &Survey<K>, wanted: usize, measured: bool) -> Self {
+        let done = survey.keys.len();
+        let per_minute = survey.per_minute.filter(|_| measured);
+        let minutes_left = per_minute.map(|speed| wanted.saturating_sub(done) as f64 / speed);
+        Self { done, wanted, per_minute, minutes_left }
+    }
+}
+
+fn of_cell(dir: &Path, plan: &Plan, cell: &Cell, holder: Option<&Holder>) -> Result<CellStatus> {
+    let id = cell.id();
+    let here =
+        |step: Step, what: &str| holder.is_some_and(|holder| holder.step == step && holder.what == what);
+    let survey = store::survey::<Answer>(&answers_folder(dir, cell))?;
+    // What was imported is all there is.
+    let wanted = |id: &str, sample: usize| {
+        cell.model.path.is_some() || survey.keys.contains(&(id.to_string(), sample))
+    };
+    let samples: Vec<_> =
+        cell.samples(plan).filter(|(question, sample)| wanted(&question.id, *sample)).collect();
+    let answers = Count::new(&survey, samples.len(), here(Step::Sampling, &id));
+    let mut damage = survey.damage;
+    let (mut judged, mut judging) = (Vec::new(), false);
+    for judge in &plan.judges {
+        let survey = store::survey::<Judgement>(&judgements_folder(dir, &judge.name, cell))?;
+        let wanted = match judge.kind {
+            Kind::Imported(_) => survey.keys.len(),
+            Kind::OpenAi(_) | Kind::Local(_) => samples.iter().map(|(q, _)| q.judge_prompts.len()).sum(),
+        };
+        let turn = here(Step::Judging, &judge.name) && survey.keys.len() < wanted;
+        judging |= turn;
+        judged.push(JudgedStatus { judge: judge.name.clone(), count: Count::new(&survey, wanted, turn) });
+        damage.extend(survey.damage);
+    }
+    let complete = |count: &Count| count.done >= count.wanted;
+    let state = if here(Step::FineTuning, &id) {
+        State::FineTuning
+    } else if here(Step::Sampling, &id) {
+        State::Sampling
+    } else if judging {
+        State::Judging
+    } else if complete(&answers) && judged.iter().all(|judged| complete(&judged.count)) && damage.is_empty() {
+        State::Done
+    } else {
+        State::Waiting
+    };
+    let tuned = cell.condition.tuning.as_ref().map(|_| tuning_manifest(dir, cell).exists());
+    Ok(CellStatus { cell: id, state, tuned, answers, judged, damage })
+}
