@@ -197,7 +197,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if args.json {
                 return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
             }
-            write!(out, "{}", estimate.text(&plan.judges[0].kind)).context("stdout")
+            write!(out, "{}", estimate.text()).context("stdout")
         }
         Command::Run(args) => {
             stop_between_steps();
