@@ -90,6 +90,7 @@ fn serve(
     count: &AtomicUsize,
     script: &Script,
 ) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -115,8 +116,8 @@ fn serve(
         match script(&request) {
             Reply::Http(status, headers, text) => {
                 let length = text.len();
-                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}")
-                    .ok()?;
+                let reply = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}");
+                stream.write_all(reply.as_bytes()).ok()?;
             }
             Reply::Hang(time) => std::thread::sleep(time),
             Reply::Cut(text) => {
