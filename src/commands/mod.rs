@@ -12,4 +12,5 @@ pub mod models;
 pub mod power;
 pub mod score;
 pub mod study;
+mod study_cells;
 pub mod train;

@@ -7,7 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::store::{self, Lock, MANIFEST};
+use super::lock::Lock;
+use super::store::{self, MANIFEST};
 use crate::{Error, Result};
 
 /// What a merge has added.

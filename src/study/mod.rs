@@ -6,6 +6,7 @@
 //! | `preset.rs` (`preset.toml`) | ready-made plans |
 //! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
+//! | `listing.rs` `lock.rs` | cells for those who spread them over machines; who may work on what |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` `merge.rs` | what has been done, on disk; several runs → one |
@@ -28,6 +29,8 @@ pub mod format;
 pub mod judge;
 mod judging;
 pub mod label;
+pub mod listing;
+pub mod lock;
 pub mod merge;
 pub mod pairs;
 pub mod plan;
@@ -69,7 +72,15 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
     let title = "Judged answers";
     write_results(
         out,
-        &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: None },
+        &Report {
+            title,
+            notice: "",
+            summary: &summary,
+            rows: &rows,
+            pairs: &[],
+            method: &method,
+            plan: None,
+        },
     )?;
     Ok(summary)
 }

@@ -27,10 +27,12 @@ use super::judge::account::{self, Charge};
 use super::judge::server::account_folder;
 use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
+use super::lock::Lock;
+use super::pairs;
 use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
-use super::store::{self, Ledger, Lock};
+use super::store::{self, Ledger};
 use super::table::{Row, Score};
 use crate::generate::Finish;
 use crate::model::place::Place;
@@ -87,13 +89,28 @@ pub(super) fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
 /// As [`run`].
 pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
     let questions = questions_of(plan)?;
-    let study = Study::open(plan, &questions, dir)?;
+    let study = Study::open(plan, &questions, dir, Lock::take)?;
     // A judge that cannot be asked should be known before hours of sampling, not after.
     let mut raters = if options.judge { study.raters(options)? } else { Vec::new() };
     study.save()?;
-    study.sample(options, engine)?;
+    study.sample(0..study.cells.len(), options, engine)?;
     study.judge(&mut raters, options, engine)?;
     study.analyze(options)
+}
+
+/// Fine-tunes and samples the cells that stand at `chosen` in the plan ([`listing`](super::listing)), and nothing else:
+/// judging and counting are steps over all cells. Other processes may do other cells in the same folder meanwhile.
+///
+/// # Errors
+/// As [`run`]; `Error::File` if another process works on the whole run or on one of the cells.
+pub fn sample(plan: &Plan, dir: &Path, chosen: &[usize], options: &Options) -> Result<()> {
+    let questions = questions_of(plan)?;
+    let study = Study::open(plan, &questions, dir, Lock::share)?;
+    {
+        let _saving = Lock::wait(&dir.join("plan.lock"), || ())?;
+        study.save()?;
+    }
+    study.sample(chosen.iter().copied(), options, &mut Native::new(options.place, options.progress))
 }
 
 /// What a plan will take on a GPU.
@@ -112,7 +129,7 @@ pub fn estimate(plan: &Plan, gpu: Gpu) -> Result<Estimate> {
 pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
-    let study = Study::open(&plan, &questions, dir)?;
+    let study = Study::open(&plan, &questions, dir, Lock::take)?;
     let mut raters = study.raters(options)?;
     study.judge(&mut raters, options, &mut Native::new(options.place, options.progress))?;
     study.analyze(options)
@@ -125,7 +142,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
 pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
-    Study::open(&plan, &questions, dir)?.analyze(options)
+    Study::open(&plan, &questions, dir, Lock::take)?.analyze(options)
 }
 
 /// The plan saved in a run's folder.
@@ -233,7 +250,7 @@ fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
     )
 }
 
-/// A run that this process has the lock of.
+/// A run that this process has a lock of.
 struct Study<'a> {
     plan: &'a Plan,
     dir: &'a Path,
@@ -248,10 +265,15 @@ struct Study<'a> {
 }
 
 impl<'a> Study<'a> {
-    /// Takes the lock, and checks everything that is there against the plan before anything is written.
-    fn open(plan: &'a Plan, questions: &'a [Question], dir: &'a Path) -> Result<Self> {
+    /// Takes the lock and checks everything that is there against the plan before anything is written.
+    fn open(
+        plan: &'a Plan,
+        questions: &'a [Question],
+        dir: &'a Path,
+        lock: fn(&Path) -> Result<Lock>,
+    ) -> Result<Self> {
         let cells = cells(plan, questions)?;
-        let lock = Lock::take(dir)?;
+        let lock = lock(dir)?;
         let mut models = BTreeMap::new();
         for model in &plan.models {
             models.insert(&model.name, fingerprint(&model.path)?);
@@ -310,9 +332,16 @@ impl<'a> Study<'a> {
         self.seats.iter().map(|seat| wanted(seat.judge).then(|| seat.rater(options)).transpose()).collect()
     }
 
-    /// Fine-tunes and samples what is missing.
-    fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
-        for (i, cell) in self.cells.iter().enumerate() {
+    /// Fine-tunes and samples what is missing of the cells `chosen`.
+    fn sample(
+        &self,
+        chosen: impl Iterator<Item = usize>,
+        options: &Options,
+        engine: &mut dyn Engine,
+    ) -> Result<()> {
+        for i in chosen {
+            let cell = &self.cells[i];
+            let _lock = Lock::take(&answers_folder(self.dir, cell))?;
             let mut ledger = Ledger::<Answer>::open(&answers_folder(self.dir, cell), &self.answers[i])?;
             let missing: Vec<(&Question, usize)> = cell
                 .samples(self.plan)
@@ -356,6 +385,15 @@ impl<'a> Study<'a> {
         };
         let folder = tuning_folder(self.dir, cell);
         let manifest = tuning_manifest(self.dir, cell);
+        let waiting = || {
+            if options.progress {
+                eprintln!(
+                    "waiting for another process to fine-tune {}/{}",
+                    cell.model.name, cell.condition.name
+                );
+            }
+        };
+        let _lock = Lock::wait(&manifest.with_extension("lock"), waiting)?;
         if !store::check(&manifest, &self.tunings[i])? {
             if options.progress {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
@@ -387,13 +425,16 @@ impl<'a> Study<'a> {
         for cell in &self.cells {
             rows.extend(self.rows(cell)?);
         }
-        let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
+        let mut summary = summarise(&rows, self.plan.analysis, &self.plan.families);
+        let pairs = pairs::of_cells(self.dir, self.plan, &self.cells)?;
+        summary.agreement = pairs.iter().map(|pairs| pairs.agreement(self.plan.analysis)).collect();
         let method = self.method();
         let report = Report {
             title: &self.plan.name,
             notice: &options.notice,
             summary: &summary,
             rows: &rows,
+            pairs: &pairs,
             method: &method,
             plan: Some(self.plan),
         };

@@ -34,29 +34,6 @@ pub trait Record: Serialize + DeserializeOwned {
     fn key(&self) -> Self::Key;
 }
 
-/// The right to work on a run's folder; given up when dropped, or when the process dies.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file is the lock")] File);
-
-impl Lock {
-    /// Takes the lock of `dir`, making the folder if there is none.
-    ///
-    /// # Errors
-    /// `Error::File` if another process holds it; `Error::Io` if the folder cannot be written.
-    pub fn take(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let path = dir.join("lock");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(Error::file(dir, "another emlab process is working on this run; wait for it or stop it"))
-            }
-            Err(fs::TryLockError::Error(error)) => Err(Error::io(&path)(error)),
-        }
-    }
-}
-
 /// Records of one kind, made under one configuration.
 #[derive(Debug)]
 pub struct Ledger<R: Record> {
@@ -440,15 +417,5 @@ mod tests {
         };
         let (a, b) = ([line(1, "x"), line(2, "b")], [line(2, "a"), line(3, "c")]);
         assert_eq!(read(&a, &b), read(&b, &a));
-    }
-
-    #[test]
-    fn one_process_at_a_time() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("another emlab process"), "{error}");
-        drop(lock);
-        Lock::take(dir.path()).unwrap();
     }
 }
