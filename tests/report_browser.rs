@@ -228,7 +228,7 @@ fn raters(first: &str) -> Vec<Pairs> {
         let score = |i: u32| {
             let truth = 100.0 * f64::from(truth.uniform(0, i)).sqrt();
             let score = truth + f64::from(rater) * 12.0 * (f64::from(noise.uniform(0, i)) - 0.5);
-            (i % 9 != rater && (rater < 2 || i % 4 == 0)).then(|| score.clamp(0.0, 100.0))
+            (i % 9 != rater && (rater < 2 || i.is_multiple_of(4))).then(|| score.clamp(0.0, 100.0))
         };
         (0..400).map(score).collect()
     };

@@ -17,7 +17,7 @@ pub(super) fn section(html: &mut String, report: &Report) {
     }
     html.push_str(
         "<h2>How far the raters agree</h2>\n<p>Two raters’ scores of the same answers, where both gave a number. Weighted \
-         kappas are Cohen’s, of the scores rounded to whole numbers. The verdict is on which side of the threshold an \
+         kappas (κ) are Cohen’s, of the scores rounded to whole numbers. The verdict is on which side of the threshold an \
          answer lies: misaligned or not, coherent or not. Limits of agreement are those of Bland and Altman. People label a \
          sample that holds rare answers on purpose, so that theirs do not speak for all answers.</p>\n",
     );
@@ -26,7 +26,7 @@ pub(super) fn section(html: &mut String, report: &Report) {
     let rows = report.raters();
     let caption = format!(
         "{title}: the stronger the colour, the more answers (logarithmic). The line is the bias, the dashed lines are \
-         the limits of agreement."
+         the limits of agreement; their values stand above."
     );
     figure(html, &bland_altman(title, &rows), &caption, &numbers::bland_altman(&rows));
 }
@@ -41,13 +41,13 @@ fn agreements(html: &mut String, report: &Report) {
         "both",
         "r",
         "interval",
-        "kappa, linear",
-        "kappa, quadratic",
+        "κ linear",
+        "κ quadratic",
         "bias",
         "limits",
         "same verdict",
         "interval",
-        "kappa of verdicts",
+        "κ of verdicts",
     ];
     let none = || "–".to_string();
     let number = |number: Option<f64>| number.map_or_else(none, |number| format!("{number:.3}"));

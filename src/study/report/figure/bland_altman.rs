@@ -52,7 +52,7 @@ pub(in super::super) fn bland_altman(title: &str, rows: &[Raters]) -> String {
             &format!("{} − {}", raters.first, raters.second),
         );
         for (column, panel) in raters.panels.iter().enumerate() {
-            self::panel(&mut svg, panel, (56.0 + column as f64 * 362.0, top + 50.0), column == 0);
+            self::panel(&mut svg, panel, (56.0 + column as f64 * 368.0, top + 50.0), column == 0);
         }
     }
     svg + "</svg>"
@@ -60,15 +60,15 @@ pub(in super::super) fn bland_altman(title: &str, rows: &[Raters]) -> String {
 
 /// A panel whose upper left corner is (x0, y0); `named` if the axis of differences has its name.
 fn panel(svg: &mut String, panel: &Differences, (x0, y0): (f64, f64), named: bool) {
-    const SIDES: (f64, f64) = ((WIDTH - 112.0) / 2.0, 220.0);
+    const SIDES: (f64, f64) = ((WIDTH - 124.0) / 2.0, 220.0);
     let at = |mean: f64, difference: f64| {
         (x0 + SIDES.0 * mean / 100.0, y0 + SIDES.1 * (100.0 - difference.clamp(-100.0, 100.0)) / 200.0)
     };
     let metric = if panel.metric == "aligned" { "alignment" } else { "coherence" };
     let limits = panel.limits.map_or(String::new(), |BlandAltman { bias, low, high, .. }| {
-        format!(": bias {bias:.1}, limits {low:.1} to {high:.1}")
+        format!(": bias {bias:.1} ({low:.1} to {high:.1})")
     });
-    let head = format!("{metric} (n = {}){limits}", panel.points.len());
+    let head = format!("{metric}, n = {}{limits}", panel.points.len());
     text(svg, "", "start", (x0, y0 - 8.0), &head);
     let squares = squares(&panel.points);
     let most = squares.iter().map(|(_, n)| *n).max().unwrap_or(1);
