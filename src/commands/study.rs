@@ -310,7 +310,9 @@ fn label(args: &LabelArgs) -> anyhow::Result<()> {
     }
     let Some(labels) = &args.labels else { return Ok(()) };
     let thresholds = study::run::saved_plan(&args.dir)?.analysis;
-    for pairs in study::pairs::labels(&args.dir, labels)? {
+    let pairs = study::pairs::labels(&args.dir, labels)?;
+    study::label::keep(&args.dir, labels)?;
+    for pairs in pairs {
         let Agreement { first, second, metric, threshold, answers, both, below, statistics } =
             pairs.agreement(thresholds);
         writeln!(out, "{first} and {second}, {metric}: {both} of {answers} answers have two numbers")?;
@@ -335,6 +337,5 @@ fn label(args: &LabelArgs) -> anyhow::Result<()> {
             )?;
         }
     }
-    study::label::keep(&args.dir, labels)?;
     writeln!(out, "kept with the run; emlab study analyze shows them in its report").context("stdout")
 }
