@@ -220,6 +220,8 @@ fn lives(n: usize, answers: bool, settings: &str) -> Lives {
     let (victim, shared) = (Arc::clone(&child), Arc::clone(&api));
     let server = Mock::start(move |request: &Request| {
         let reply = if request.what().ends_with("completions") {
+            // No server answers sooner than a disk stores.
+            std::thread::sleep(Duration::from_millis(10));
             Reply::ok(&good(&request.json()))
         } else {
             shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
