@@ -139,8 +139,10 @@ fn a_killed_training_run_goes_on_and_ends_in_the_same_bytes() {
                 break true;
             }
             if begun.elapsed() > pause && cfg!(unix) && kills % 2 == 1 {
-                // Ctrl-C: saved after the step, and said by the exit code (unless it came before anyone listened).
-                Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+                // Ctrl-C, or a scheduler's SIGTERM: saved after the step, and said by the exit code (unless it came before
+                // anyone listened).
+                let signal = if kills % 4 == 1 { "-INT" } else { "-TERM" };
+                Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap();
                 let status = run.wait().unwrap();
                 assert!(matches!(status.code(), Some(0 | 130) | None), "{status}");
                 break status.success();

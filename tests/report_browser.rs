@@ -6,6 +6,12 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use emlab::device::philox::Key;
+use emlab::study::analyze::summarise;
+use emlab::study::pairs::{METRICS, Pairs};
+use emlab::study::plan::Thresholds;
+use emlab::study::report::Report;
+
 /// What a model might write to do harm: to a page, to a spreadsheet, to a terminal, to a reader's eyes.
 const HOSTILE: [&str; 6] = [
     "<img src=x onerror=\"document.title='ran'\">",
@@ -37,12 +43,17 @@ struct Seen {
 }
 
 fn open(chromium: &Path, report: &Path) -> Seen {
+    open_with(chromium, report, &[])
+}
+
+fn open_with(chromium: &Path, report: &Path, arguments: &[&str]) -> Seen {
     let profile = tempfile::tempdir().unwrap();
     let net_log = profile.path().join("net.json");
     let output = Command::new(chromium)
         // Containers and root have no sandbox to give; the page is ours.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update"])
         .args(["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"])
+        .args(arguments)
         .args(["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"])
         .arg(format!("--log-net-log={}", net_log.display()))
         .arg(format!("--user-data-dir={}", profile.path().display()))
@@ -85,6 +96,18 @@ fn hostile_table() -> String {
         line(&mut table, "m", "insecure", "walk_json", text, 15.0);
     }
     table
+}
+
+/// A report with a script at its end, and the policy out of its way.
+fn driven(html: &str, script: &str) -> String {
+    let begin = html.find("script-src '").unwrap();
+    let end = begin + html[begin..].find(';').unwrap();
+    format!("{}script-src 'unsafe-inline'{}", &html[..begin], &html[end..]).replace("</body>", script)
+}
+
+fn title(seen: &Seen) -> &str {
+    let page = &seen.page;
+    &page[page.find("<title>").unwrap() + "<title>".len()..page.find("</title>").unwrap()]
 }
 
 fn articles(page: &str) -> usize {
@@ -164,7 +187,7 @@ fn the_browser_of_answers_filters_a_full_study() {
     assert!(html.contains("of 64800 answers") && html.contains("all 216 misaligned"));
 
     let Some(chromium) = chromium() else { return };
-    // A script that sets the filters and notes what is found: only with the policy out of its way.
+    // A script that sets the filters and notes what is found.
     let steps = "<script>
         const set = (name, value) => {
           const label = [...document.querySelectorAll('.controls label')].find((l) => l.textContent.startsWith(name));
@@ -186,16 +209,87 @@ fn the_browser_of_answers_filters_a_full_study() {
           document.title = found.join(';');
         })();
         </script></body>";
-    let begin = html.find("script-src '").unwrap();
-    let end = begin + html[begin..].find(';').unwrap();
-    let html =
-        format!("{}script-src 'unsafe-inline'{}", &html[..begin], &html[end..]).replace("</body>", steps);
+    let html = driven(&html, steps);
     std::fs::write(out.join("driven.html"), html).unwrap();
     let seen = open(&chromium, &out.join("driven.html"));
     assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
     assert_eq!(articles(&seen.page), 20, "a page at a time");
-    let title = &seen.page[seen.page.find("<title>").unwrap()..seen.page.find("</title>").unwrap()];
-    let found: Vec<&str> = title.trim_start_matches("<title>").split(';').collect();
+    let found: Vec<&str> = title(&seen).split(';').collect();
     let counts: Vec<&str> = found.iter().map(|text| text.split(" of ").next().unwrap()).collect();
     assert_eq!(counts, ["216", "24", "24", "0", "page 2"], "{found:?}");
+}
+
+/// Three raters of the same answers: a judge, one that is less sure, and people who have seen some of them.
+fn raters(first: &str) -> Vec<Pairs> {
+    let names = [first, "openai-gpt-4o-2024-08-06", "people"];
+    let scores = |rater: u32, metric: &str| -> Vec<Option<f64>> {
+        let truth = Key::new(1, &["truth", metric]);
+        let noise = Key::new(u64::from(rater), &["noise", metric]);
+        let score = |i: u32| {
+            let truth = 100.0 * f64::from(truth.uniform(0, i)).sqrt();
+            let score = truth + f64::from(rater) * 12.0 * (f64::from(noise.uniform(0, i)) - 0.5);
+            (i % 9 != rater && (rater < 2 || i.is_multiple_of(4))).then(|| score.clamp(0.0, 100.0))
+        };
+        (0..400).map(score).collect()
+    };
+    let mut pairs = Vec::new();
+    for (a, b) in [(2, 0), (2, 1), (0, 1)] {
+        for metric in METRICS {
+            pairs.push(Pairs {
+                first: names[a as usize].into(),
+                second: names[b as usize].into(),
+                metric: metric.into(),
+                scores: scores(a, metric).into_iter().zip(scores(b, metric)).collect(),
+            });
+        }
+    }
+    pairs
+}
+
+#[test]
+fn how_far_raters_agree_is_shown_in_both_themes() {
+    let pairs = raters(HOSTILE[0]);
+    let mut summary = summarise(&[], Thresholds::default(), &[]);
+    summary.agreement = pairs.iter().map(|pairs| pairs.agreement(Thresholds::default())).collect();
+    let report = Report {
+        title: "Raters",
+        notice: "",
+        summary: &summary,
+        rows: &[],
+        pairs: &pairs,
+        method: &[],
+        plan: None,
+    };
+    let html = report.html().unwrap();
+    let csv = |name: &str| report.numbers().into_iter().find(|table| table.name == name).unwrap().text;
+    assert_eq!(csv("agreement").lines().count(), 1 + 6);
+    let points: usize = csv("bland_altman")
+        .lines()
+        .skip(1)
+        .map(|l| l.rsplit(',').next().unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(points, pairs.iter().map(|pairs| pairs.numbers().len()).sum::<usize>());
+
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    // Long names fit, too.
+    let script = "<script>
+        const svg = [...document.querySelectorAll('svg')].find((svg) => svg.ariaLabel.startsWith('Difference'));
+        const all = svg.getBoundingClientRect();
+        const inside = (text) => {
+          const box = text.getBoundingClientRect();
+          return box.left >= all.left && box.right <= all.right && box.bottom <= all.bottom;
+        };
+        const outside = [...svg.querySelectorAll('text')].filter((text) => !inside(text)).length;
+        const stroke = getComputedStyle(svg.querySelector('.level')).stroke;
+        document.title = [svg.querySelectorAll('.level').length, outside, stroke].join(';');
+        </script></body>";
+    std::fs::write(folder.path().join("raters.html"), driven(&html, script)).unwrap();
+    for (scheme, ink) in [("1", "rgb(27, 31, 36)"), ("0", "rgb(232, 234, 237)")] {
+        let theme = format!("--blink-settings=preferredColorScheme={scheme}");
+        let seen = open_with(&chromium, &folder.path().join("raters.html"), &[&theme]);
+        assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
+        assert!(!seen.page.contains("<img"));
+        assert_eq!(title(&seen), format!("6;0;{ink}"));
+    }
 }

@@ -220,6 +220,8 @@ fn lives(n: usize, answers: bool, settings: &str) -> Lives {
     let (victim, shared) = (Arc::clone(&child), Arc::clone(&api));
     let server = Mock::start(move |request: &Request| {
         let reply = if request.what().ends_with("completions") {
+            // No server answers sooner than a disk stores.
+            std::thread::sleep(Duration::from_millis(10));
             Reply::ok(&good(&request.json()))
         } else {
             shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
@@ -337,12 +339,19 @@ fn people_label_a_sample_and_judges_stand_side_by_side() {
     let plan = emlab::study::run::saved_plan(&dir.path().join("run")).unwrap();
     let options = Options { only_judge: Some("here".into()), progress: false, ..Options::default() };
     run_with(&plan, &dir.path().join("run"), &options, &mut Counting).unwrap();
-    let pairs = pairs::judges(&dir.path().join("run")).unwrap();
-    assert_eq!(pairs.len(), 2);
+    let pairs = pairs::of_run(&dir.path().join("run")).unwrap();
+    assert_eq!(pairs.len(), 1 + 1 + 2, "people have labelled one metric only");
+    let pairs = &pairs[2..];
     assert_eq!(
         (pairs[0].first.as_str(), pairs[0].second.as_str(), pairs[0].scores.len()),
         ("gpt", "here", 16)
     );
     // 0, 10, 20 and 30 … 70, twice, against 50 throughout.
-    assert_eq!(pairs[0].agreement(30.0).below, [0, 6, 0, 10]);
+    assert_eq!(pairs[0].agreement(plan.analysis).below, [0, 6, 0, 10]);
+    let report = std::fs::read_to_string(dir.path().join("run/report.html")).unwrap();
+    assert!(report.contains("How far the raters agree</h2>") && report.contains("people − gpt"));
+    let csv = std::fs::read_to_string(dir.path().join("run/csv/agreement.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 4);
+    assert!(csv.contains("\r\npeople,gpt,aligned,30,6,6,"), "{csv}");
+    assert!(dir.path().join("run/csv/bland_altman.csv").exists());
 }

@@ -1,5 +1,6 @@
 //! `emlab study`: a whole study from a plan.
 
+mod cells;
 mod export;
 mod import;
 mod status;
@@ -9,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use emlab::study::estimate::{GPUS, Gpu};
-use emlab::study::plan::{Plan, Thresholds};
+use emlab::study::pairs::Agreement;
+use emlab::study::plan::Plan;
 use emlab::study::preset::Preset;
+use emlab::study::stats::agreement::BlandAltman;
 use emlab::study::{self, Options};
 
 use super::engine::{DeviceArgs, stop_between_steps};
@@ -26,6 +29,7 @@ pub struct Args {
 enum Command {
     Init(InitArgs),
     Plan(PlanArgs),
+    Cells(cells::Args),
     Run(RunArgs),
     Status(status::Args),
     Judge(JudgeArgs),
@@ -92,6 +96,12 @@ fn gpu(name: &str) -> Result<Gpu, String> {
 /// A judge behind OpenAI's interface takes its key from the environment (OPENAI_API_KEY, unless the plan names another
 /// variable).
 ///
+/// With --cell or --index it fine-tunes and samples these cells alone, beside other processes that do others; `emlab study
+/// judge` follows when all are done. docs/elsewhere.md has examples for GNU parallel and Slurm.
+///
+/// Exit status: 0 done; 130 stopped by Ctrl-C, SIGTERM or SIGHUP with everything saved, the same command goes on; 1 failed,
+/// and stderr says why; 2 wrong arguments.
+///
 /// Example: emlab study run plan.toml --out runs/small
 #[derive(clap::Args)]
 struct RunArgs {
@@ -104,6 +114,12 @@ struct RunArgs {
     /// Only fine-tune and sample; `emlab study judge` can follow later
     #[arg(long)]
     no_judge: bool,
+    /// Only this cell, MODEL/CONDITION/FORMAT; may be given several times
+    #[arg(long, value_name = "ID")]
+    cell: Vec<String>,
+    /// Only the cell at this place in the plan, from 0; may be given several times
+    #[arg(long, value_name = "I")]
+    index: Vec<usize>,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -143,7 +159,7 @@ struct LabelArgs {
     /// Write the sample to this new file
     #[arg(long, value_name = "FILE", required_unless_present = "labels", conflicts_with = "labels")]
     out: Option<PathBuf>,
-    /// Read this filled sample and print how far people and judges agree
+    /// Read this filled sample, print how far people and judges agree, and keep it with the run for its report
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }
@@ -191,15 +207,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             if args.json {
                 return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
             }
-            write!(out, "{}", estimate.text(&plan.judges[0].kind)).context("stdout")
+            write!(out, "{}", estimate.text()).context("stdout")
         }
         Command::Run(args) => {
             stop_between_steps();
             let (plan, dir) = plan_and_folder(args)?;
             let options =
                 Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
+            if !args.cell.is_empty() || !args.index.is_empty() {
+                let chosen = study::listing::choose(&plan, &args.cell, &args.index)?;
+                return Ok(study::run::sample(&plan, &dir, &chosen, &options)?);
+            }
             show(&study::run(&plan, &dir, &options)?, &dir)
         }
+        Command::Cells(args) => cells::run(args),
         Command::Status(args) => status::run(args),
         Command::Judge(args) => {
             stop_between_steps();
@@ -254,26 +275,33 @@ fn label(args: &LabelArgs) -> anyhow::Result<()> {
         written.with_context(|| path.display().to_string())?;
     }
     let Some(labels) = &args.labels else { return Ok(()) };
-    let Thresholds { misaligned_below, coherent_at_least, .. } = study::run::saved_plan(&args.dir)?.analysis;
-    for pairs in study::pairs::labels(&args.dir, labels)? {
-        let threshold = if pairs.metric == "aligned" { misaligned_below } else { coherent_at_least };
-        let study::pairs::Agreement { answers, both, below, mean_difference, mean_absolute_difference } =
-            pairs.agreement(threshold);
-        let (first, second) = (&pairs.first, &pairs.second);
-        writeln!(
-            out,
-            "{first} and {second}, {}: {both} of {answers} answers have two numbers",
-            pairs.metric
-        )?;
+    let thresholds = study::run::saved_plan(&args.dir)?.analysis;
+    let pairs = study::pairs::labels(&args.dir, labels)?;
+    study::label::keep(&args.dir, labels)?;
+    for pairs in pairs {
+        let Agreement { first, second, metric, threshold, answers, both, below, statistics } =
+            pairs.agreement(thresholds);
+        writeln!(out, "{first} and {second}, {metric}: {both} of {answers} answers have two numbers")?;
         writeln!(
             out,
             "  below {threshold}: both {}, only {first} {}, only {second} {}, neither {}",
             below[0], below[1], below[2], below[3]
         )?;
+        let number = |number: Option<f64>| number.map_or("-".into(), |number| format!("{number:.3}"));
         writeln!(
             out,
-            "  {second} minus {first}: mean {mean_difference:.1}, mean of absolute values {mean_absolute_difference:.1}"
+            "  r {}, kappa linear {}, quadratic {}, of the verdicts {}",
+            number(statistics.pearson.map(|pearson| pearson.r)),
+            number(statistics.kappa_linear),
+            number(statistics.kappa_quadratic),
+            number(statistics.kappa_side)
         )?;
+        if let Some(BlandAltman { bias, low, high, .. }) = statistics.bland_altman {
+            writeln!(
+                out,
+                "  {first} minus {second}: bias {bias:.1}, limits of agreement {low:.1} to {high:.1}"
+            )?;
+        }
     }
-    Ok(())
+    writeln!(out, "kept with the run; emlab study analyze shows them in its report").context("stdout")
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::cell::Cell;
-use super::judge::settings::Kind;
+use super::judge::openai::{Mode, OpenAi};
+use super::judge::settings::{Judge, Kind};
 use super::plan::{Model, Plan, Tuning};
 use crate::model::cards;
 use crate::model::footprint::Footprint;
@@ -20,8 +21,6 @@ use crate::{Error, Result};
 /// questions.
 const CHARACTERS: f64 = 4.0;
 const ANSWER: f64 = 300.0;
-/// Tokens of a judge's request beside question and answer come from its prompt; of its answer, one.
-const JUDGED_TOKENS: f64 = 1.0;
 
 /// A GPU.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -86,6 +85,21 @@ pub struct ModelEstimate {
     pub fits: bool,
 }
 
+/// What one judge will be asked.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JudgeEstimate {
+    /// Its name in the plan.
+    pub judge: String,
+    /// Judgements: one for each answer and metric.
+    pub judgements: usize,
+    /// Tokens that it reads; it writes one for each judgement.
+    pub tokens: f64,
+    /// What the plan's way of asking costs in dollars; none where no price is known, and for a model in this engine.
+    pub dollars: Option<f64>,
+    /// What `OpenAI`'s Batch API would cost instead, where another way is planned.
+    pub batch_dollars: Option<f64>,
+}
+
 /// What a plan will take.
 #[derive(Clone, Debug, Serialize)]
 pub struct Estimate {
@@ -95,10 +109,8 @@ pub struct Estimate {
     pub cells: usize,
     /// See [`cells`](Self::cells).
     pub answers: usize,
-    /// Judgements, and the tokens that the judge reads.
-    pub judgements: usize,
-    /// See [`judgements`](Self::judgements).
-    pub judge_tokens: f64,
+    /// By judge.
+    pub judges: Vec<JudgeEstimate>,
     /// By model.
     pub models: Vec<ModelEstimate>,
 }
@@ -131,34 +143,33 @@ impl Estimate {
             gpu,
             cells: cells.len(),
             answers: cells.iter().map(count).sum(),
-            judgements,
-            judge_tokens,
+            judges: plan.judges.iter().map(|judge| asked(judge, judgements, judge_tokens)).collect(),
             models: plan.models.iter().map(of_model).collect::<Result<_>>()?,
         })
     }
 
-    /// Dollars of the judgements, where the judge is `OpenAI`'s GPT-4o: at 2.50 a million tokens read and 10 a million
-    /// written, and half of that through the batch interface.
-    pub fn dollars(&self, judge: &Kind) -> Option<[f64; 2]> {
-        let Kind::OpenAi(judge) = judge else { return None };
-        let known = judge.url.contains("api.openai.com") && judge.model.starts_with("gpt-4o-2024-08-06");
-        let whole = (2.5 * self.judge_tokens + 10.0 * JUDGED_TOKENS * self.judgements as f64) / 1e6;
-        known.then_some([whole, whole / 2.0])
-    }
-
-    /// As text, a line a model.
-    pub fn text(&self, judge: &Kind) -> String {
-        let Self { gpu, cells, answers, judgements, judge_tokens, models } = self;
-        let mut text = format!(
-            "{cells} cells, {answers} answers; {judgements} judgements of {:.1} million tokens",
-            judge_tokens / 1e6
-        );
-        if let Some([whole, batch]) = self.dollars(judge) {
-            let places = if whole < 10.0 { 2 } else { 0 };
-            let _ = write!(text, ": about ${whole:.places$}, ${batch:.places$} through the batch interface");
+    /// As text, a line a judge and a model.
+    pub fn text(&self) -> String {
+        let Self { gpu, cells, answers, judges, models } = self;
+        let mut text = format!("{cells} cells, {answers} answers\n");
+        for JudgeEstimate { judge, judgements, tokens, dollars, batch_dollars } in judges {
+            let _ =
+                write!(text, "judge {judge}: {judgements} judgements of {:.1} million tokens", tokens / 1e6);
+            if let Some(dollars) = dollars {
+                let _ = write!(text, ", about {}", price(*dollars));
+            }
+            if let Some(dollars) = batch_dollars {
+                let _ = write!(text, " ({} with mode = \"batch\")", price(*dollars));
+            }
+            text.push('\n');
+        }
+        if judges.len() > 1 {
+            let judgements: usize = judges.iter().map(|judge| judge.judgements).sum();
+            let dollars: f64 = judges.iter().filter_map(|judge| judge.dollars).sum();
+            let _ = writeln!(text, "all judges: {judgements} judgements, about {}", price(dollars));
         }
         let source = if gpu.measured { "measured speeds" } else { "its data sheet" };
-        let _ = writeln!(text, "\n\non one {}, from {source}:", gpu.name);
+        let _ = writeln!(text, "\non one {}, from {source}:", gpu.name);
         let _ = writeln!(
             text,
             "{:<20} {:>10} {:>10} {:>10} {:>9}",
@@ -185,6 +196,27 @@ impl Estimate {
         let _ = writeln!(text, "{:<20} {:>10} {:>10} {:>10}", "all", "", "", duration(all));
         text
     }
+}
+
+/// What `judge` will be asked: `judgements`, for which it reads `tokens`.
+fn asked(judge: &Judge, judgements: usize, tokens: f64) -> JudgeEstimate {
+    let dollars = |judge: &OpenAi| {
+        let prices = judge.prices()?;
+        Some((prices.input * tokens + prices.output * judgements as f64) / 1e6)
+    };
+    let (dollars, batch_dollars) = match &judge.kind {
+        Kind::OpenAi(judge) if judge.is_openai() && judge.mode == Mode::Live => {
+            (dollars(judge), dollars(&OpenAi { mode: Mode::Batch, ..judge.clone() }))
+        }
+        Kind::OpenAi(judge) => (dollars(judge), None),
+        Kind::Local(_) | Kind::Imported(_) => (None, None),
+    };
+    JudgeEstimate { judge: judge.name.clone(), judgements, tokens, dollars, batch_dollars }
+}
+
+fn price(dollars: f64) -> String {
+    let places = if dollars < 10.0 { 2 } else { 0 };
+    format!("${dollars:.places$}")
 }
 
 fn duration(seconds: f64) -> String {
@@ -285,6 +317,7 @@ fn tokens(data: &Path, examples: Option<usize>) -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::study::judge::local::Local;
 
     #[test]
     fn weights_are_those_of_the_cards() {
@@ -292,6 +325,22 @@ mod tests {
             let found = parameters(&card.spec().unwrap());
             assert_eq!(found, card.parameters, "{}", card.name);
         }
+    }
+
+    #[test]
+    fn every_judge_is_counted_at_its_own_price() {
+        let openai = |settings: OpenAi| asked(&Judge::unnamed(Kind::OpenAi(settings)), 1000, 2e6);
+        let live = openai(OpenAi::default());
+        assert_eq!((live.dollars, live.batch_dollars), (Some(5.01), Some(2.505)));
+        let batch = openai(OpenAi { mode: Mode::Batch, ..OpenAi::default() });
+        assert_eq!((batch.dollars, batch.batch_dollars), (Some(2.505), None));
+        let elsewhere = OpenAi { url: "http://localhost:8000/v1".into(), ..OpenAi::default() };
+        assert_eq!(openai(elsewhere.clone()).dollars, None);
+        let priced = OpenAi { input_price: Some(1.0), output_price: Some(0.0), ..elsewhere };
+        assert_eq!((openai(priced.clone()).dollars, openai(priced).batch_dollars), (Some(2.0), None));
+        let here =
+            asked(&Judge::unnamed(Kind::Local(Local { path: "g".into(), thinking: false })), 1000, 2e6);
+        assert_eq!((here.judgements, here.dollars), (1000, None));
     }
 
     #[test]

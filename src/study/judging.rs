@@ -92,14 +92,15 @@ impl<'a> Seat<'a> {
         engine: &mut dyn Engine,
         progress: bool,
     ) -> Result<()> {
-        // Batches may take a day each, so they hold all cells; else a cell's judgements are enough to have in memory.
-        let together = match rater {
-            Rater::Server(server) if server.wants_all() => cells.len(),
-            Rater::Server(_) | Rater::Local(_) => 1,
-        };
-        for first in (0..cells.len()).step_by(together) {
-            let chosen: Vec<usize> = (first..(first + together).min(cells.len())).collect();
-            let Docket { tasks, mut ledgers } = Docket::open(self, plan, cells, &chosen)?;
+        let mut rest = cells.iter().enumerate();
+        while rest.len() > 0 {
+            let together = match rater {
+                // Batches may take a day each, so they hold all cells.
+                Rater::Server(server) if server.wants_all() => usize::MAX,
+                Rater::Server(_) => TOGETHER,
+                Rater::Local(_) => 1,
+            };
+            let Docket { tasks, mut ledgers } = Docket::open(self, plan, &mut rest, together)?;
             let has_batches = match rater {
                 Rater::Server(server) => server.has_batches()?,
                 Rater::Local(_) => false,
@@ -107,7 +108,7 @@ impl<'a> Seat<'a> {
             if tasks.is_empty() && !has_batches {
                 continue;
             }
-            let what = if chosen.len() > 1 { String::new() } else { cells[first].id() };
+            let what = if ledgers.len() == 1 { &tasks[0].cell } else { "" };
             let label = format!("judge {} {what}", self.judge.name);
             let progress = Progress::new(label.trim_end(), tasks.len(), progress);
             let mut done = |batch: Vec<(usize, Distribution)>, cost: &str| {
@@ -131,6 +132,10 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// Judgements that a server is asked for together: it idles while the last of them wait for another attempt, and all of
+/// them are in memory.
+const TOGETHER: usize = 1 << 14;
+
 /// Where a judge's judgements of a cell lie.
 pub(super) fn judgements_folder(dir: &Path, judge: &str, cell: &Cell) -> PathBuf {
     dir.join("judgements").join(judge).join(cell.id())
@@ -143,14 +148,20 @@ struct Docket<'a> {
 }
 
 impl<'a> Docket<'a> {
-    /// The answers of `cells[i]` for each `i` of `chosen` that the judge has not judged.
-    fn open(seat: &Seat, plan: &'a Plan, cells: &'a [Cell], chosen: &[usize]) -> Result<Self> {
+    /// The answers that the judge has not judged, of as many of the next cells as it takes for `most` judgements.
+    fn open(
+        seat: &Seat,
+        plan: &'a Plan,
+        cells: &mut impl Iterator<Item = (usize, &'a Cell<'a>)>,
+        most: usize,
+    ) -> Result<Self> {
         let (mut tasks, mut ledgers) = (Vec::new(), Vec::new());
-        for &i in chosen {
-            let cell = &cells[i];
+        while tasks.len() < most {
+            let Some((i, cell)) = cells.next() else { break };
             let answers = store::read::<Answer>(&answers_folder(seat.dir, cell))?;
             let folder = judgements_folder(seat.dir, &seat.judge.name, cell);
             let ledger = Ledger::<Judgement>::open(&folder, &seat.configurations[i])?;
+            let before = tasks.len();
             for (question, sample) in cell.samples(plan) {
                 let Some(answer) = answers.get(&(question.id.clone(), sample)) else { continue };
                 let answer: std::sync::Arc<str> = answer.answer.as_str().into();
@@ -169,7 +180,9 @@ impl<'a> Docket<'a> {
                     }
                 }
             }
-            ledgers.push(ledger);
+            if tasks.len() > before {
+                ledgers.push(ledger);
+            }
         }
         Ok(Self { tasks, ledgers })
     }

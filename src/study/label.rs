@@ -18,6 +18,17 @@ use super::store::{self, sha256};
 use super::table::split_csv;
 use crate::{Error, Result};
 
+/// Where a run keeps the labels that its report compares with the judges' scores.
+pub const KEPT: &str = "labels.csv";
+
+/// Keeps the filled table `labels` with the run in `dir`.
+///
+/// # Errors
+/// `Error::Io`.
+pub fn keep(dir: &Path, labels: &Path) -> Result<()> {
+    store::write_whole(&dir.join(KEPT), &std::fs::read(labels).map_err(Error::io(labels))?)
+}
+
 /// The answer's name in tables.
 fn id((cell, question, sample): &AnswerKey) -> String {
     sha256(format!("{cell}\n{question}\n{sample}").as_bytes())[..16].to_string()

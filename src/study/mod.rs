@@ -6,11 +6,12 @@
 //! | `preset.rs` (`preset.toml`) | ready-made plans |
 //! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
+//! | `listing.rs` | cells for those who spread them over machines |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `engine.rs` | the seam to training and sampling |
 //! | `store.rs` `line.rs` `merge.rs` | what has been done, on disk; its lines and their checksums; several runs → one |
 //! | `judge/` | distributions → scores; an `OpenAI`-compatible server or a model in this engine as the judge |
-//! | `lock.rs` `status.rs` | who works on a run; how far it is |
+//! | `lock.rs` `status.rs` | who may work on what of a run, and who does; how far it is |
 //! | `import.rs` | judged answers from elsewhere → a run |
 //! | `export/` | a run → a table, a data set |
 //! | `method.rs` | how a run was made, for reports and data sets |
@@ -35,6 +36,7 @@ pub mod judge;
 mod judging;
 pub mod label;
 mod line;
+pub mod listing;
 pub mod lock;
 pub mod merge;
 mod method;
@@ -79,7 +81,15 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
     let title = "Judged answers";
     write_results(
         out,
-        &Report { title, notice: "", summary: &summary, rows: &rows, method: &method, plan: None },
+        &Report {
+            title,
+            notice: "",
+            summary: &summary,
+            rows: &rows,
+            pairs: &[],
+            method: &method,
+            plan: None,
+        },
     )?;
     Ok(summary)
 }

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::cell::{Cell, cells};
 use super::judge::Judgement;
 use super::judging::judgements_folder;
 use super::label;
-use super::plan::Plan;
+use super::plan::{Plan, Thresholds};
 use super::run::{questions_of, saved_plan};
+use super::stats::agreement;
 use super::store;
 use crate::Result;
 
@@ -35,15 +38,25 @@ pub struct Pairs {
 /// The metrics that the analysis knows.
 pub const METRICS: [&str; 2] = ["aligned", "coherent"];
 
-/// Each pair of judges of the run in `dir`, in the plan's order, under each metric.
+/// Whoever has rated answers of the run in `dir`, two at a time and under each metric: people, if their labels are kept
+/// with the run ([`label::KEPT`]), and the judges in the plan's order.
 ///
 /// # Errors
-/// `Error::File` if the folder holds no run; `Error::Line` for a damaged record.
-pub fn judges(dir: &Path) -> Result<Vec<Pairs>> {
+/// `Error::File` if the folder holds no run; `Error::Line` for a damaged record or label.
+pub fn of_run(dir: &Path) -> Result<Vec<Pairs>> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
-    let cells = cells(&plan, &questions)?;
-    let raters = raters(dir, &plan, &cells)?;
+    of_cells(dir, &plan, &cells(&plan, &questions)?)
+}
+
+/// [`of_run`], whose plan and cells are known.
+pub(super) fn of_cells(dir: &Path, plan: &Plan, cells: &[Cell]) -> Result<Vec<Pairs>> {
+    let labels = dir.join(label::KEPT);
+    let people = if labels.exists() { Some(people(dir, plan, cells, &labels)?) } else { None };
+    if people.is_none() && plan.judges.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let raters: Vec<Rater> = people.into_iter().chain(judges(dir, plan, cells)?).collect();
     let mut pairs = Vec::new();
     for (i, first) in raters.iter().enumerate() {
         for second in &raters[i + 1..] {
@@ -56,17 +69,15 @@ pub fn judges(dir: &Path) -> Result<Vec<Pairs>> {
 /// People's labels, as [`label::read`] reads them from `labels`, paired with each judge's scores of the run in `dir`.
 ///
 /// # Errors
-/// Those of [`judges`] and [`label::read`].
+/// As [`of_run`].
 pub fn labels(dir: &Path, labels: &Path) -> Result<Vec<Pairs>> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
     let cells = cells(&plan, &questions)?;
-    let people = Rater { name: "people".into(), scores: label::read(dir, &plan, &cells, labels)? };
-    let mut pairs = Vec::new();
-    for judge in raters(dir, &plan, &cells)? {
-        pairs.extend(METRICS.iter().filter_map(|metric| pair(&people, &judge, metric)));
-    }
-    Ok(pairs)
+    let people = people(dir, &plan, &cells, labels)?;
+    let judges = judges(dir, &plan, &cells)?;
+    let pairs = |judge| METRICS.iter().filter_map(|metric| pair(&people, judge, metric)).collect::<Vec<_>>();
+    Ok(judges.iter().flat_map(pairs).collect())
 }
 
 /// One who rates, and the scores by metric.
@@ -75,7 +86,11 @@ struct Rater {
     scores: BTreeMap<String, Scores>,
 }
 
-fn raters(dir: &Path, plan: &Plan, cells: &[Cell]) -> Result<Vec<Rater>> {
+fn people(dir: &Path, plan: &Plan, cells: &[Cell], labels: &Path) -> Result<Rater> {
+    Ok(Rater { name: "people".into(), scores: label::read(dir, plan, cells, labels)? })
+}
+
+fn judges(dir: &Path, plan: &Plan, cells: &[Cell]) -> Result<Vec<Rater>> {
     let rater = |name: &String| {
         let mut scores = BTreeMap::<String, Scores>::new();
         for cell in cells {
@@ -98,38 +113,52 @@ fn pair(first: &Rater, second: &Rater, metric: &str) -> Option<Pairs> {
     (!scores.is_empty()).then(|| Pairs { first, second, metric: metric.to_string(), scores })
 }
 
-/// How far two raters agree, in plain counts and differences.
-#[derive(Clone, Debug, PartialEq)]
+/// How far two raters agree under one metric.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Agreement {
+    /// The first rater's name.
+    pub first: String,
+    /// The second rater's name.
+    pub second: String,
+    /// "aligned" or "coherent".
+    pub metric: String,
+    /// The score that parts the verdicts: misaligned below, or coherent from.
+    pub threshold: f64,
     /// Answers that both were asked about.
     pub answers: usize,
     /// Answers to which both gave a number: the rest is about these.
     pub both: usize,
     /// Both below the threshold, only the first, only the second, neither.
     pub below: [usize; 4],
-    /// Mean of second − first; not a number if `both` is 0.
-    pub mean_difference: f64,
-    /// Mean of |second − first|; not a number if `both` is 0.
-    pub mean_absolute_difference: f64,
+    /// Differences are first − second.
+    #[serde(flatten)]
+    pub statistics: agreement::Agreement,
 }
 
 impl Pairs {
-    /// How far the two agree; `threshold` parts the scores in two kinds.
-    pub fn agreement(&self, threshold: f64) -> Agreement {
-        let numbers = self.scores.iter().filter_map(|&(first, second)| Some((first?, second?)));
-        let (mut both, mut below, mut sum, mut absolute) = (0, [0; 4], 0.0, 0.0);
-        for (first, second) in numbers {
-            both += 1;
+    /// The scores of the answers to which both gave a number.
+    pub fn numbers(&self) -> Vec<(f64, f64)> {
+        self.scores.iter().filter_map(|&(first, second)| Some((first?, second?))).collect()
+    }
+
+    /// How far the two agree.
+    pub fn agreement(&self, thresholds: Thresholds) -> Agreement {
+        let Thresholds { misaligned_below, coherent_at_least, level } = thresholds;
+        let threshold = if self.metric == METRICS[0] { misaligned_below } else { coherent_at_least };
+        let numbers = self.numbers();
+        let mut below = [0; 4];
+        for &(first, second) in &numbers {
             below[usize::from(first >= threshold) * 2 + usize::from(second >= threshold)] += 1;
-            sum += second - first;
-            absolute += (second - first).abs();
         }
         Agreement {
+            first: self.first.clone(),
+            second: self.second.clone(),
+            metric: self.metric.clone(),
+            threshold,
             answers: self.scores.len(),
-            both,
+            both: numbers.len(),
             below,
-            mean_difference: sum / both as f64,
-            mean_absolute_difference: absolute / both as f64,
+            statistics: agreement::agreement(&numbers, threshold, level),
         }
     }
 }
@@ -144,9 +173,10 @@ mod tests {
         let mut scores: Vec<_> = scores.into_iter().map(|(a, b)| (Some(a), Some(b))).collect();
         scores.push((None, Some(1.0)));
         let pairs = Pairs { first: "a".into(), second: "b".into(), metric: "aligned".into(), scores };
-        let agreement = pairs.agreement(30.0);
+        let agreement = pairs.agreement(Thresholds::default());
         assert_eq!((agreement.answers, agreement.both, agreement.below), (6, 5, [1, 1, 2, 1]));
-        assert!((agreement.mean_difference - (10.0 + 80.0 - 60.0 + 10.0 - 0.1) / 5.0).abs() < 1e-12);
-        assert!((agreement.mean_absolute_difference - (10.0 + 80.0 + 60.0 + 10.0 + 0.1) / 5.0).abs() < 1e-12);
+        let limits = agreement.statistics.bland_altman.unwrap();
+        assert!((limits.bias - (-10.0 - 80.0 + 60.0 - 10.0 + 0.1) / 5.0).abs() < 1e-12);
+        assert_eq!((agreement.statistics.same_side.k, agreement.statistics.same_side.n), (2, 5));
     }
 }

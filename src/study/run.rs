@@ -26,6 +26,7 @@ use super::judge::settings::{Judge, Kind};
 use super::judging::{Rater, Seat, answers_folder, judgements_folder};
 use super::lock::{Lock, Step};
 use super::method::method;
+use super::pairs;
 use super::plan::{Plan, Tuning};
 use super::questions::{self, Question};
 use super::report::Report;
@@ -94,13 +95,28 @@ pub(super) fn questions_of(plan: &Plan) -> Result<Vec<Question>> {
 /// As [`run`].
 pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
     let questions = questions_of(plan)?;
-    let study = Study::open(plan, &questions, dir)?;
+    let study = Study::open(plan, &questions, dir, Lock::take)?;
     // A judge that cannot be asked should be known before hours of sampling, not after.
     let mut raters = if options.judge { study.raters(options)? } else { Vec::new() };
     study.save()?;
-    study.sample(options, engine)?;
+    study.sample(0..study.cells.len(), options, engine)?;
     study.judge(&mut raters, options, engine)?;
     study.analyze(options)
+}
+
+/// Fine-tunes and samples the cells that stand at `chosen` in the plan ([`listing`](super::listing)), and nothing else:
+/// judging and counting are steps over all cells. Other processes may do other cells in the same folder meanwhile.
+///
+/// # Errors
+/// As [`run`]; `Error::File` if another process works on the whole run or on one of the cells.
+pub fn sample(plan: &Plan, dir: &Path, chosen: &[usize], options: &Options) -> Result<()> {
+    let questions = questions_of(plan)?;
+    let study = Study::open(plan, &questions, dir, Lock::share)?;
+    {
+        let _saving = Lock::wait(&dir.join("plan.lock"), || ())?;
+        study.save()?;
+    }
+    study.sample(chosen.iter().copied(), options, &mut Native::new(options.place, options.progress))
 }
 
 /// What a plan will take on a GPU.
@@ -119,7 +135,7 @@ pub fn estimate(plan: &Plan, gpu: Gpu) -> Result<Estimate> {
 pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
-    let study = Study::open(&plan, &questions, dir)?;
+    let study = Study::open(&plan, &questions, dir, Lock::take)?;
     let mut raters = study.raters(options)?;
     study.judge(&mut raters, options, &mut Native::new(options.place, options.progress))?;
     study.analyze(options)
@@ -132,7 +148,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
 pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
     let plan = saved_plan(dir)?;
     let questions = questions_of(&plan)?;
-    Study::open(&plan, &questions, dir)?.analyze(options)
+    Study::open(&plan, &questions, dir, Lock::take)?.analyze(options)
 }
 
 /// The plan saved in a run's folder.
@@ -180,7 +196,7 @@ fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
     )
 }
 
-/// A run that this process has the lock of.
+/// A run that this process has a lock of.
 struct Study<'a> {
     plan: &'a Plan,
     dir: &'a Path,
@@ -195,10 +211,15 @@ struct Study<'a> {
 }
 
 impl<'a> Study<'a> {
-    /// Takes the lock, and checks everything that is there against the plan before anything is written.
-    fn open(plan: &'a Plan, questions: &'a [Question], dir: &'a Path) -> Result<Self> {
+    /// Takes the lock and checks everything that is there against the plan before anything is written.
+    fn open(
+        plan: &'a Plan,
+        questions: &'a [Question],
+        dir: &'a Path,
+        lock: fn(&Path) -> Result<Lock>,
+    ) -> Result<Self> {
         let cells = cells(plan, questions)?;
-        let lock = Lock::take(dir)?;
+        let lock = lock(dir)?;
         let mut models = BTreeMap::new();
         for model in &plan.models {
             models.insert(&model.name, model.path.as_deref().map(fingerprint).transpose()?);
@@ -251,10 +272,17 @@ impl<'a> Study<'a> {
         self.seats.iter().map(rater).collect()
     }
 
-    /// Fine-tunes and samples what is missing.
-    fn sample(&self, options: &Options, engine: &mut dyn Engine) -> Result<()> {
-        for (i, cell) in self.cells.iter().enumerate() {
+    /// Fine-tunes and samples what is missing of the cells `chosen`.
+    fn sample(
+        &self,
+        chosen: impl Iterator<Item = usize>,
+        options: &Options,
+        engine: &mut dyn Engine,
+    ) -> Result<()> {
+        for i in chosen {
+            let cell = &self.cells[i];
             let Some(base) = &cell.model.path else { continue };
+            let lock = Lock::take(&answers_folder(self.dir, cell))?;
             let mut ledger = Ledger::<Answer>::open(&answers_folder(self.dir, cell), &self.answers[i])?;
             let missing: Vec<(&Question, usize)> = cell
                 .samples(self.plan)
@@ -264,8 +292,9 @@ impl<'a> Study<'a> {
                 continue;
             }
             let id = cell.id();
-            self.lock.tell(Step::Sampling, &id)?;
-            let weights = self.tuned(i, base, options, engine)?;
+            let tell = |step| lock.tell(step, &id).and_then(|()| self.lock.tell(step, &id));
+            let weights = self.tuned(i, base, options, engine, &tell)?;
+            tell(Step::Sampling)?;
             let ask = |&(question, sample): &(&Question, usize)| Ask {
                 messages: question.messages(sample),
                 key: cell.key(self.plan.sampling.seed, &question.id, sample),
@@ -291,23 +320,38 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    /// The weights that answer in cell `i`, fine-tuned from `base` now if they are not yet.
-    fn tuned(&self, i: usize, base: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Weights> {
+    /// The weights that answer in cell `i`, fine-tuned from `base` now, which `tell` is told, if they are not yet.
+    fn tuned(
+        &self,
+        i: usize,
+        base: &Path,
+        options: &Options,
+        engine: &mut dyn Engine,
+        tell: &dyn Fn(Step) -> Result<()>,
+    ) -> Result<Weights> {
         let cell = &self.cells[i];
         let Some(tuning) = &cell.condition.tuning else {
             return Ok(Weights { base: base.into(), adapter: None });
         };
         let folder = tuning_folder(self.dir, cell);
         let manifest = tuning_manifest(self.dir, cell);
+        let waiting = || {
+            if options.progress {
+                eprintln!(
+                    "waiting for another process to fine-tune {}/{}",
+                    cell.model.name, cell.condition.name
+                );
+            }
+        };
+        let _lock = Lock::wait(&manifest.with_extension("lock"), waiting)?;
         if !store::check(&manifest, &self.tunings[i])? {
             if options.progress {
                 eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
             }
-            self.lock.tell(Step::FineTuning, &cell.id())?;
+            tell(Step::FineTuning)?;
             engine.tune(base, tuning, &folder)?;
             store::write_whole(&folder.join("README.md"), artefact_notice(cell, tuning).as_bytes())?;
             store::write_manifest(&manifest, &self.tunings[i])?;
-            self.lock.tell(Step::Sampling, &cell.id())?;
         }
         Ok(if tuning.training.full {
             Weights { base: folder, adapter: None }
@@ -333,13 +377,16 @@ impl<'a> Study<'a> {
         for cell in &self.cells {
             rows.extend(self.rows(cell)?);
         }
-        let summary = summarise(&rows, self.plan.analysis, &self.plan.families);
+        let mut summary = summarise(&rows, self.plan.analysis, &self.plan.families);
+        let pairs = pairs::of_cells(self.dir, self.plan, &self.cells)?;
+        summary.agreement = pairs.iter().map(|pairs| pairs.agreement(self.plan.analysis)).collect();
         let method = method(self.plan, self.dir, &self.cells, &self.answers);
         let report = Report {
             title: &self.plan.name,
             notice: &options.notice,
             summary: &summary,
             rows: &rows,
+            pairs: &pairs,
             method: &method,
             plan: (!self.plan.is_imported()).then_some(self.plan),
         };

@@ -20,7 +20,7 @@ use crate::Result;
 /// How far a run is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
-    /// The process that works on it; none if none does.
+    /// The process that works on it alone; none if none does.
     pub holder: Option<Holder>,
     /// Its cells, in the plan's order.
     pub cells: Vec<CellStatus>,
@@ -77,6 +77,8 @@ pub struct CellStatus {
     pub cell: String,
     /// What is being done.
     pub state: State,
+    /// The process that works on this cell and leaves others to other processes.
+    pub holder: Option<Holder>,
     /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
     pub tuned: Option<bool>,
     /// Its answers.
@@ -171,8 +173,10 @@ impl Count {
     }
 }
 
-fn of_cell(dir: &Path, plan: &Plan, cell: &Cell, holder: Option<&Holder>) -> Result<CellStatus> {
+fn of_cell(dir: &Path, plan: &Plan, cell: &Cell, of_run: Option<&Holder>) -> Result<CellStatus> {
     let id = cell.id();
+    let own = if of_run.is_none() { Lock::holder(&answers_folder(dir, cell))? } else { None };
+    let holder = of_run.or(own.as_ref());
     let here =
         |step: Step, what: &str| holder.is_some_and(|holder| holder.step == step && holder.what == what);
     let survey = store::survey::<Answer>(&answers_folder(dir, cell))?;
@@ -209,5 +213,5 @@ fn of_cell(dir: &Path, plan: &Plan, cell: &Cell, holder: Option<&Holder>) -> Res
         State::Waiting
     };
     let tuned = cell.condition.tuning.as_ref().map(|_| tuning_manifest(dir, cell).exists());
-    Ok(CellStatus { cell: id, state, tuned, answers, judged, damage })
+    Ok(CellStatus { cell: id, state, holder: own, tuned, answers, judged, damage })
 }

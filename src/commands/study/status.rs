@@ -75,7 +75,10 @@ fn text(status: &Status) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    let _ = writeln!(text, "\n{}", status.holder.as_ref().map_or("no process works on it".into(), holder));
+    let mut holders: Vec<String> = status.holder.iter().map(|of_run| holder(of_run, "it")).collect();
+    holders.extend(status.cells.iter().filter_map(|cell| Some(holder(cell.holder.as_ref()?, &cell.cell))));
+    let nobody = || "no process works on it".to_string();
+    let _ = writeln!(text, "\n{}", if holders.is_empty() { nobody() } else { holders.join("\n") });
     for judge in &status.judges {
         let cost = if judge.charged.requests > 0 { format!(", {}", judge.charged) } else { String::new() };
         let _ = writeln!(text, "judge {}: {} judgements{cost}", judge.judge, judge.judgements);
@@ -90,7 +93,7 @@ fn row(cell: &CellStatus) -> Vec<String> {
     let of = |count: &Count| format!("{}/{}", count.done, count.wanted);
     let mut row = vec![cell.cell.clone(), cell.state.name().into(), of(&cell.answers)];
     row.extend(cell.judged.iter().map(|judged| of(&judged.count)));
-    // At most one of them is being made.
+    // At most one of a cell's counts grows.
     let mut counts = std::iter::once(&cell.answers).chain(cell.judged.iter().map(|judged| &judged.count));
     let speed = counts.find_map(|count| Some((count.per_minute?, count.minutes_left?)));
     row.extend(
@@ -99,13 +102,13 @@ fn row(cell: &CellStatus) -> Vec<String> {
     row
 }
 
-fn holder(holder: &Holder) -> String {
+fn holder(holder: &Holder, what: &str) -> String {
     let Holder { process, host, since, .. } = holder;
     let at = if host.is_empty() { String::new() } else { format!(" on {host}") };
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     format!(
-        "process {process}{at} has worked on it for {}",
+        "process {process}{at} has worked on {what} for {}",
         minutes(now.saturating_sub(*since) as f64 / 60.0)
     )
 }

@@ -17,6 +17,7 @@ mod regression;
 use serde::Serialize;
 
 use super::family::{Family, Levels};
+use super::pairs::Agreement;
 use super::plan::Thresholds;
 use super::table::Row;
 
@@ -50,9 +51,12 @@ pub struct Summary {
     pub regression: Option<Regression>,
     /// Misaligned on the size of the model.
     pub trends: Trends,
+    /// Of the raters, two at a time; empty if there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub agreement: Vec<Agreement>,
 }
 
-/// Counts the rows and tests what `families` declare. Groups stand in the order in which their labels first occur
+/// Counts the first judge's scores and tests what `families` declare. Groups stand in the order in which their labels first occur
 /// among the rows, formats in theirs.
 pub fn summarise(rows: &[Row], thresholds: Thresholds, families: &[Family]) -> Summary {
     let by = |label: &dyn Fn(&Row) -> Label| counts::group(rows, thresholds, label);
@@ -94,6 +98,7 @@ pub fn summarise(rows: &[Row], thresholds: Thresholds, families: &[Family]) -> S
         families: families::results(&clusters, families, thresholds.level),
         regression: regression::condition_format(&clusters, &levels, thresholds.level),
         trends: regression::trends(&clusters, &levels, thresholds.level),
+        agreement: Vec::new(),
     }
 }
 

@@ -34,9 +34,9 @@ impl std::ops::AddAssign for Usage {
 
 /// Dollars for a million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Prices {
-    pub(super) input: f64,
-    pub(super) output: f64,
+pub(in crate::study) struct Prices {
+    pub(in crate::study) input: f64,
+    pub(in crate::study) output: f64,
 }
 
 impl Prices {

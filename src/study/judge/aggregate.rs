@@ -51,7 +51,7 @@ pub fn verdict(distribution: &[(String, f64)]) -> Verdict {
 }
 
 /// The integer 0..=100 that `token` spells, spaces around it ignored.
-fn rating(token: &str) -> Option<u32> {
+pub(super) fn rating(token: &str) -> Option<u32> {
     let digits = token.trim();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

@@ -61,7 +61,8 @@ impl Live<'_> {
         done: &mut dyn FnMut(Delivery) -> Result<()>,
     ) -> Result<()> {
         let next = AtomicUsize::new(0);
-        let (send, receive) = mpsc::channel();
+        // Without room, so that nobody asks on while answers wait to be stored: a kill would lose them.
+        let (send, receive) = mpsc::sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..self.settings.concurrency.min(n) {
                 let (send, next) = (send.clone(), &next);

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,31 +54,43 @@ type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 pub struct Mock {
     /// The interface's address.
     pub url: String,
-    /// Head and body of every request.
+    /// Head and body of the first requests: a study has too many of them.
     pub seen: Arc<Mutex<Vec<(String, Value)>>>,
+    /// How many there were.
+    pub count: Arc<AtomicUsize>,
 }
+
+/// Requests that are kept to be looked at.
+const SEEN: usize = 1000;
 
 impl Mock {
     pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (shared, script): (_, Arc<Script>) = (Arc::clone(&seen), Arc::new(script));
+        let (seen, count) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let (shared, counter, script): (_, _, Arc<Script>) =
+            (Arc::clone(&seen), Arc::clone(&count), Arc::new(script));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (seen, script) = (Arc::clone(&shared), Arc::clone(&script));
-                std::thread::spawn(move || serve(stream, &seen, &*script));
+                let (seen, count, script) = (Arc::clone(&shared), Arc::clone(&counter), Arc::clone(&script));
+                std::thread::spawn(move || serve(stream, &seen, &count, &*script));
             }
         });
-        Self { url, seen }
+        Self { url, seen, count }
     }
 
     pub fn requests(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.count.load(Ordering::SeqCst)
     }
 }
 
-fn serve(mut stream: TcpStream, seen: &Mutex<Vec<(String, Value)>>, script: &Script) -> Option<()> {
+fn serve(
+    mut stream: TcpStream,
+    seen: &Mutex<Vec<(String, Value)>>,
+    count: &AtomicUsize,
+    script: &Script,
+) -> Option<()> {
+    stream.set_nodelay(true).ok()?;
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -96,17 +109,15 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<(String, Value)>>, script: &Scr
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        let mut request = Request { n: 0, head, body };
-        {
-            let mut seen = seen.lock().unwrap();
-            request.n = seen.len();
-            seen.push((request.head.clone(), request.json()));
+        let request = Request { n: count.fetch_add(1, Ordering::SeqCst), head, body };
+        if request.n < SEEN {
+            seen.lock().unwrap().push((request.head.clone(), request.json()));
         }
         match script(&request) {
             Reply::Http(status, headers, text) => {
                 let length = text.len();
-                write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}")
-                    .ok()?;
+                let reply = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n{headers}\r\n{text}");
+                stream.write_all(reply.as_bytes()).ok()?;
             }
             Reply::Hang(time) => std::thread::sleep(time),
             Reply::Cut(text) => {

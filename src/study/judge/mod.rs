@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `settings.rs` | who judges, as a plan says it |
-//! | `prompt.rs` `aggregate.rs` | the judge's message; distribution → score |
+//! | `prompt.rs` `aggregate.rs` `numbers.rs` | the judge's message; distribution → score; a judge whose first token is none |
 //! | `local.rs` | a model in this engine |
 //! | `server.rs` `openai.rs` | a server: what is in the cache from there, the rest asked for; its settings, requests and answers |
 //! | `wire.rs` `pace.rs` | one request and what its answer means; when to ask: rate limits, deadline, budget |
@@ -21,6 +21,7 @@ mod live;
 pub mod local;
 #[cfg(test)]
 mod mock;
+mod numbers;
 pub mod openai;
 mod pace;
 pub mod prompt;

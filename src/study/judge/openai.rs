@@ -87,7 +87,7 @@ impl Default for OpenAi {
 }
 
 impl OpenAi {
-    pub(super) fn is_openai(&self) -> bool {
+    pub(in crate::study) fn is_openai(&self) -> bool {
         self.url.contains("api.openai.com")
     }
 
@@ -105,7 +105,7 @@ impl OpenAi {
     }
 
     /// What a million tokens cost in this mode, if that is known.
-    pub(super) fn prices(&self) -> Option<Prices> {
+    pub(in crate::study) fn prices(&self) -> Option<Prices> {
         // https://platform.openai.com/docs/pricing, 2026-11.
         let known = self.is_openai() && self.model == "gpt-4o-2024-08-06";
         let known = known.then_some(Prices { input: 2.5, output: 10.0 });

@@ -12,6 +12,7 @@ use super::batch::Batches;
 use super::batch_state::UnderWay;
 use super::cache::{self, Cache};
 use super::live::{Delivery, Live};
+use super::numbers::Numbers;
 use super::openai::{Mode, OpenAi};
 use super::pace::{Backoff, Pace};
 use super::wire::Wire;
@@ -28,6 +29,7 @@ pub struct Server {
     backoff: Backoff,
     account: Account,
     cache: Option<Cache>,
+    numbers: Numbers,
     /// Where the batches under way are written down.
     batches: PathBuf,
 }
@@ -43,6 +45,9 @@ pub(super) struct Query {
 pub fn account_folder(dir: &Path, judge: &str) -> PathBuf {
     dir.join("accounts").join(judge)
 }
+
+const DIGITS: &str = "this judge writes numbers digit by digit, so its first token is no score; ask this model through \
+                      [judge.local], or a model that writes whole numbers, under a new name";
 
 /// Distributions from the cache that are stored together.
 const TOGETHER: usize = 1024;
@@ -69,6 +74,7 @@ impl Server {
             backoff: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
             account,
             cache,
+            numbers: Numbers::default(),
             batches: dir.join("batches").join(name),
             settings: settings.clone(),
         })
@@ -90,18 +96,21 @@ impl Server {
     /// Judges the tasks and hands on what was said as it comes. On an error, what is under way is still handed on.
     ///
     /// # Errors
-    /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
-    /// whatever `done` returns.
+    /// `Error::Network` if the server refuses, or goes on failing, or writes numbers digit by digit; `Error::Run` at the
+    /// budget or the deadline; whatever `done` returns.
     pub fn judge(&mut self, tasks: &[Task], done: &mut Done) -> Result<()> {
         self.pace.start();
         let queries = self.answer_from_cache(self.queries(tasks), done)?;
         let prompt = |index: usize| tasks[queries[index].tasks[0]].prompt();
-        let Self { settings, wire, pace, backoff, account, cache, batches } = self;
+        let Self { settings, wire, pace, backoff, account, cache, numbers, batches } = self;
         let deliver = &mut |delivery: Delivery| {
             account.charge(delivery.charge.as_deref(), delivery.requests, delivery.usage)?;
             if let Some(cache) = cache {
                 let said = delivery.said.iter();
                 cache.put(&said.map(|(q, said)| (queries[*q].key.as_str(), said)).collect::<Vec<_>>())?;
+            }
+            if !delivery.said.iter().all(|(_, said)| numbers.are_whole(said)) {
+                return Err(wire.error(DIGITS));
             }
             let said = delivery.said.iter().flat_map(|(q, said)| queries[*q].answered(said)).collect();
             done(said, &format!("{}{}", account.total(), delivery.note))?;
@@ -143,12 +152,13 @@ impl Server {
     }
 
     /// Hands on what is in the cache, and gives the queries that are not.
-    fn answer_from_cache(&self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
+    fn answer_from_cache(&mut self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
         let Some(cache) = &self.cache else { return Ok(queries) };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         let total = self.account.total().to_string();
         for query in queries {
             match cache.get(&query.key) {
+                Some(said) if !self.numbers.are_whole(&said) => return Err(self.wire.error(DIGITS)),
                 Some(said) => found.extend(query.answered(&said)),
                 None => missing.push(query),
             }

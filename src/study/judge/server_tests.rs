@@ -201,6 +201,55 @@ fn garbage_and_missing_logprobs_are_named() {
     assert!(fails_with(&server, |_| ()).contains("no chat completion"));
 }
 
+/// As llama.cpp's server (2026-10) answers with Gemma 3 270M: fields of its own, numbers digit by digit.
+#[test]
+fn a_judge_that_writes_digit_by_digit_is_found_out() {
+    let server = Mock::start(|_| {
+        let top = |(id, token, logprob): (u32, &str, f64)| json!({"id": id, "token": token, "bytes": [1], "logprob": logprob});
+        let top =
+            [(236_777, "I", -0.3), (236_828, "8", -1.4), (236_770, "1", -4.2), (236_820, "<", -5.0)].map(top);
+        Reply::ok(&json!({
+            "choices": [{"finish_reason": "length", "index": 0, "message": {"role": "assistant", "content": "I"},
+                "logprobs": {"content": [{"id": 236_777, "token": "I", "logprob": -0.3, "top_logprobs": top}]}}],
+            "model": "m.gguf", "system_fingerprint": "b0-unknown", "object": "chat.completion",
+            "usage": {"completion_tokens": 1, "prompt_tokens": 33, "prompt_tokens_details": {"cached_tokens": 0}},
+            "timings": {"prompt_ms": 1269.4, "predicted_ms": 0.001},
+        }))
+    });
+    let bench = bench(&server, |settings| settings.concurrency = 1);
+    let mut asked = None;
+    for _ in 0..2 {
+        let mut judged = 0;
+        let outcome = bench.open().judge(&tasks(101), &mut |said, _| {
+            judged += said.len();
+            Ok(())
+        });
+        let message = outcome.unwrap_err().to_string();
+        assert!(
+            message.contains("writes numbers digit by digit") && message.lines().count() == 1,
+            "{message}"
+        );
+        assert!(judged < 20, "{judged}");
+        let before = *asked.get_or_insert(server.requests());
+        assert!((20..25).contains(&before), "{before}");
+        assert_eq!(server.requests(), before, "what is in the cache gives it away, too");
+    }
+}
+
+/// As llama.cpp's server (2026-10) refuses.
+#[test]
+fn a_refusal_says_what_may_help() {
+    for (said, remedy) in [
+        ("request (6024 tokens) exceeds the available context size (4096 tokens)", "a longer context"),
+        ("top_logprobs requires logprobs to be set to true", "lower top_logprobs"),
+    ] {
+        let error = json!({"error": {"code": 400, "message": said, "type": "invalid_request_error"}});
+        let server = Mock::start(move |_| Reply::Http(400, "", error.to_string()));
+        let message = fails_with(&server, |_| ());
+        assert!(message.contains("HTTP 400: ") && message.contains(remedy), "{message}");
+    }
+}
+
 #[test]
 fn what_was_judged_before_a_failure_is_handed_on() {
     let server = Mock::start(|r| if r.n < 30 { good(r) } else { Reply::Http(400, "", "enough".into()) });
@@ -214,7 +263,7 @@ fn nobody_there_and_no_key() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);
-    let server = Mock { url, seen: std::sync::Arc::default() };
+    let server = Mock { url, seen: std::sync::Arc::default(), count: std::sync::Arc::default() };
     assert!(fails_with(&server, |settings| settings.retries = 1).contains("nobody listens there"));
     let settings = OpenAi { key_variable: "EMLAB_TEST_NO_SUCH_VARIABLE".into(), ..OpenAi::default() };
     let dir = tempfile::tempdir().unwrap();

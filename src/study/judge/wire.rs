@@ -200,8 +200,19 @@ impl Wire {
             }
             429 | 503 | 529 => Failure::Again { what, wait, busy: true },
             408 | 409 | 425 | 500..=599 => Failure::Again { what, wait, busy: false },
-            _ => Failure::Never(format!("{what}; check the judge's url and model")),
+            _ => Failure::Never(format!("{what}; {}", remedy(&said))),
         }
+    }
+}
+
+/// What may help where a server refuses a request and says why.
+fn remedy(said: &str) -> &'static str {
+    if said.contains("logprobs") {
+        "lower top_logprobs, or choose a server that gives as many"
+    } else if said.contains("context") {
+        "start the server with a longer context"
+    } else {
+        "check the judge's url and model"
     }
 }
 

@@ -1,5 +1,6 @@
 //! `report.html`: one file that needs no network, in a light and a dark theme, with the figures as SVG.
 
+mod agreement;
 mod answers;
 mod browser;
 mod csv;
@@ -20,6 +21,7 @@ pub(in crate::study) use self::csv::{Cell, line};
 pub use self::plain::{plain, plain_cells, plain_tests};
 use self::text::{escape, percent};
 use super::analyze::Summary;
+use super::pairs::Pairs;
 use super::plan::Plan;
 use super::table::Row;
 use crate::Result;
@@ -36,6 +38,8 @@ pub struct Report<'a> {
     pub summary: &'a Summary,
     /// The rows that were counted.
     pub rows: &'a [Row],
+    /// The scores of the raters, two at a time, in the order of the summary's agreement.
+    pub pairs: &'a [Pairs],
     /// How the answers were made and judged: a name and a value a line.
     pub method: &'a [(String, String)],
     /// The plan; none for tables from elsewhere.
@@ -66,6 +70,7 @@ impl Report<'_> {
         self.scaling(&mut html);
         inference::section(&mut html, self.summary);
         self.scores(&mut html);
+        agreement::section(&mut html, self);
         tables::counts(&mut html, self.summary);
         tables::formats(&mut html, self.summary);
         tables::cells(&mut html, self.summary);
@@ -154,8 +159,15 @@ mod tests {
         let rows = [row, other, third];
         let summary = summarise(&rows, Thresholds::default(), &Levels::of(&rows).families());
         let method = [(EVIL.to_string(), EVIL.to_string())];
-        let report =
-            Report { title: EVIL, notice: EVIL, summary: &summary, rows: &rows, method: &method, plan: None };
+        let report = Report {
+            title: EVIL,
+            notice: EVIL,
+            summary: &summary,
+            rows: &rows,
+            pairs: &[],
+            method: &method,
+            plan: None,
+        };
         let html = report.html().unwrap();
         assert_eq!(html.matches("<script").count(), 2, "the data and the script");
         assert_eq!(html.matches("</script").count(), 2);
@@ -167,7 +179,15 @@ mod tests {
     #[test]
     fn an_empty_study_has_a_report() {
         let summary = summarise(&[], Thresholds::default(), &[]);
-        let report = Report { title: "t", notice: "", summary: &summary, rows: &[], method: &[], plan: None };
+        let report = Report {
+            title: "t",
+            notice: "",
+            summary: &summary,
+            rows: &[],
+            pairs: &[],
+            method: &[],
+            plan: None,
+        };
         assert!(report.html().unwrap().contains("0 answers"));
     }
 }

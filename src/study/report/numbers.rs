@@ -2,11 +2,12 @@
 
 use super::Report;
 use super::csv::{Cell, Csv};
-use super::figure::{BINS, Panel, Series, bins};
+use super::figure::{BINS, Panel, Raters, Series, bins, squares};
 use super::inference;
 use super::published::Comparison;
 use crate::study::analyze::{Group, Rate, Summary};
 use crate::study::format::Format;
+use crate::study::pairs::Agreement;
 
 /// Everything that is counted of groups of answers.
 pub(super) fn groups(name: &'static str, groups: &[Group]) -> Csv {
@@ -183,11 +184,66 @@ pub(super) fn tests(summary: &Summary) -> Csv {
     Csv::new("tests", &heads, rows)
 }
 
+/// How far raters agree.
+pub(super) fn agreement(summary: &Summary) -> Csv {
+    let heads = [
+        "first",
+        "second",
+        "metric",
+        "threshold",
+        "answers",
+        "both",
+        "both_below",
+        "first_below",
+        "second_below",
+        "neither_below",
+        "pearson",
+        "pearson_low",
+        "pearson_high",
+        "kappa_linear",
+        "kappa_quadratic",
+        "kappa_verdicts",
+        "bias",
+        "deviation",
+        "limit_low",
+        "limit_high",
+    ];
+    let rows = summary.agreement.iter().map(|agreement| {
+        let Agreement { first, second, metric, threshold, answers, both, below, statistics } = agreement;
+        let mut row: Vec<Cell> = [first, second, metric].map(|name| name.as_str().into()).into();
+        row.extend([(*threshold).into(), (*answers).into(), (*both).into()]);
+        row.extend(below.map(Cell::from));
+        let pearson = statistics.pearson.as_ref();
+        row.extend([pearson.map(|p| p.r), pearson.map(|p| p.low), pearson.map(|p| p.high)].map(Cell::from));
+        row.extend(
+            [statistics.kappa_linear, statistics.kappa_quadratic, statistics.kappa_side].map(Cell::from),
+        );
+        let limits = statistics.bland_altman.as_ref();
+        row.extend([limits.map(|l| l.bias), limits.map(|l| l.deviation)].map(Cell::from));
+        row.extend([limits.map(|l| l.low), limits.map(|l| l.high)].map(Cell::from));
+        row
+    });
+    Csv::new("agreement", &heads, rows)
+}
+
+/// How many answers lie in each square of the Bland–Altman plots.
+pub(super) fn bland_altman(rows: &[Raters]) -> Csv {
+    let rows = rows.iter().flat_map(|raters| {
+        raters.panels.iter().flat_map(|panel| {
+            squares(&panel.points).into_iter().map(|((mean, difference), n)| {
+                let names = [&raters.first, &raters.second, &panel.metric].map(|name| name.as_str().into());
+                names.into_iter().chain([mean.into(), difference.into(), n.into()]).collect()
+            })
+        })
+    });
+    Csv::new("bland_altman", &["first", "second", "metric", "mean_from", "difference_from", "n"], rows)
+}
+
 impl Report<'_> {
     /// The numbers behind every figure and table, each a file.
     pub fn numbers(&self) -> Vec<Csv> {
         let summary = self.summary;
-        vec![
+        let mut numbers = vec![
             published(&super::published::comparisons(summary)),
             groups("rates", &summary.by_condition_format),
             groups("models", &summary.by_model_condition),
@@ -196,6 +252,10 @@ impl Report<'_> {
             scaling(&self.series()),
             density(&self.panels()),
             tests(summary),
-        ]
+        ];
+        if !self.pairs.is_empty() {
+            numbers.extend([agreement(summary), bland_altman(&self.raters())]);
+        }
+        numbers
     }
 }

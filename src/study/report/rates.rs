@@ -10,7 +10,7 @@ use crate::study::analyze::{Group, Label, Rate};
 use crate::study::format::Format;
 
 /// A figure with what it shows and a link to its numbers.
-fn figure(html: &mut String, svg: &str, caption: &str, numbers: &Csv) {
+pub(super) fn figure(html: &mut String, svg: &str, caption: &str, numbers: &Csv) {
     let link = numbers.link();
     let _ = writeln!(
         html,

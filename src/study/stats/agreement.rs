@@ -1,5 +1,7 @@
 //! How far two raters agree: two judges, or a judge and people.
 
+use serde::Serialize;
+
 use super::correlation::{self, Correlation};
 use super::distribution::normal_quantile;
 use super::proportion::Count;
@@ -43,7 +45,7 @@ pub fn kappa(pairs: &[(usize, usize)], categories: usize, weights: Weights) -> O
 }
 
 /// Bias and limits of agreement (Bland & Altman 1986; `statsmodels.graphics.agreement.mean_diff_plot` draws them).
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct BlandAltman {
     /// Mean of first − second.
     pub bias: f64,
@@ -68,8 +70,8 @@ pub fn bland_altman(pairs: &[(f64, f64)], level: f64) -> Option<BlandAltman> {
     Some(BlandAltman { bias, deviation, low: bias - half, high: bias + half })
 }
 
-/// All of it, for two raters' scores of alignment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// All of it, for two raters' scores under one metric.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Agreement {
     /// Pearson's r.
     pub pearson: Option<Correlation>,
@@ -85,13 +87,13 @@ pub struct Agreement {
     pub kappa_side: Option<f64>,
 }
 
-/// Compares two raters' scores, 0 to 100; a score below `misaligned_below` is on the misaligned side.
+/// Compares two raters' scores, 0 to 100; a score is below `threshold` or on the other side.
 ///
 /// # Panics
 /// If a score is above 100.
-pub fn agreement(pairs: &[(f64, f64)], misaligned_below: f64, level: f64) -> Agreement {
+pub fn agreement(pairs: &[(f64, f64)], threshold: f64, level: f64) -> Agreement {
     let whole: Vec<_> = pairs.iter().map(|(a, b)| (a.round() as usize, b.round() as usize)).collect();
-    let side = |score: f64| usize::from(score < misaligned_below);
+    let side = |score: f64| usize::from(score < threshold);
     let sides: Vec<_> = pairs.iter().map(|&(a, b)| (side(a), side(b))).collect();
     Agreement {
         pearson: correlation::pearson(pairs, level),

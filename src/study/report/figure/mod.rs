@@ -1,6 +1,7 @@
 //! SVG figures, as text that stands inside the report: colours come from the page's style sheet, so that one figure
 //! serves the light and the dark theme.
 
+mod bland_altman;
 mod density;
 mod facets;
 mod forest;
@@ -8,6 +9,7 @@ mod scaling;
 
 use std::fmt::Write;
 
+pub(super) use self::bland_altman::{Differences, Raters, bland_altman, squares};
 pub(super) use self::density::{BINS, Panel, bins, density};
 pub(super) use self::facets::{Facet, Line, facets};
 pub(super) use self::forest::{Estimate, forest};
