@@ -35,7 +35,7 @@ impl Graph {
     }
 
     fn record_here(gpu: Gpu, f: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let recording = turn::record();
+        let _recording = turn::record();
         let _turn = gpu.bind()?;
         let stream = gpu.stream();
         let failure = |e| failed("recording launches", e);
@@ -44,7 +44,7 @@ impl Graph {
         let (outcome, graph, memory) = unsafe {
             result::stream::begin_capture(stream, mode).map_err(failure)?;
             let outcome = f();
-            (outcome, result::stream::end_capture(stream), recording.memory())
+            (outcome, result::stream::end_capture(stream), turn::recorded())
         };
         outcome?;
         let graph = graph.map_err(failure)?;

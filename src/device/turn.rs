@@ -49,19 +49,17 @@ pub(super) fn record() -> Recording {
     Recording(Some(guard))
 }
 
-impl Recording {
-    /// The memory used since it began.
-    pub(super) fn memory(&self) -> Vec<Arc<Allocation>> {
-        RECORDED.take().unwrap_or_default()
-    }
-}
-
 impl Drop for Recording {
     fn drop(&mut self) {
         RECORDED.set(None);
         TURNS.set(TURNS.get() - 1);
         drop(self.0.take());
     }
+}
+
+/// The memory used since this thread's recording began.
+pub(super) fn recorded() -> Vec<Arc<Allocation>> {
+    RECORDED.take().unwrap_or_default()
 }
 
 /// Whether this thread records.

@@ -169,6 +169,13 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
+fn open(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        file::make_folder(folder)?;
+    }
+    OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,11 +198,4 @@ mod tests {
         assert_eq!(Lock::holder(dir.path()).unwrap(), None);
         Lock::take(dir.path()).unwrap();
     }
-}
-
-fn open(path: &Path) -> Result<File> {
-    if let Some(folder) = path.parent() {
-        file::make_folder(folder)?;
-    }
-    OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))
 }
