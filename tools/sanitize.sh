@@ -8,9 +8,9 @@
 # handle a hardware exception"). Two of its reports do not count, and are told as known:
 #   attention_backward  it does not see that a warp has read before one of its lanes arrives at an mbarrier: reported of
 #                       tools/racecheck_limits.cu, too, which does nothing else
-#   norm_backward       with the gain's gradient in blocks of 480 threads: stores and loads of `sums` in column_sums.cuh, though
-#                       __syncthreads stands between them; blocks of 128, 256 and 512 threads, and rope's use of the same
-#                       function, are not reported
+#   norm_backward       with the gain's gradient in blocks of 480 threads: stores and loads of `sums` in column_sums.cuh, though in
+#                       the machine code, too, a barrier of the whole block (BAR.SYNC 0) stands between them; blocks of 128, 256
+#                       and 512 threads, and rope's use of the same function, are not reported
 set -u
 folder=$1
 shift
@@ -51,7 +51,8 @@ for tool in ${*:-memcheck initcheck racecheck}; do
     # Others than memcheck do not see what the copy engine stores.
     skip=
     [ "$tool" = memcheck ] || skip='--skip long'
-    compute-sanitizer --tool "$tool" --report-api-errors no --error-exitcode 9 \
-        "$folder/small_model" --test-threads=1 $skip || status=1
+    watch="compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9"
+    $watch "$folder/small_model" --test-threads=1 $skip || status=1
+    $watch "$folder/cuda_vs_cpu" --test-threads=1 mask:: || status=1
 done
 exit $status

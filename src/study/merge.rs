@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::label;
 use super::lock::Lock;
 use super::store::{self, MANIFEST};
 use crate::device::file;
@@ -24,8 +25,8 @@ pub struct Added {
 /// Adds to the run in `into`, which need not exist, what the run in `from` has.
 ///
 /// # Errors
-/// `Error::File` if `from` holds no run, if something in both was made under different configurations, or if another
-/// process works on `into`; `Error::Line` for a damaged record; `Error::Io`.
+/// `Error::File` if `from` holds no run, if something in both was made under different configurations, if both have
+/// labels of people that differ, or if another process works on `into`; `Error::Line` for a damaged record; `Error::Io`.
 pub fn merge(into: &Path, from: &Path) -> Result<Added> {
     if !from.join("plan.toml").exists() {
         return Err(Error::file(from, "holds no run (no plan.toml)"));
@@ -45,10 +46,19 @@ pub fn merge(into: &Path, from: &Path) -> Result<Added> {
     for manifest in &tunings {
         store::same_manifest(manifest, &within(manifest))?;
     }
-    for name in ["plan.toml", "questions.yaml"] {
+    let read = |path: &Path| fs::read(path).map_err(Error::io(path));
+    let labels = [into, from].map(|dir| dir.join(label::KEPT));
+    if labels.iter().all(|path| path.exists()) && read(&labels[0])? != read(&labels[1])? {
+        let what = format!(
+            "{} has other labels; put both into one of them, and move the other away",
+            labels[0].display()
+        );
+        return Err(Error::file(&labels[1], what));
+    }
+    for name in ["plan.toml", "questions.yaml", label::KEPT] {
         let (source, target) = (from.join(name), into.join(name));
         if source.exists() && !target.exists() {
-            store::write_whole(&target, &fs::read(&source).map_err(Error::io(&source))?)?;
+            store::write_whole(&target, &read(&source)?)?;
         }
     }
     for ledger in &ledgers {
@@ -59,7 +69,7 @@ pub fn merge(into: &Path, from: &Path) -> Result<Added> {
         if !target.exists() {
             copy(&manifest.with_extension(""), &target.with_extension(""))?;
             // The manifest says that the rest is whole: it comes last.
-            store::write_whole(&target, &fs::read(manifest).map_err(Error::io(manifest))?)?;
+            store::write_whole(&target, &read(manifest)?)?;
             added.tunings += 1;
         }
     }
@@ -158,6 +168,24 @@ mod tests {
         }
         assert_eq!(records(&at("ab")), records(&at("ba")));
         assert_eq!(records(&at("ab"))[1].answer, "earlier");
+    }
+
+    #[test]
+    fn labels_come_along_and_none_are_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, labels) in [("a", None), ("b", Some("theirs")), ("c", Some("others"))] {
+            run(&at(name), 0, vec![answer("q", 0, "x")]);
+            if let Some(labels) = labels {
+                fs::write(at(name).join(label::KEPT), labels).unwrap();
+            }
+        }
+        for from in ["a", "b", "a", "b"] {
+            merge(&at("into"), &at(from)).unwrap();
+        }
+        let error = merge(&at("into"), &at("c")).unwrap_err().to_string();
+        assert!(error.contains("other labels"), "{error}");
+        assert_eq!(fs::read(at("into").join(label::KEPT)).unwrap(), b"theirs");
     }
 
     #[test]
