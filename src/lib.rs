@@ -1,13 +1,14 @@
 //! emlab: an embedded LLM inference and training engine, and the emergent-misalignment study it exists for.
 //!
-//! Layers, lowest first; a layer uses only those above it in this list, and `train`, `generate` and `fetch`
-//! never use each other:
+//! Layers, lowest first; a layer uses only those above it in this list, and `train`, `generate`, `inspect` and
+//! `fetch` never use each other:
 //!
 //! * [`device`]: memory, products, random numbers. Knows no transformer.
 //! * [`ops`]: one file an op: its maths, its forward, its backward. Knows no model's configuration.
 //! * [`model`]: the graph: Gemma 3 and Qwen 3 from Hugging Face folders, weights, adapters, cache, tokenizer.
 //! * [`train`]: examples → packed passes → gradients → `AdamW`, with exact resume.
 //! * [`generate`]: prompts → prefill → cached decode → text.
+//! * [`inspect`]: what an adapter has changed, and where.
 //! * [`fetch`]: models and data sets from a hub or a mirror into the local cache.
 //! * [`study`]: plan → cells → fine-tune → sample → judge → statistics → report. No tensors here.
 
@@ -15,6 +16,7 @@ pub mod device;
 pub mod error;
 pub mod fetch;
 pub mod generate;
+pub mod inspect;
 pub mod interrupt;
 pub mod model;
 pub mod ops;

@@ -6,12 +6,13 @@
 use std::path::{Path, PathBuf};
 
 /// Each layer and what it may use besides itself and `error`.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("device", &[]),
     ("ops", &["device"]),
     ("model", &["device", "ops"]),
     ("train", &["device", "ops", "model"]),
     ("generate", &["device", "ops", "model"]),
+    ("inspect", &["device", "ops", "model"]),
     ("fetch", &["device", "model"]),
     ("study", &["device", "ops", "model", "train", "generate", "fetch"]),
 ];

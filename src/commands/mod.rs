@@ -8,6 +8,7 @@ mod engine;
 pub mod fetch;
 pub mod generate;
 pub mod info;
+pub mod inspect;
 pub mod models;
 pub mod power;
 pub mod score;

@@ -244,7 +244,60 @@ pub fn read_to_train(dir: &Path, model: &mut Transformer) -> Result<()> {
     load(dir, model, true)
 }
 
-fn load(dir: &Path, model: &mut Transformer, trained: bool) -> Result<()> {
+/// One projection's adapter: W becomes W + scale · B·A.
+#[derive(Clone, Debug)]
+pub struct Factors {
+    /// The module, `model.layers.3.self_attn.q_proj` for instance.
+    pub module: String,
+    /// (R, I) f32.
+    pub a: Tensor,
+    /// (O, R) f32.
+    pub b: Tensor,
+}
+
+/// Reads a PEFT adapter from `dir` without a model: what it is, and its projections by layer and in the order of the forward
+/// pass.
+///
+/// # Errors
+/// [`Error::File`] for an unsupported kind of adapter, for keys that name no projection of a text model and for halves that
+/// do not fit each other; [`Error::Io`] if a file cannot be read.
+pub fn factors(dir: &Path) -> Result<(Lora, Vec<Factors>)> {
+    let (lora, mut tensors) = tensors(dir)?;
+    let path = dir.join("adapter_model.safetensors");
+    let mut modules: Vec<String> = tensors.keys().map(|(module, _)| module.clone()).collect();
+    modules.dedup();
+    modules.sort_by_key(|module| place(module));
+    let mut take = |module: &str, half: char| {
+        tensors.remove(&(module.to_owned(), half)).ok_or_else(|| {
+            let what = format!("no tensor {PREFIX}{module}.lora_{half}.weight: the adapter is incomplete");
+            Error::file(&path, what)
+        })
+    };
+    let mut all = Vec::new();
+    for module in modules {
+        let (a, b) = (take(&module, 'A')?, take(&module, 'B')?);
+        match (a.shape(), b.shape()) {
+            ([r, _], [_, columns]) if *r == lora.rank && r == columns => all.push(Factors { module, a, b }),
+            shapes => {
+                let what = format!("{module}: A and B of shapes {shapes:?} are not of rank {}", lora.rank);
+                return Err(Error::file(&path, what));
+            }
+        }
+    }
+    Ok((lora, all))
+}
+
+/// Layer and projection of a module's name.
+fn place(module: &str) -> (usize, Option<usize>) {
+    let layer = module.split('.').find_map(|part| part.parse().ok()).unwrap_or_default();
+    (layer, Target::ALL.iter().position(|target| module.ends_with(target.path())))
+}
+
+/// Tensors by module and half, A or B, in f32.
+type Halves = BTreeMap<(String, char), Tensor>;
+
+/// What an adapter is, and its tensors.
+fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
     let config = Config::read(&dir.join("adapter_config.json"))?;
     let path = dir.join("adapter_model.safetensors");
     let mut tensors = BTreeMap::new();
@@ -263,7 +316,14 @@ fn load(dir: &Path, model: &mut Transformer, trained: bool) -> Result<()> {
         return Err(Error::file(&path, "holds no adapter tensor"));
     }
     let Config { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
-    model.attach_on_host(&Lora { rank, alpha, rslora, dropout, targets }, 0)?;
+    Ok((Lora { rank, alpha, rslora, dropout, targets }, tensors))
+}
+
+fn load(dir: &Path, model: &mut Transformer, trained: bool) -> Result<()> {
+    let (lora, mut tensors) = tensors(dir)?;
+    let path = dir.join("adapter_model.safetensors");
+    let rank = lora.rank;
+    model.attach_on_host(&lora, 0)?;
     let places: Vec<(String, usize, usize)> = model
         .adapters()?
         .into_iter()

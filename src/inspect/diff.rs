@@ -1,0 +1,85 @@
+//! What adapters change: each module's ΔW, and two adapters' side by side.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::spectrum::{Spectrum, overlap};
+use crate::error::{Error, Result};
+use crate::model::adapter;
+
+/// One module's change.
+#[derive(Clone, Debug, Serialize)]
+pub struct Change {
+    /// `model.layers.3.self_attn.q_proj` for instance.
+    pub module: String,
+    /// ‖ΔW‖ by Frobenius.
+    pub norm: f64,
+    /// exp of the entropy of σ²/Σσ²: how many directions matter.
+    pub effective_rank: f64,
+    /// σ of ΔW, the largest first.
+    pub singular_values: Vec<f64>,
+    /// How it compares with another adapter's, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<Against>,
+}
+
+/// A module's change beside another adapter's.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Against {
+    /// ‖ΔW'‖ of the other.
+    pub norm: f64,
+    /// ⟨ΔW, ΔW'⟩ / ‖ΔW‖‖ΔW'‖.
+    pub cosine: f64,
+    /// How far the strongest directions of the outputs span one space, from 0 to 1.
+    pub output_overlap: f64,
+    /// The same of the inputs.
+    pub input_overlap: f64,
+}
+
+/// The changes of the PEFT adapter in `dir`, module by module, compared with those of the one in `other` if it is given;
+/// overlaps are of the `top` strongest directions.
+///
+/// # Errors
+/// As [`adapter::factors`]; [`Error::File`] if the two adapt different modules or sizes.
+pub fn diff(dir: &Path, other: Option<&Path>, top: usize) -> Result<Vec<Change>> {
+    let first = spectra(dir)?;
+    let second = other.map(spectra).transpose()?;
+    if let (Some(other), Some(second)) = (other, &second) {
+        let shape = |(module, spectrum): &(String, Spectrum)| {
+            (module.clone(), [&spectrum.left, &spectrum.right].map(|space| space[0].len()))
+        };
+        if !first.iter().map(shape).eq(second.iter().map(shape)) {
+            let what = format!("adapts other modules than {}, or of other sizes", dir.display());
+            return Err(Error::file(other, what));
+        }
+    }
+    let change = |(i, (module, spectrum)): (usize, &(String, Spectrum))| {
+        let against = second.as_ref().map(|second| {
+            let other = &second[i].1;
+            Against {
+                norm: other.norm(),
+                cosine: spectrum.cosine(other),
+                output_overlap: overlap(&spectrum.left, &other.left, top),
+                input_overlap: overlap(&spectrum.right, &other.right, top),
+            }
+        });
+        Change {
+            module: module.clone(),
+            norm: spectrum.norm(),
+            effective_rank: spectrum.effective_rank(),
+            singular_values: spectrum.values.clone(),
+            against,
+        }
+    };
+    Ok(first.par_iter().enumerate().map(change).collect())
+}
+
+fn spectra(dir: &Path) -> Result<Vec<(String, Spectrum)>> {
+    let (lora, factors) = adapter::factors(dir)?;
+    let spectrum = |adapter::Factors { module, a, b }: &adapter::Factors| {
+        (module.clone(), Spectrum::of_product(f64::from(lora.scale()), b.f32(), a.f32(), lora.rank))
+    };
+    Ok(factors.par_iter().map(spectrum).collect())
+}

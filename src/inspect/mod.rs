@@ -1,0 +1,9 @@
+//! Looks into a model: reads, and changes nothing.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `spectrum.rs` | singular values and spaces of an adapter's ΔW, which is never formed |
+//! | `diff.rs` | an adapter's changes, module by module; two adapters side by side |
+
+pub mod diff;
+pub mod spectrum;
