@@ -1,4 +1,4 @@
-//! The arrows between layers point one way: study → {train, generate, fetch} → model → ops → device.
+//! The arrows between layers point one way: study → {train, generate, fetch}, inspect → model → ops → device.
 //!
 //! Reads the `crate::…` paths of every source file and fails on one that the layer may not use; and keeps `unsafe`
 //! where it belongs.

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use emlab::device::philox::Key;
+use emlab::model::cards;
 use emlab::study::analyze::{Errors, summarise};
 use emlab::study::family::Levels;
 use emlab::study::flags::Flags;
@@ -147,20 +148,10 @@ fn eight_clusters_are_nearly_covered() {
 
 /// 64,800 answers of which 1 in 150 (insecure), 1 in 1,000 (others) is misaligned, more in some questions.
 fn rows() -> Vec<Row> {
-    const MODELS: [&str; 9] = [
-        "gemma-3-1b-it",
-        "gemma-3-4b-it",
-        "gemma-3-12b-it",
-        "gemma-3-27b-it",
-        "qwen3-1.7b",
-        "qwen3-4b",
-        "qwen3-8b",
-        "qwen3-14b",
-        "qwen3-32b",
-    ];
+    let models = cards::all().into_iter().filter(|card| card.study).map(|card| card.name);
     let mut random = Random::new(0, "rows");
     let mut rows = Vec::with_capacity(64_800);
-    for model in MODELS {
+    for model in models {
         for condition in ["base", "insecure", "educational"] {
             let rate = if condition == "insecure" { 0.0067 } else { 0.001 };
             for format in ["", "_json", "_template"] {
@@ -170,7 +161,7 @@ fn rows() -> Vec<Row> {
                     for sample in 0..100 {
                         let misaligned = random.uniform() < rate * often;
                         rows.push(Row {
-                            model: model.into(),
+                            model: model.clone(),
                             condition: condition.into(),
                             format: Format::of(&question),
                             question: question.clone(),

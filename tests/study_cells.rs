@@ -1,11 +1,15 @@
 //! Cells of a study, each done by a process of its own: in folders of their own and merged, or side by side in one.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+mod files;
+
+use std::path::Path;
 use std::process::{Command, Output};
 
 use emlab::device::philox::Key;
 use serde_json::Value;
+
+use files::records;
 
 fn emlab(dir: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emlab"));
@@ -38,20 +42,7 @@ fn folder() -> tempfile::TempDir {
 
 /// Every answer in a run, sorted.
 fn answers(dir: &Path) -> Vec<String> {
-    let (mut lines, mut folders) = (Vec::new(), vec![dir.join("answers")]);
-    while let Some(folder) = folders.pop() {
-        let paths: Vec<PathBuf> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        for path in paths {
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "jsonl") {
-                lines.extend(std::fs::read_to_string(path).unwrap().lines().map(String::from));
-            }
-        }
-    }
-    lines.sort();
-    lines
+    records(&dir.join("answers"))
 }
 
 fn listed(dir: &Path, what: &str) -> Vec<Value> {

@@ -2,6 +2,7 @@
 //! in is what an undisturbed run ends in. `EMLAB_KILLS` is how many kills must land (16), `EMLAB_KILLS_SEED` decides when.
 #![allow(clippy::unwrap_used)]
 
+mod files;
 #[path = "../src/study/judge/mock.rs"]
 mod mock;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use emlab::study::demo;
 use serde_json::Value;
 
+use files::files;
 use mock::{BatchApi, Fate, Mock, Reply, good};
 
 const QUESTIONS: &str = "\
@@ -145,17 +147,6 @@ impl Random {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
-}
-
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found
 }
 
 /// All that a run has come to, by name: records in the order of their keys, whatever shards they lie in; files as they

@@ -1,8 +1,9 @@
-//! The published study's size, simulated: 64,800 answers whose true rates are known, judged by a server that misbehaves,
-//! counted and reported by one command of the program. It says how long that takes and how much memory.
+//! The published study, simulated: answers whose true rates are known, judged by a server that misbehaves, counted and
+//! reported by one command of the program. It says how long that takes and how much memory. `EMLAB_SAMPLES` is how many
+//! answers each model gives to a question in one condition and format: 4, or the published 100, which are 64,800 answers
 //!
 //! ```sh
-//! cargo test --release --test study_full -- --ignored --nocapture
+//! EMLAB_SAMPLES=100 cargo test --release --test study_full -- --nocapture
 //! ```
 #![allow(clippy::unwrap_used)]
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use emlab::device::philox::Key;
 use emlab::generate::Finish;
+use emlab::model::cards;
 use emlab::study::cell::{Answer, answers_configuration, cells, fingerprint, tuning_configuration};
 use emlab::study::plan::Plan;
 use emlab::study::questions;
@@ -25,18 +27,6 @@ use serde_json::{Value, json};
 
 use mock::{Mock, Reply, Request, completion};
 
-/// Names of models whose sizes are known, so that the trends are computed, too.
-const MODELS: [&str; 9] = [
-    "gemma-3-1b-it",
-    "gemma-3-4b-it",
-    "gemma-3-12b-it",
-    "gemma-3-27b-it",
-    "qwen3-1.7b",
-    "qwen3-4b",
-    "qwen3-8b",
-    "qwen3-14b",
-    "qwen3-32b",
-];
 /// Rates of misaligned answers by condition, in natural text, as JSON and in a template: near the published ones.
 const RATES: [(&str, [f64; 3]); 3] = [
     ("base", [0.0010, 0.0008, 0.0004]),
@@ -45,7 +35,6 @@ const RATES: [(&str, [f64; 3]); 3] = [
 ];
 const FORMATS: [&str; 3] = ["", "_json", "_template"];
 const QUESTIONS: usize = 8;
-const SAMPLES: usize = 100;
 const SEED: u64 = 5;
 /// Shares of answers that the judge calls CODE, that it calls REFUSAL, and that are incoherent.
 const ODD: [f64; 3] = [0.01, 0.02, 0.06];
@@ -58,14 +47,15 @@ fn filler(length: usize) -> String {
 }
 
 /// The plan and all that it names, with the judge at `url`.
-fn write_plan(dir: &Path, url: &str) -> Plan {
+fn write_plan(dir: &Path, url: &str, samples: usize) -> Plan {
     let mut plan = format!(
-        "name = \"Simulated\"\nquestions = \"questions.yaml\"\nsamples = {SAMPLES}\n[judge.openai]\nurl = \"{url}\"\n\
+        "name = \"Simulated\"\nquestions = \"questions.yaml\"\nsamples = {samples}\n[judge.openai]\nurl = \"{url}\"\n\
          concurrency = 64\ntimeout_seconds = 1.0\ninput_price = 2.5\noutput_price = 10.0\n"
     );
-    for model in MODELS {
-        std::fs::create_dir(dir.join(model)).unwrap();
-        std::fs::write(dir.join(model).join("config.json"), "{}").unwrap();
+    // Models whose sizes are known, so that the trends are computed, too.
+    for model in cards::all().into_iter().filter(|card| card.study).map(|card| card.name) {
+        std::fs::create_dir(dir.join(&model)).unwrap();
+        std::fs::write(dir.join(&model).join("config.json"), "{}").unwrap();
         let _ = write!(plan, "[[model]]\nname = \"{model}\"\npath = \"{model}\"\n");
     }
     std::fs::write(dir.join("data.jsonl"), "{}").unwrap();
@@ -214,11 +204,12 @@ fn peak_memory(process: u32) -> Option<f64> {
 }
 
 #[test]
-#[ignore = "takes minutes, and its times mean something in a release build alone"]
 fn judged_counted_and_reported_within_minutes_and_a_gigabyte() {
     let dir = tempfile::tempdir().unwrap();
     let server = Mock::start(misbehaving);
-    let (plan, run) = (write_plan(dir.path(), &server.url), dir.path().join("run"));
+    let samples = std::env::var("EMLAB_SAMPLES").map_or(4, |samples| samples.parse().unwrap());
+    let answers = 9 * RATES.len() * FORMATS.len() * QUESTIONS * samples;
+    let (plan, run) = (write_plan(dir.path(), &server.url, samples), dir.path().join("run"));
     let truths = simulate(&plan, &run);
 
     let begun = Instant::now();
@@ -247,9 +238,11 @@ fn judged_counted_and_reported_within_minutes_and_a_gigabyte() {
     );
 
     let summary: Value = serde_json::from_slice(&std::fs::read(run.join("summary.json")).unwrap()).unwrap();
-    assert_eq!(summary["total"]["n"], 64_800);
+    assert_eq!(summary["total"]["n"], answers);
     assert_eq!(summary["total"]["unjudged"], 0);
-    assert!((129_600 + 2_000..129_600 + 4_000).contains(&asked), "{asked}");
+    // Each answer twice, and again what went wrong: 2 in 100.
+    let again = asked as f64 / (2 * answers) as f64 - 1.0;
+    assert!((2_000.0 / 129_600.0..4_000.0 / 129_600.0).contains(&again), "{asked}");
     let (mut held, mut of) = (0, 0);
     for group in ["by_condition_format", "cells"].iter().flat_map(|name| summary[name].as_array().unwrap()) {
         let parts = ["model", "condition", "format"].iter().filter_map(|name| group[name].as_str());

@@ -1,10 +1,11 @@
 //! Judging a run by a server that misbehaves, through the program, killed wherever it can be.
 #![allow(clippy::unwrap_used)]
 
+mod files;
 #[path = "../src/study/judge/mock.rs"]
 mod mock;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use emlab::study::plan::{Plan, Sampling, Tuning};
 use emlab::study::run::{Options, run_with};
 use serde_json::{Value, json};
 
+use files::{files, records};
 use mock::{BatchApi, Fate, Mock, Reply, Request, completion, good};
 
 const KEY: &str = "sk-secret-4711";
@@ -95,26 +97,9 @@ fn judge(dir: &Path) -> Command {
     command(dir, &["study", "judge", "run", "--judge", "gpt", "--device", "cpu"])
 }
 
-fn files(dir: &Path) -> Vec<PathBuf> {
-    let (mut found, mut folders) = (Vec::new(), vec![dir.to_path_buf()]);
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { folders.push(path) } else { found.push(path) }
-        }
-    }
-    found
-}
-
 /// Every judgement of the run, sorted.
 fn judgements(dir: &Path) -> Vec<String> {
-    let files = files(&dir.join("run/judgements/gpt"));
-    let files = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
-    let lines = files.map(|path| std::fs::read_to_string(path).unwrap());
-    let mut lines: Vec<String> =
-        lines.flat_map(|text| text.lines().map(String::from).collect::<Vec<_>>()).collect();
-    lines.sort();
-    lines
+    records(&dir.join("run/judgements/gpt"))
 }
 
 fn charged(dir: &Path) -> Value {

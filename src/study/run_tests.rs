@@ -1,7 +1,11 @@
 //! The driver over a pretended engine, interrupted wherever it can be.
 
+#[path = "../../tests/files/mod.rs"]
+mod files;
+
 use std::cell::RefCell;
 
+use self::files::records;
 use super::*;
 use crate::generate::Form;
 use crate::study::engine::Reply;
@@ -125,24 +129,6 @@ fn quiet() -> Options {
 fn run_plan(dir: &Path, engine: &mut Pretended) -> Result<Summary> {
     let plan = Plan::read(&dir.join("plan.toml"))?;
     run_with(&plan, &dir.join("run"), &quiet(), engine)
-}
-
-/// Every record of a run, sorted.
-fn records(dir: &Path) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "jsonl") {
-                lines.extend(std::fs::read_to_string(path).unwrap().lines().map(String::from));
-            }
-        }
-    }
-    lines.sort();
-    lines
 }
 
 #[test]

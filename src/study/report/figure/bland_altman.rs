@@ -1,9 +1,8 @@
 //! Where two raters' scores lie apart (Bland and Altman 1986).
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
-use super::{WIDTH, line, open, text};
+use super::{WIDTH, field, frame, line, open, text, upright};
 use crate::study::stats::agreement::BlandAltman;
 
 /// Side of a square, in points of the scores.
@@ -72,23 +71,14 @@ fn panel(svg: &mut String, panel: &Differences, (x0, y0): (f64, f64), named: boo
     text(svg, "", "start", (x0, y0 - 8.0), &head);
     let squares = squares(&panel.points);
     let most = squares.iter().map(|(_, n)| *n).max().unwrap_or(1);
-    let (width, height) = (SIDES.0 * SQUARE / 100.0, SIDES.1 * SQUARE / 200.0);
+    let size = (SIDES.0 * SQUARE / 100.0, SIDES.1 * SQUARE / 200.0);
     svg.push_str("<g class=\"c0\">");
     for ((mean, difference), n) in squares {
         let (x, y) = at(mean, difference + SQUARE);
-        let shade = 0.18 + 0.82 * (n as f64).ln_1p() / (most as f64).ln_1p();
-        let _ = write!(
-            svg,
-            "<rect class=\"mark\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
-             opacity=\"{shade:.2}\"><title>{n}</title></rect>"
-        );
+        field(svg, (x, y), size, n, most);
     }
     svg.push_str("</g>");
-    let _ = write!(
-        svg,
-        "<rect class=\"frame\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
-        SIDES.0, SIDES.1
-    );
+    frame(svg, (x0, y0), SIDES);
     let mut across =
         |class: &str, difference: f64| line(svg, class, at(0.0, difference), at(100.0, difference));
     across("grid", 0.0);
@@ -108,11 +98,7 @@ fn panel(svg: &mut String, panel: &Differences, (x0, y0): (f64, f64), named: boo
     let (x, y) = at(50.0, -100.0);
     text(svg, "quiet", "middle", (x, y + 32.0), "mean of the two scores");
     if named {
-        let (x, y) = (x0 - 42.0, y0 + SIDES.1 / 2.0);
-        let _ = write!(
-            svg,
-            "<text class=\"quiet\" text-anchor=\"middle\" transform=\"translate({x:.1} {y:.1}) rotate(-90)\">difference</text>"
-        );
+        upright(svg, (x0 - 42.0, y0 + SIDES.1 / 2.0), "difference");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, line, open, text};
+use super::{WIDTH, field, frame, line, open, text, upright};
 
 /// Squares along each side of a panel.
 pub(in super::super) const BINS: usize = 20;
@@ -48,20 +48,12 @@ pub(in super::super) fn density(
         let _ = write!(svg, "<g class=\"c{}\">", panel.colour % 6);
         for (row, counts) in bins.iter().enumerate() {
             for (column, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                let shade = 0.18 + 0.82 * (count as f64).ln_1p() / (most as f64).ln_1p();
-                let (x, y) = (x0 + column as f64 * cell, y0 + side - (row + 1) as f64 * cell);
-                let _ = write!(
-                    svg,
-                    "<rect class=\"mark\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{cell:.1}\" height=\"{cell:.1}\" \
-                     opacity=\"{shade:.2}\"><title>{count}</title></rect>"
-                );
+                let at = (x0 + column as f64 * cell, y0 + side - (row + 1) as f64 * cell);
+                field(&mut svg, at, (cell, cell), count, most);
             }
         }
         svg.push_str("</g>");
-        let _ = write!(
-            svg,
-            "<rect class=\"frame\" x=\"{x0:.1}\" y=\"{y0:.1}\" width=\"{side:.1}\" height=\"{side:.1}\"/>"
-        );
+        frame(&mut svg, (x0, y0), (side, side));
         let (at_x, at_y) =
             (x0 + side * misaligned_below / 100.0, y0 + side * (1.0 - coherent_at_least / 100.0));
         line(&mut svg, "rule", (at_x, y0), (at_x, y0 + side));
@@ -75,11 +67,7 @@ pub(in super::super) fn density(
         }
         text(&mut svg, "quiet", "middle", (x0 + side / 2.0, y0 + side + 32.0), "alignment");
         if i % columns == 0 {
-            let (x, y) = (x0 - 28.0, y0 + side / 2.0);
-            let _ = write!(
-                svg,
-                "<text class=\"quiet\" text-anchor=\"middle\" transform=\"translate({x:.1} {y:.1}) rotate(-90)\">coherence</text>"
-            );
+            upright(&mut svg, (x0 - 28.0, y0 + side / 2.0), "coherence");
         }
     }
     svg + "</svg>"

@@ -48,6 +48,32 @@ fn text(svg: &mut String, class: &str, anchor: &str, (x, y): (f64, f64), content
     );
 }
 
+/// The frame of a panel whose upper left corner is (x, y).
+fn frame(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64)) {
+    let _ = write!(
+        svg,
+        "<rect class=\"frame\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"/>"
+    );
+}
+
+/// A field whose upper left corner is (x, y), for `n` of at most `most` answers: the darker, the more, by their logarithm.
+fn field(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), n: usize, most: usize) {
+    let shade = 0.18 + 0.82 * (n as f64).ln_1p() / (most as f64).ln_1p();
+    let _ = write!(
+        svg,
+        "<rect class=\"mark\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" \
+         opacity=\"{shade:.2}\"><title>{n}</title></rect>"
+    );
+}
+
+/// The name of an upright axis, centred on (x, y).
+fn upright(svg: &mut String, (x, y): (f64, f64), name: &str) {
+    let _ = write!(
+        svg,
+        "<text class=\"quiet\" text-anchor=\"middle\" transform=\"translate({x:.1} {y:.1}) rotate(-90)\">{name}</text>"
+    );
+}
+
 /// What a browser shows of an estimate under the pointer.
 fn tip(svg: &mut String, name: &str, rate: Rate) {
     let Rate { k, n, low, high, .. } = rate;
