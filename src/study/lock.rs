@@ -198,4 +198,20 @@ mod tests {
         assert_eq!(Lock::holder(dir.path()).unwrap(), None);
         Lock::take(dir.path()).unwrap();
     }
+
+    #[test]
+    fn those_that_share_keep_out_whoever_wants_it_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = [Lock::share(dir.path()).unwrap(), Lock::share(dir.path()).unwrap()];
+        shared[0].tell(Step::Sampling, "m/base/natural").unwrap();
+        assert_eq!(Lock::holder(dir.path()).unwrap(), None, "none speaks for the others");
+        assert!(Lock::take(dir.path()).is_err());
+        drop(shared);
+        let alone = Lock::take(dir.path()).unwrap();
+        assert!(Lock::share(dir.path()).is_err());
+        let path = dir.path().join(NAME);
+        let waiting = std::sync::Mutex::new(Some(alone));
+        // Whoever waits is told that it does; here it then ends what it waits for.
+        Lock::wait(&path, || drop(waiting.lock().unwrap().take())).unwrap();
+    }
 }
