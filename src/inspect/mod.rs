@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `spectrum.rs` | singular values and spaces of an adapter's ΔW, which is never formed |
 //! | `diff.rs` | an adapter's changes, module by module; two adapters side by side |
+//! | `kernel/` | a kernel as a page: definition, source, resources, figures |
 
 pub mod diff;
+pub mod kernel;
 pub mod spectrum;

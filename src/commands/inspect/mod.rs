@@ -1,8 +1,9 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
 mod diff;
+mod kernel;
 
-/// Look into a model, or at what an adapter changes
+/// Look into a kernel, or at what an adapter changes
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -12,6 +13,7 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     Diff(diff::Args),
+    Kernel(kernel::Args),
 }
 
 /// Runs the command.
@@ -21,5 +23,6 @@ enum Command {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Diff(args) => diff::run(args),
+        Command::Kernel(args) => kernel::run(args),
     }
 }
