@@ -2,7 +2,7 @@
 # Watches the kernels at small shapes, on a GPU, with NVIDIA's compute-sanitizer: accesses out of bounds (memcheck), reads of
 # what was never written (initcheck), races in shared memory (racecheck).
 #
-#     sh tools/sanitize.sh FOLDER [TOOL…]        # FOLDER as packed by tools/gpu_check.sh; all three tools
+#     sh tools/sanitize.sh FOLDER [TOOL…]        # FOLDER as packed by tools/gpu_check.sh; all three tools, some 12 minutes
 #
 # racecheck watches one kernel at a time, over the test of its op: watching all at once breaks it (CUDA 13.0: "failed to
 # handle a hardware exception"). Two of its reports do not count, and are told as known:
@@ -54,6 +54,6 @@ for tool in ${*:-memcheck initcheck racecheck}; do
     [ "$tool" = memcheck ] || skip='--skip long'
     watch="compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9"
     $watch "$folder/small_model" --test-threads=1 $skip || status=1
-    $watch "$folder/cuda_vs_cpu" --test-threads=1 mask:: || status=1
+    $watch "$folder/cuda_vs_cpu" --test-threads=1 mask:: adamw:: || status=1
 done
 exit $status
