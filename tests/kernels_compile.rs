@@ -68,7 +68,7 @@ fn attention(all: &mut Vec<Variant>) {
 
 /// The ops that memory bandwidth bounds.
 fn bandwidth_bound() -> Vec<Variant> {
-    let mut all = vec![("adamw", vec![]), ("mask", vec![])];
+    let mut all = vec![("adamw", vec![]), ("mask", vec![]), ("steer", vec![])];
     for (c, block, teams) in
         [(37, 64, 8), (640, 96, 5), (2560, 160, 3), (4096, 256, 2), (5376, 224, 1), (5376, 352, 1)]
     {
