@@ -1,22 +1,10 @@
-//! `emlab inspect`: looks into models and adapters.
+//! `emlab inspect diff`: what an adapter changes.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use emlab::inspect::diff::{Against, Change, diff};
-
-/// Look into a model, or at what an adapter changes
-#[derive(clap::Args)]
-pub struct Args {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    Diff(DiffArgs),
-}
 
 /// Show what an adapter changes, module by module: the size of ΔW = s·B·A and how many directions it has
 ///
@@ -26,7 +14,7 @@ enum Command {
 ///
 /// Example: emlab inspect diff runs/first/adapters/gemma-3-1b-it/insecure runs/first/adapters/gemma-3-1b-it/educational
 #[derive(clap::Args)]
-struct DiffArgs {
+pub struct Args {
     /// Folder of a PEFT LoRA adapter
     #[arg(value_name = "DIR")]
     adapter: PathBuf,
@@ -46,7 +34,7 @@ struct DiffArgs {
 /// # Errors
 /// If an adapter cannot be read, or stdout not written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Command::Diff(DiffArgs { adapter, other, top, json }) = &args.command;
+    let Args { adapter, other, top, json } = args;
     let changes = diff(adapter, other.as_deref(), *top as usize)?;
     let text = if *json { serde_json::to_string_pretty(&changes)? + "\n" } else { table(&changes) };
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
