@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `spectrum.rs` | singular values and spaces of an adapter's ΔW, which is never formed |
 //! | `diff.rs` | an adapter's changes, module by module; two adapters side by side |
+//! | [`trace`] | one text's way through a model, with everything on it that can be seen |
 
 pub mod diff;
 pub mod spectrum;
+pub mod trace;
