@@ -64,7 +64,7 @@ fn step(name: &str, b: usize, t: usize) -> emlab::Result<()> {
         let nll = model.loss_gradient(&mut saved, &rows, &targets, 1.0 / rows.len() as f32)?;
         loss = nll.iter().map(|x| f64::from(*x)).sum::<f64>() / rows.len() as f64;
         lap(1)?;
-        model.backward(&mut saved, &batch)?;
+        model.backward(&mut saved, &batch, &mut ())?;
         lap(2)?;
         let adamw = AdamW { lr: 1e-4, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01, step: number + 1 };
         let norm = optimiser.step(&mut model, adamw, 1.0)?;

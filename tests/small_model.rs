@@ -66,7 +66,7 @@ fn steps(spec: &Spec, n: u32, place: Place, lora: bool, recompute: bool) -> Vec<
     for step in 1..=2 {
         model.forward(&mut saved, &batch, &mut ()).unwrap();
         let nll = model.loss_gradient(&mut saved, &rows, &targets, 1.0 / rows.len() as f32).unwrap();
-        model.backward(&mut saved, &batch).unwrap();
+        model.backward(&mut saved, &batch, &mut ()).unwrap();
         let adamw = AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01, step };
         found.push(nll.iter().map(|x| f64::from(*x)).sum::<f64>() / rows.len() as f64);
         found.push(optimiser.step(&mut model, adamw, 1.0).unwrap());

@@ -4,8 +4,8 @@
 #
 #     sh tools/sanitize.sh FOLDER [TOOL…]        # FOLDER as packed by tools/gpu_check.sh; all three tools
 #
-# racecheck watches one kernel at a time, over the test of its op: watching all at once breaks it (CUDA 13.0: "failed to
-# handle a hardware exception"). Two of its reports do not count, and are told as known:
+# racecheck watches one kernel at a time, over the test of its op, eight processes side by side: watching all at once breaks it
+# (CUDA 13.0: "failed to handle a hardware exception"). Two of its reports do not count, and are told as known:
 #   attention_backward  it does not see that a warp has read before one of its lanes arrives at an mbarrier: reported of
 #                       tools/racecheck_limits.cu, too, which does nothing else
 #   norm_backward       with the gain's gradient in blocks of 480 threads: stores and loads of `sums` in column_sums.cuh, though in
@@ -14,46 +14,52 @@
 set -u
 folder=$1
 shift
-status=0
+watch='compute-sanitizer --report-api-errors no --error-exitcode 9'
 
-# racecheck KERNEL PROGRAM [FILTER]: kernels whose name holds KERNEL.
-racecheck() {
-    kernel=$1 program=$2 filter=${3:-}
-    told=$(compute-sanitizer --tool racecheck --report-api-errors no --error-exitcode 9 \
-        --kernel-name kernel_substring="$kernel" "$folder/$program" --test-threads=1 $filter 2>&1) && good=1 || good=0
-    echo "racecheck $kernel: $(echo "$told" | grep 'RACECHECK SUMMARY' | tr -d '=')"
+# sanitize.sh FOLDER kernel KERNEL PROGRAM FILTER [known]: races in kernels whose name holds KERNEL.
+if [ "${1:-}" = kernel ]; then
+    told=$($watch --tool racecheck --kernel-name kernel_substring="$2" "$folder/$3" --test-threads=1 ${4#all} 2>&1) && good=1 || good=0
+    echo "racecheck $2: $(echo "$told" | grep 'RACECHECK SUMMARY' | tr -d '=')"
     # What is known excuses hazards, not a test that fails.
-    [ $good = 1 ] || { [ "${4:-}" = known ] && echo "$told" | grep -q 'test result: ok'; } || status=1
-}
+    [ $good = 1 ] || { [ "${5:-}" = known ] && echo "$told" | grep -q 'test result: ok'; } || exit 1
+    exit 0
+fi
 
+status=0
 # Compiles the kernels, unwatched.
 "$folder/small_model" --test-threads=1 || exit 1
 for tool in ${*:-memcheck initcheck racecheck}; do
     if [ "$tool" = racecheck ]; then
-        for op in adamw glu rope sample mask; do racecheck ${op}_ cuda_vs_cpu $op::; done
-        racecheck embedding_ cuda_vs_cpu embedding::embedding
-        racecheck norm_forward cuda_vs_cpu norm::
-        racecheck norm_add_forward cuda_vs_cpu norm::
-        racecheck norm_backward cuda_vs_cpu norm:: known
-        racecheck norm_add_backward cuda_vs_cpu norm:: known
-        racecheck tensor_ cuda_vs_cpu linear::logits
-        racecheck gemm_wgmma cuda_vs_cpu linear::many
-        racecheck gemm_mma cuda_vs_cpu linear::a_row
-        racecheck gemm_plain cuda_vs_cpu linear::many
-        racecheck attention_cached cuda_vs_cpu attention::contexts
-        racecheck attention_forward cuda_vs_cpu attention::packed
-        racecheck attention_backward cuda_vs_cpu attention::packed known
-        racecheck attention_mma cuda_vs_cpu attention::packed
-        racecheck attention_plain model_golden
-        racecheck cross_entropy model_golden
-        racecheck log_sum generate choices
+        # The longest first.
+        xargs -P 8 -L 1 sh "$0" "$folder" kernel <<END || status=1
+gemm_wgmma cuda_vs_cpu linear::many
+gemm_plain cuda_vs_cpu linear::many
+attention_plain model_golden all
+norm_backward cuda_vs_cpu norm:: known
+norm_add_backward cuda_vs_cpu norm:: known
+norm_forward cuda_vs_cpu norm::
+norm_add_forward cuda_vs_cpu norm::
+cross_entropy model_golden all
+attention_backward cuda_vs_cpu attention::packed known
+attention_forward cuda_vs_cpu attention::packed
+attention_mma cuda_vs_cpu attention::packed
+attention_cached cuda_vs_cpu attention::contexts
+log_sum generate choices
+gemm_mma cuda_vs_cpu linear::a_row
+tensor_ cuda_vs_cpu linear::logits
+adamw_ cuda_vs_cpu adamw::
+glu_ cuda_vs_cpu glu::
+rope_ cuda_vs_cpu rope::
+sample_ cuda_vs_cpu sample::a_draw
+mask_ cuda_vs_cpu mask::
+embedding_ cuda_vs_cpu embedding::embedding
+END
         continue
     fi
     # Others than memcheck do not see what the copy engine stores.
     skip=
     [ "$tool" = memcheck ] || skip='--skip long'
-    watch="compute-sanitizer --tool $tool --report-api-errors no --error-exitcode 9"
-    $watch "$folder/small_model" --test-threads=1 $skip || status=1
-    $watch "$folder/cuda_vs_cpu" --test-threads=1 mask:: || status=1
+    $watch --tool "$tool" "$folder/small_model" --test-threads=1 $skip || status=1
+    $watch --tool "$tool" "$folder/cuda_vs_cpu" --test-threads=1 mask:: adamw:: || status=1
 done
 exit $status

@@ -52,6 +52,7 @@ const SOURCES: &[Source] = &[
     ("random.cu", include_str!("../../kernels/random.cu")),
     ("rope.cu", include_str!("../../kernels/rope.cu")),
     ("sample.cu", include_str!("../../kernels/sample.cu")),
+    ("steer.cu", include_str!("../../kernels/steer.cu")),
     ("tensor.cu", include_str!("../../kernels/tensor.cu")),
 ];
 

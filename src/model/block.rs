@@ -124,14 +124,16 @@ impl Block {
                 w,
                 self.norm,
             )?;
-            probe.at(self.layer - 1, Site::Residual, &mut s.x);
+            if probe.at(self.layer - 1, Site::Residual, &mut s.x)? {
+                norm::forward(&mut s.attention_norm, &mut s.attention_norm_r, &s.x, w, self.norm)?;
+            }
         } else {
             norm::forward(&mut s.attention_norm, &mut s.attention_norm_r, &s.x, w, self.norm)?;
         }
-        probe.at(self.layer, Site::AttentionNorm, &mut s.attention_norm);
+        probe.at(self.layer, Site::AttentionNorm, &mut s.attention_norm)?;
         // 2. q | k | v
         self.qkv.forward(&mut s.qkv, &mut s.qkv_s, &s.attention_norm, self.noise(dropout, 0))?;
-        probe.at(self.layer, Site::Qkv, &mut s.qkv);
+        probe.at(self.layer, Site::Qkv, &mut s.qkv)?;
         // 3. split, normalise, rotate
         s.q.resize(&[n, heads.q_width()])?;
         s.k.resize(&[n, heads.kv_width()])?;
@@ -139,22 +141,23 @@ impl Block {
         s.qk_r.resize(&[n, heads.query + heads.kv])?;
         let gains = [&self.q_norm.value, &self.k_norm.value];
         rope::forward([&mut s.q, &mut s.k, &mut s.v, &mut s.qk_r], &s.qkv, angles, gains, heads, self.norm)?;
-        probe.at(self.layer, Site::Query, &mut s.q);
-        probe.at(self.layer, Site::Key, &mut s.k);
+        probe.at(self.layer, Site::Query, &mut s.q)?;
+        probe.at(self.layer, Site::Key, &mut s.k)?;
         // 4. attention
         self.attend(s, n, attend)?;
-        probe.at(self.layer, Site::Attention, &mut s.attention);
+        probe.at(self.layer, Site::Attention, &mut s.attention)?;
         // 5. output projection
         self.o.forward(&mut s.attention_out, &mut s.o_s, &s.attention, self.noise(dropout, 1))?;
-        probe.at(self.layer, Site::AttentionOut, &mut s.attention_out);
+        probe.at(self.layer, Site::AttentionOut, &mut s.attention_out)?;
         // 6. its norm
-        let mut delta = &s.attention_out;
+        let mut delta = &mut s.attention_out;
         if let Some([w, _]) = &self.post_norms {
             s.attention_delta.resize(&[n, c])?;
             s.attention_delta_r.resize(&[n])?;
             norm::forward(&mut s.attention_delta, &mut s.attention_delta_r, delta, &w.value, self.norm)?;
-            delta = &s.attention_delta;
+            delta = &mut s.attention_delta;
         }
+        probe.at(self.layer, Site::AttentionDelta, delta)?;
         // 7. into the stream, and its norm
         s.residual_mid.resize(&[n, c])?;
         s.mlp_norm.resize(&[n, c])?;
@@ -169,24 +172,29 @@ impl Block {
             w,
             self.norm,
         )?;
-        probe.at(self.layer, Site::ResidualMid, &mut s.residual_mid);
-        probe.at(self.layer, Site::MlpNorm, &mut s.mlp_norm);
+        if probe.at(self.layer, Site::ResidualMid, &mut s.residual_mid)? {
+            norm::forward(&mut s.mlp_norm, &mut s.mlp_norm_r, &s.residual_mid, w, self.norm)?;
+        }
+        probe.at(self.layer, Site::MlpNorm, &mut s.mlp_norm)?;
         // 8. gate | up
         self.gate_up.forward(&mut s.gate_up, &mut s.gate_up_s, &s.mlp_norm, self.noise(dropout, 2))?;
-        probe.at(self.layer, Site::GateUp, &mut s.gate_up);
+        probe.at(self.layer, Site::GateUp, &mut s.gate_up)?;
         // 9. gated product
         s.glu.resize(&[n, self.down.inputs()])?;
         glu::forward(&mut s.glu, &s.gate_up, self.activation)?;
-        probe.at(self.layer, Site::Glu, &mut s.glu);
+        probe.at(self.layer, Site::Glu, &mut s.glu)?;
         // 10. down
         self.down.forward(&mut s.mlp_out, &mut s.down_s, &s.glu, self.noise(dropout, 3))?;
-        probe.at(self.layer, Site::MlpOut, &mut s.mlp_out);
+        probe.at(self.layer, Site::MlpOut, &mut s.mlp_out)?;
         // 11. its norm; 12. is the next norm's
+        let mut delta = &mut s.mlp_out;
         if let Some([_, w]) = &self.post_norms {
             s.mlp_delta.resize(&[n, c])?;
             s.mlp_delta_r.resize(&[n])?;
-            norm::forward(&mut s.mlp_delta, &mut s.mlp_delta_r, &s.mlp_out, &w.value, self.norm)?;
+            norm::forward(&mut s.mlp_delta, &mut s.mlp_delta_r, delta, &w.value, self.norm)?;
+            delta = &mut s.mlp_delta;
         }
+        probe.at(self.layer, Site::MlpDelta, delta)?;
         Ok(())
     }
 
@@ -218,31 +226,40 @@ impl Block {
         angles: &Tensor,
         documents: &Documents,
         dropout: Option<Key>,
+        probe: &mut dyn Probe,
     ) -> Result<()> {
-        let t = scratch;
+        let (t, layer) = (scratch, self.layer);
         let heads = self.attention.heads;
         let [n, c] = s.x.dims()?;
         let noise = [0, 1, 2, 3].map(|map| self.noise(dropout, map));
         t.dx.resize(&[n, c])?;
         t.dy.resize(&[n, c])?;
         // 12. δ joins the stream: its gradient is the stream's. 11. through its norm
+        probe.gradient(layer, Site::Residual, &t.stream)?;
+        probe.gradient(layer, Site::MlpDelta, &t.stream)?;
         let mut dout = &t.stream;
         if let Some([_, w]) = &mut self.post_norms {
             let Parameter { value, gradient, .. } = w;
             norm::backward(&mut t.dy, gradient.as_mut(), dout, &s.mlp_out, &s.mlp_delta_r, value, self.norm)?;
             dout = &t.dy;
         }
+        probe.gradient(layer, Site::MlpOut, dout)?;
         // 10. down
         self.down.backward(&mut t.dglu, &mut t.ds, dout, [&s.glu, &s.down_s], noise[3])?;
+        probe.gradient(layer, Site::Glu, &t.dglu)?;
         // 9. gated product
         t.dgate_up.resize(s.gate_up.shape())?;
         glu::backward(&mut t.dgate_up, &t.dglu, &s.gate_up, self.activation)?;
+        probe.gradient(layer, Site::GateUp, &t.dgate_up)?;
         // 8. gate | up
         self.gate_up.backward(&mut t.dx, &mut t.ds, &t.dgate_up, [&s.mlp_norm, &s.gate_up_s], noise[2])?;
+        probe.gradient(layer, Site::MlpNorm, &t.dx)?;
         // 7. the norm's gradient joins the stream's
         let Parameter { value, gradient, .. } = &mut self.mlp_norm;
         let gain = gradient.as_mut();
         norm::add_backward(&mut t.stream, gain, &t.dx, &s.residual_mid, &s.mlp_norm_r, value, self.norm)?;
+        probe.gradient(layer, Site::ResidualMid, &t.stream)?;
+        probe.gradient(layer, Site::AttentionDelta, &t.stream)?;
         // 6. through the norm of δ
         let mut dout = &t.stream;
         if let Some([w, _]) = &mut self.post_norms {
@@ -251,22 +268,28 @@ impl Block {
             norm::backward(&mut t.dy, gradient.as_mut(), dout, x, r, value, self.norm)?;
             dout = &t.dy;
         }
+        probe.gradient(layer, Site::AttentionOut, dout)?;
         // 5. output projection
         self.o.backward(&mut t.dattention, &mut t.ds, dout, [&s.attention, &s.o_s], noise[1])?;
+        probe.gradient(layer, Site::Attention, &t.dattention)?;
         // 4. attention
         t.dq.resize(s.q.shape())?;
         t.dk.resize(s.k.shape())?;
         t.dv.resize(s.v.shape())?;
         let (into, saved) = ([&mut t.dq, &mut t.dk, &mut t.dv], [&s.attention, &s.lse]);
         attention::backward(into, &t.dattention, saved, [&s.q, &s.k, &s.v], documents, self.attention)?;
+        probe.gradient(layer, Site::Key, &t.dk)?;
+        probe.gradient(layer, Site::Query, &t.dq)?;
         // 3. rotate back, through the head norms, together
         t.dqkv.resize(s.qkv.shape())?;
         let [q, k] = [&mut self.q_norm, &mut self.k_norm];
         let gains = q.gradient.as_mut().zip(k.gradient.as_mut()).map(|(q, k)| [q, k]);
         let (grads, saved) = ([&t.dq, &t.dk, &t.dv], [&s.qkv, &s.qk_r, angles]);
         rope::backward(&mut t.dqkv, gains, grads, saved, [&q.value, &k.value], heads, self.norm)?;
+        probe.gradient(layer, Site::Qkv, &t.dqkv)?;
         // 2. q | k | v
         self.qkv.backward(&mut t.dx, &mut t.ds, &t.dqkv, [&s.attention_norm, &s.qkv_s], noise[0])?;
+        probe.gradient(layer, Site::AttentionNorm, &t.dx)?;
         // 1. the norm's gradient joins the stream's
         let Parameter { value, gradient, .. } = &mut self.attention_norm;
         norm::add_backward(

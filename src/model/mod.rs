@@ -13,6 +13,7 @@
 //! | [`saved`] | what a forward leaves for its backward |
 //! | [`cache`], [`decoder`] | paged keys and values; a token of each of many sequences in, the next out |
 //! | [`probe`] | named sites to look into |
+//! | [`steering`] | directions added to the residual stream, or erased from it |
 //! | [`tokenizer`], [`chat`] | text → tokens → text; conversations → text |
 
 pub mod adapter;
@@ -31,6 +32,7 @@ pub mod probe;
 mod qwen3;
 pub mod saved;
 pub mod spec;
+pub mod steering;
 mod tensor_file;
 pub mod tokenizer;
 pub mod transformer;

@@ -319,7 +319,7 @@ mod tests {
             {
                 model.forward(&mut saved, &batch, &mut ()).unwrap();
                 model.loss_gradient(&mut saved, &rows, &vec![1; n], 1.0).unwrap();
-                model.backward(&mut saved, &batch).unwrap();
+                model.backward(&mut saved, &batch, &mut ()).unwrap();
                 let (found, planned) = (saved.bytes(), model.training_bytes(n, recompute));
                 assert!(found <= planned, "{family}: {found} bytes, {planned} planned");
                 assert!(planned < found + found / 10, "{family}: {found} bytes, {planned} planned");

@@ -13,8 +13,9 @@ use crate::model::linear::{AdapterSegment, Linear};
 use crate::model::parameter::Parameter;
 use crate::model::place::Place;
 use crate::model::probe::{Probe, Site};
-use crate::model::saved::{BlockSaved, Saved};
+use crate::model::saved::{BlockSaved, Saved, Scratch};
 use crate::model::spec::Spec;
+use crate::model::steering::{Steer, Steering};
 use crate::model::weights;
 use crate::ops::attention::{Contexts, Documents};
 use crate::ops::linear_cross_entropy::{self, Gradients};
@@ -33,6 +34,8 @@ pub struct Transformer {
     pub(super) norm: Parameter,
     /// Absent where the embedding is the head.
     pub(super) head: Option<Parameter>,
+    /// What moves the residual stream in every pass, if anything.
+    pub(super) steering: Option<Steering>,
 }
 
 /// Documents packed into one training pass.
@@ -145,6 +148,19 @@ impl Transformer {
         }
     }
 
+    /// Moves the residual stream in every pass from now on; no `steers` end it. Like an adapter, but it is not trained.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a depth or a width that the model does not have, or a direction without one; [`Error::Memory`] if
+    /// too little is free on a GPU.
+    pub fn steer(&mut self, steers: &[Steer]) -> Result<()> {
+        self.steering = None;
+        if !steers.is_empty() {
+            self.steering = Some(Steering::new(&self.spec, self.place, steers)?);
+        }
+        Ok(())
+    }
+
     /// Every projection's adapter, layer by layer. Copies.
     ///
     /// # Errors
@@ -254,12 +270,16 @@ impl Transformer {
         dropout: Option<Key>,
         probe: &mut dyn Probe,
     ) -> Result<()> {
+        let probe: &mut dyn Probe = match &self.steering {
+            Some(steering) => &mut steering.before(probe),
+            None => probe,
+        };
         let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
         let Saved { tokens, angles, blocks, inputs, .. } = saved;
         let x = &mut blocks[0].x;
         x.resize(&[n, c])?;
         embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
-        probe.at(0, Site::Embedding, x);
+        probe.at(0, Site::Embedding, x)?;
         let turns = blocks.len();
         for (layer, block) in self.blocks.iter().enumerate() {
             let (before, current) = pair(blocks, layer, turns);
@@ -283,9 +303,29 @@ impl Transformer {
             &self.norm.value,
             self.final_norm(),
         )?;
-        probe.at(self.blocks.len() - 1, Site::Residual, &mut saved.residual);
-        probe.at(self.blocks.len(), Site::FinalNorm, &mut saved.hidden);
+        if probe.at(self.blocks.len() - 1, Site::Residual, &mut saved.residual)? {
+            self.normalise(&mut saved.hidden, &mut saved.final_r, &saved.residual)?;
+        }
+        probe.at(self.blocks.len(), Site::FinalNorm, &mut saved.hidden)?;
         Ok(())
+    }
+
+    /// The final norm of a residual stream (n, C).
+    fn normalise(&self, hidden: &mut Tensor, r: &mut Tensor, stream: &Tensor) -> Result<()> {
+        hidden.resize(stream.shape())?;
+        r.resize(&stream.shape()[..1])?;
+        norm::forward(hidden, r, stream, &self.norm.value, self.final_norm())
+    }
+
+    /// What the model would say if a residual stream (n, C) were its last: `logits` (n, V) behind the final norm. At every
+    /// depth, this is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020).
+    ///
+    /// # Errors
+    /// Only if tensors disagree in shape.
+    pub fn lens(&self, logits: &mut Tensor, saved: &mut Saved, stream: &Tensor) -> Result<()> {
+        let Scratch { dx, ds, .. } = &mut saved.scratch;
+        self.normalise(dx, &mut saved.final_r, stream)?;
+        self.head_forward(logits, dx, ds)
     }
 
     /// The negative log-likelihood of `targets[i]` after row `rows[i]` of the last pass.
@@ -323,20 +363,24 @@ impl Transformer {
     }
 
     /// Carries `saved.dhidden` back through the last [`forward`](Self::forward) of the same `batch`, adding to every
-    /// trained parameter's gradient.
+    /// trained parameter's gradient. What a probe changed in the forward pass counts as a constant change.
     ///
     /// # Errors
-    /// Only if tensors disagree in shape, which [`forward`](Self::forward) rules out.
-    pub fn backward(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
+    /// [`Error::Setting`] for a steered model; whatever the probe returns.
+    pub fn backward(&mut self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
         assert!(saved.holds(self.blocks.len()), "a backward needs the activations of every layer");
-        on_workers(|| self.run_back(saved, batch))
+        if self.steering.is_some() {
+            return Err(Error::Setting("a steered model has no gradients: take the steering away".into()));
+        }
+        on_workers(|| self.run_back(saved, batch, probe))
     }
 
-    fn run_back(&mut self, saved: &mut Saved, batch: &Batch) -> Result<()> {
+    fn run_back(&mut self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
         let norm = self.final_norm();
         let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } =
             saved;
         let documents = documents.as_ref().expect("the documents of the forward pass");
+        probe.gradient(self.blocks.len(), Site::FinalNorm, dhidden)?;
         scratch.stream.resize(residual.shape())?;
         let Parameter { value, gradient, .. } = &mut self.norm;
         norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
@@ -353,8 +397,9 @@ impl Transformer {
                     again
                 }
             };
-            block.backward(scratch, saved, angles, documents, batch.dropout)?;
+            block.backward(scratch, saved, angles, documents, batch.dropout, probe)?;
         }
+        probe.gradient(0, Site::Embedding, &scratch.stream)?;
         let scale = self.embedding_scale();
         match &mut self.embedding.gradient {
             Some(gradient) => {
@@ -401,6 +446,16 @@ impl Transformer {
 
     fn final_norm(&self) -> Norm {
         Norm { gain: self.spec.gain, eps: self.spec.norm_eps }
+    }
+
+    /// The four linear maps of a layer: q | k | v, the attention's output, gate | up, down.
+    pub fn linears(&self, layer: usize) -> [&Linear; 4] {
+        self.blocks[layer].linears()
+    }
+
+    /// Bytes of the head's weight.
+    pub fn head_bytes(&self) -> usize {
+        self.head.as_ref().unwrap_or(&self.embedding).value.bytes()
     }
 
     /// Bytes of all weights and adapters.

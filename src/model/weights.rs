@@ -96,7 +96,7 @@ pub(super) fn assemble(
             upload.finish()?;
         }
         progress(spec.layers, spec.layers);
-        Ok(Transformer { spec, place, embedding, blocks, norm, head })
+        Ok(Transformer { spec, place, embedding, blocks, norm, head, steering: None })
     })
 }
 

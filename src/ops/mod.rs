@@ -13,6 +13,7 @@
 //! | [`sample`] | the next token | nothing |
 //! | [`mask`] | the tokens that may come | nothing |
 //! | [`log_sum`] | what logits say of some tokens, and of the others together | nothing |
+//! | [`steer`] | rows moved along a direction | nothing |
 //!
 //! The gradient contract, without exceptions: **`dx` overwrites, `dw` accumulates, adding into the residual stream
 //! is an explicit op** ([`norm::add_backward`]). Arguments: outputs, inputs, weights, scalars; backward: `dx`, `dw`,
@@ -33,3 +34,4 @@ pub mod real;
 pub mod rope;
 pub mod sample;
 mod slices;
+pub mod steer;

@@ -141,7 +141,7 @@ impl<'a> Trainer<'a> {
             self.model.forward(&mut self.saved, batch, &mut ())?;
             let nll = self.model.loss_gradient(&mut self.saved, rows, targets, pass.weight as f32)?;
             self.check(step, pass, &nll)?;
-            self.model.backward(&mut self.saved, batch)?;
+            self.model.backward(&mut self.saved, batch, &mut ())?;
             loss += pass.weight * sum(&nll);
             tokens += rows.len();
             self.tokens += batch.tokens.len();

@@ -17,6 +17,7 @@ mod mask;
 mod norm;
 mod rope;
 mod sample;
+mod steer;
 
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Gpu, Tensor};

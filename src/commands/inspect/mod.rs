@@ -2,8 +2,9 @@
 
 mod diff;
 mod kernel;
+mod trace;
 
-/// Look into a kernel, or at what an adapter changes
+/// Look into a model, a kernel, or at what an adapter changes
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -12,6 +13,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Trace(trace::Args),
     Diff(diff::Args),
     Kernel(kernel::Args),
 }
@@ -22,6 +24,7 @@ enum Command {
 /// Those of the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
+        Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Kernel(args) => kernel::run(args),
     }

@@ -40,6 +40,7 @@ static MASK: Source = Source { path: "src/ops/mask.rs", text: include_str!("../.
 static NORM: Source = Source { path: "src/ops/norm.rs", text: include_str!("../../ops/norm.rs") };
 static ROPE: Source = Source { path: "src/ops/rope.rs", text: include_str!("../../ops/rope.rs") };
 static SAMPLE: Source = Source { path: "src/ops/sample.rs", text: include_str!("../../ops/sample.rs") };
+static STEER: Source = Source { path: "src/ops/steer.rs", text: include_str!("../../ops/steer.rs") };
 static WEIGHTS: Source =
     Source { path: "src/model/weights.rs", text: include_str!("../../model/weights.rs") };
 
@@ -47,7 +48,7 @@ static WEIGHTS: Source =
 const PRODUCTS: &[&str] = &["forward", "adapter_forward", "backward", "weight_backward"];
 
 /// Every file of `kernels/`, by name.
-pub const ENTRIES: [Entry; 20] = [
+pub const ENTRIES: [Entry; 21] = [
     Entry {
         name: "adamw",
         sources: &[&ADAMW],
@@ -214,6 +215,13 @@ pub const ENTRIES: [Entry; 20] = [
         sources: &[&SAMPLE],
         functions: &[("sample_draw", &["forward"])],
         measured: &["sample"],
+        note: "",
+    },
+    Entry {
+        name: "steer",
+        sources: &[&STEER],
+        functions: &[("steer_rows", &["add", "erase"])],
+        measured: &[],
         note: "",
     },
     Entry {

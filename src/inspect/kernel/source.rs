@@ -100,7 +100,7 @@ fn rust_name(line: &str) -> Option<String> {
     }
     let visible =
         line.strip_prefix("pub").map_or(line, |rest| rest.split_once(' ').map_or("", |(_, rest)| rest));
-    let kinds = ["const fn ", "unsafe fn ", "fn ", "struct ", "enum ", "const ", "type "];
+    let kinds = ["const fn ", "fn ", "struct ", "enum ", "const ", "type "];
     let rest = kinds.iter().find_map(|kind| visible.strip_prefix(kind))?;
     words(rest).next().map(str::to_owned)
 }

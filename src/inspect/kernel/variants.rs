@@ -8,7 +8,7 @@ use crate::device::{DType, elementwise, random};
 use crate::model::spec::Spec;
 use crate::ops::rope::Heads;
 use crate::ops::{
-    adamw, attention, embedding, glu, linear, linear_cross_entropy, log_sum, mask, norm, rope, sample,
+    adamw, attention, embedding, glu, linear, linear_cross_entropy, log_sum, mask, norm, rope, sample, steer,
 };
 
 /// Rows of the passes whose products are listed: decoding one answer and a hundred, training on two texts of 2,048 tokens.
@@ -37,6 +37,7 @@ pub fn uses(spec: &Spec, facts: &Facts, real: DType) -> Vec<Use> {
     plain.extend(log_sum::variants(facts, v));
     plain.extend(sample::variants(facts, v));
     plain.extend(mask::variants());
+    plain.extend(steer::variants(real));
     plain.extend(adamw::variants());
     plain.extend(elementwise::variants(real));
     plain.extend(random::variants(real));
