@@ -4,6 +4,15 @@
 //! |---|---|
 //! | `spectrum.rs` | singular values and spaces of an adapter's ΔW, which is never formed |
 //! | `diff.rs` | an adapter's changes, module by module; two adapters side by side |
+//! | `features.rs` | the residual stream while a model reads texts; its means over answers |
+//! | `direction.rs` | directions that tell two sets of answers apart |
+//! | `classifier.rs` `folds.rs` | the linear classifiers behind them; cross-validation |
 
+mod classifier;
 pub mod diff;
+pub mod direction;
+pub mod features;
+pub mod folds;
 pub mod spectrum;
+
+pub use self::classifier::Accuracy;
