@@ -1,6 +1,6 @@
 //! What the commands that run a model share: which model, and how its prompts are written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use emlab::device::{DType, Device, Gpu};
 use emlab::fetch;
@@ -98,6 +98,16 @@ pub struct Engine {
 }
 
 impl ModelArgs {
+    /// What the model was called.
+    pub fn name(&self) -> &str {
+        &self.model
+    }
+
+    /// The adapter's folder.
+    pub fn adapter(&self) -> Option<&Path> {
+        self.adapter.as_deref()
+    }
+
     /// Loads the model, its tokenizer and its adapter.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 //! | `features.rs` | the residual stream while a model reads texts; its means over answers |
 //! | `direction.rs` | directions that tell two sets of answers apart |
 //! | `classifier.rs` `folds.rs` | the linear classifiers behind them; cross-validation |
+//! | [`trace`] | one text's way through a model, with everything on it that can be seen |
 
 mod classifier;
 pub mod diff;
@@ -14,5 +15,6 @@ pub mod direction;
 pub mod features;
 pub mod folds;
 pub mod spectrum;
+pub mod trace;
 
 pub use self::classifier::Accuracy;

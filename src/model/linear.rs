@@ -166,6 +166,12 @@ impl Linear {
         Ok(true)
     }
 
+    /// Bytes and elements of the weight and the adapters together.
+    pub fn size(&self) -> [usize; 2] {
+        let parameters = self.parameters("");
+        [Tensor::bytes, Tensor::len].map(|size| parameters.iter().map(|(_, p)| size(&p.value)).sum())
+    }
+
     /// The weight and the adapters, by name, each once and always in this order.
     pub(super) fn parameters(&self, path: &str) -> Vec<(String, &Parameter)> {
         let mut all = vec![(format!("{path}.weight"), &self.weight)];

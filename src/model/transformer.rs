@@ -448,6 +448,16 @@ impl Transformer {
         Norm { gain: self.spec.gain, eps: self.spec.norm_eps }
     }
 
+    /// The four linear maps of a layer: q | k | v, the attention's output, gate | up, down.
+    pub fn linears(&self, layer: usize) -> [&Linear; 4] {
+        self.blocks[layer].linears()
+    }
+
+    /// Bytes of the head's weight.
+    pub fn head_bytes(&self) -> usize {
+        self.head.as_ref().unwrap_or(&self.embedding).value.bytes()
+    }
+
     /// Bytes of all weights and adapters.
     pub fn bytes(&self) -> usize {
         let blocks = self.blocks.iter().flat_map(Block::parameters).map(|(_, p)| p);

@@ -1,6 +1,7 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
 mod diff;
+mod trace;
 
 /// Look into a model, or at what an adapter changes
 #[derive(clap::Args)]
@@ -11,6 +12,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Trace(trace::Args),
     Diff(diff::Args),
 }
 
@@ -20,6 +22,7 @@ enum Command {
 /// Those of the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
+        Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
     }
 }

@@ -1,0 +1,144 @@
+//! What every op of a pass takes: measured time, and the least bytes and arithmetic that its definition asks for.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::device::{Device, Tensor};
+use crate::error::Result;
+use crate::model::probe::{Probe, Site};
+use crate::model::saved::Saved;
+use crate::model::transformer::{Batch, Transformer};
+
+/// An op of one layer, or of the whole model (embedding, head).
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Op {
+    /// Which.
+    pub name: &'static str,
+    /// Of which layer; none outside the blocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// Measured in one pass.
+    pub milliseconds: f64,
+    /// That must be read and written: every operand once.
+    pub bytes: usize,
+    /// Multiplications and additions of matrix products; 0 for ops whose time goes into moving bytes.
+    pub flops: usize,
+}
+
+/// Notes when each site is reached, everything before it being done.
+struct Timer {
+    device: Device,
+    before: Instant,
+    seconds: Vec<(usize, Site, f64)>,
+}
+
+impl Timer {
+    fn lap(&mut self) -> Result<f64> {
+        if let Device::Cuda(gpu) = self.device {
+            gpu.synchronize()?;
+        }
+        let now = Instant::now();
+        let seconds = (now - self.before).as_secs_f64();
+        self.before = now;
+        Ok(seconds)
+    }
+}
+
+impl Probe for Timer {
+    fn at(&mut self, layer: usize, site: Site, _: &mut Tensor) -> Result<bool> {
+        let seconds = self.lap()?;
+        self.seconds.push((layer, site, seconds));
+        Ok(false)
+    }
+}
+
+/// The op that ends at a site; `None` where the site is reached together with the one before it.
+fn op_at(layer: usize, site: Site, post_norms: bool) -> Option<&'static str> {
+    match site {
+        Site::Embedding => Some("embedding"),
+        Site::AttentionNorm => (layer == 0).then_some("norm"),
+        Site::Qkv => Some("qkv"),
+        Site::Query => Some("rope"),
+        Site::Attention => Some("attention"),
+        Site::AttentionOut => Some("output"),
+        Site::AttentionDelta => post_norms.then_some("attention post-norm"),
+        Site::ResidualMid => Some("add, norm"),
+        Site::GateUp => Some("gate | up"),
+        Site::Glu => Some("glu"),
+        Site::MlpOut => Some("down"),
+        Site::MlpDelta => post_norms.then_some("MLP post-norm"),
+        Site::Residual => Some("add, next norm"),
+        Site::Key | Site::MlpNorm | Site::FinalNorm => None,
+    }
+}
+
+/// Runs `batch`, one document, once more and times it; the head's logits of all rows, too.
+pub(super) fn measure(model: &Transformer, saved: &mut Saved, batch: &Batch) -> Result<Vec<Op>> {
+    let mut timer = Timer { device: model.place.device, before: Instant::now(), seconds: Vec::new() };
+    timer.lap()?;
+    model.forward(saved, batch, &mut timer)?;
+    let n = batch.tokens.len();
+    let mut ops: Vec<Op> = Vec::new();
+    for (layer, site, seconds) in std::mem::take(&mut timer.seconds) {
+        let milliseconds = 1e3 * seconds;
+        match op_at(layer, site, model.spec.post_norms) {
+            Some(name) => {
+                let [bytes, flops] = work(model, layer, site, n);
+                let layer = (site != Site::Embedding).then_some(layer);
+                ops.push(Op { name, layer, milliseconds, bytes, flops });
+            }
+            None => {
+                if let Some(op) = ops.last_mut() {
+                    op.milliseconds += milliseconds;
+                }
+            }
+        }
+    }
+    let mut logits = model.logits_tensor();
+    // Makes room, untimed; few rows at a time, as the lens does.
+    let rows: Vec<u32> = (0..n.min(128) as u32).collect();
+    model.logits(&mut logits, saved, &rows)?;
+    timer.lap()?;
+    model.logits(&mut logits, saved, &rows)?;
+    let share = n as f64 / rows.len() as f64;
+    let (v, c) = (model.spec.vocab, model.spec.channels);
+    ops.push(Op {
+        name: "head",
+        layer: None,
+        milliseconds: 1e3 * timer.lap()? * share,
+        bytes: model.head_bytes() + n * (c * model.place.real.size() + 4 * v),
+        flops: 2 * n * v * c,
+    });
+    Ok(ops)
+}
+
+/// Bytes and arithmetic of the op that ends at `site`, over `n` rows of one document.
+fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
+    let spec = &model.spec;
+    let element = model.place.real.size();
+    let stream = n * spec.channels * element;
+    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let linear = |index: usize| {
+        let linear = model.linears(layer)[index];
+        let [bytes, elements] = linear.size();
+        [bytes + n * (linear.inputs() + linear.outputs()) * element, 2 * n * elements]
+    };
+    match site {
+        Site::Embedding => [2 * stream, 0],
+        Site::AttentionNorm | Site::AttentionDelta | Site::MlpDelta => [2 * stream, 0],
+        Site::ResidualMid | Site::Residual => [4 * stream, 0],
+        Site::Qkv => linear(0),
+        Site::AttentionOut => linear(1),
+        Site::GateUp => linear(2),
+        Site::MlpOut => linear(3),
+        Site::Query => [2 * n * (q + 2 * kv) * element, 0],
+        Site::Attention => {
+            let window = spec.windows[layer].unwrap_or(n);
+            let seen: usize = (1..=n).map(|position| position.min(window)).sum();
+            [2 * n * (q + kv) * element, 4 * seen * q]
+        }
+        Site::Glu => [3 * n * spec.mlp_width * element, 0],
+        Site::Key | Site::MlpNorm | Site::FinalNorm => [0, 0],
+    }
+}

@@ -1,0 +1,127 @@
+//! The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020): the final norm and the head on the residual
+//! stream of every depth, which says what the model would say if it ended there.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::device::Tensor;
+use crate::error::Result;
+use crate::model::saved::Saved;
+use crate::model::transformer::Transformer;
+use crate::ops::real::Real;
+
+/// Rows whose logits exist at the same time.
+const ROWS: usize = 128;
+
+/// What the model would say after each of N tokens, at each of L + 1 depths.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Lens {
+    /// Tokens listed at each place: K.
+    pub top: usize,
+    /// The likeliest next tokens (L + 1, N, K).
+    pub tokens: Vec<u32>,
+    /// Their probabilities.
+    pub probabilities: Vec<f32>,
+    /// The entropy of the next token (L + 1, N), in nats.
+    pub entropy: Vec<f32>,
+    /// The negative log-likelihood of the token that really comes next (L + 1, N − 1), in nats.
+    pub next_nll: Vec<f32>,
+    /// How many tokens are likelier than it (L + 1, N − 1).
+    pub next_rank: Vec<u32>,
+}
+
+/// What one row of logits says.
+struct Said {
+    /// The likeliest tokens and their logits, the likeliest first.
+    top: Vec<(u32, f32)>,
+    /// ln Σ exp of all logits.
+    log_sum: f32,
+    entropy: f32,
+    /// The logit of the next token and how many are above it.
+    next: Option<(f32, u32)>,
+}
+
+/// Of the streams (L + 1, N, C) of `ids` (N).
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
+pub(super) fn lens(
+    model: &Transformer,
+    saved: &mut Saved,
+    streams: &[f32],
+    ids: &[u32],
+    top: usize,
+) -> Result<Lens> {
+    let (n, c) = (ids.len(), model.spec.channels);
+    let top = top.min(model.spec.vocab);
+    let mut lens = Lens { top, ..Lens::default() };
+    let mut logits = model.logits_tensor();
+    let mut rows = model.place.real();
+    for (chunk, streams) in streams.chunks(ROWS * c).enumerate() {
+        let count = streams.len() / c;
+        let stream = Tensor::from_f32(&[count, c], streams.to_vec());
+        let stream = if rows.dtype() == stream.dtype() { stream } else { stream.to_bf16() };
+        rows.resize(&[count, c])?;
+        rows.copy_from(&stream.to(model.place.device)?)?;
+        model.lens(&mut logits, saved, &rows)?;
+        let host = logits.read::<f32>()?;
+        let said: Vec<Said> = host
+            .par_chunks(model.spec.vocab)
+            .enumerate()
+            .map(|(i, logits)| {
+                let token = (chunk * ROWS + i) % n;
+                pulp::Arch::new().dispatch(|| read(logits, ids.get(token + 1).copied(), top))
+            })
+            .collect();
+        for Said { top, log_sum, entropy, next } in said {
+            lens.tokens.extend(top.iter().map(|(token, _)| *token));
+            lens.probabilities.extend(top.iter().map(|(_, logit)| (logit - log_sum).exp()));
+            lens.entropy.push(entropy);
+            if let Some((logit, rank)) = next {
+                lens.next_nll.push(log_sum - logit);
+                lens.next_rank.push(rank);
+            }
+        }
+    }
+    Ok(lens)
+}
+
+/// Reads a row of logits. Inlined where it is dispatched, so that its loops use the processor's widest vectors.
+#[inline(always)]
+fn read(logits: &[f32], next: Option<u32>, top: usize) -> Said {
+    const LANES: usize = 16;
+    let mut found: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (block, x) in logits.chunks(4 * LANES).enumerate() {
+        if found.len() == top && x.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a }) <= least
+        {
+            continue;
+        }
+        for (i, x) in x.iter().enumerate() {
+            if found.len() < top || *x > least {
+                let at = found.partition_point(|(_, other)| other >= x);
+                found.insert(at, ((block * 4 * LANES + i) as u32, *x));
+                found.truncate(top);
+                least = if found.len() < top { f32::NEG_INFINITY } else { found[top - 1].1 };
+            }
+        }
+    }
+    let max = found.first().map_or(0.0, |(_, x)| *x);
+    let (mut sums, mut weighted) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for x in logits.chunks(LANES) {
+        for ((x, sum), weighted) in x.iter().zip(&mut sums).zip(&mut weighted) {
+            let x = x - max;
+            let e = Real::exp(x);
+            *sum += e;
+            // 0 · −∞ is no term.
+            *weighted += e * if x < -100.0 { 0.0 } else { x };
+        }
+    }
+    let [sum, weighted] = [sums, weighted].map(|lanes| lanes.iter().map(|x| f64::from(*x)).sum::<f64>());
+    let next = next.map(|token| {
+        let logit = logits[token as usize];
+        (logit, logits.iter().map(|x| u32::from(*x > logit)).sum())
+    });
+    let log_sum = f64::from(max) + sum.ln();
+    Said { top: found, log_sum: log_sum as f32, entropy: (sum.ln() - weighted / sum) as f32, next }
+}
