@@ -9,6 +9,7 @@
 //! A dose is a whole vector. The mean difference takes the mean of one set to that of the other, and the probe is as long.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,15 @@ impl Kind {
             Self::MeanDifference => "mean_difference",
             Self::Probe => "probe",
         }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| format!("{name:?} is no kind of direction: mean_difference or probe"))
     }
 }
 

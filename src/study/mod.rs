@@ -17,6 +17,7 @@
 //! | `method.rs` | how a run was made, for reports and data sets |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
+//! | `contrast.rs` | two sets of a run's answers, for directions that tell them apart |
 //! | `family.rs` | the tests that a plan declares |
 //! | `analyze/` `stats/` | rows → counts, rates with intervals, tests; the statistics that this takes |
 //! | `report/` | `report.html`: tables, figures, answers; `csv/`: the numbers behind them |
@@ -24,6 +25,7 @@
 
 pub mod analyze;
 pub mod cell;
+pub mod contrast;
 pub mod demo;
 pub mod engine;
 pub mod estimate;

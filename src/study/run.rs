@@ -375,7 +375,7 @@ impl<'a> Study<'a> {
     fn analyze(&self, options: &Options) -> Result<Summary> {
         let mut rows = Vec::new();
         for cell in &self.cells {
-            rows.extend(self.rows(cell)?);
+            rows.extend(rows_of(self.dir, self.plan, cell)?);
         }
         let mut summary = summarise(&rows, self.plan.analysis, &self.plan.families);
         let pairs = pairs::of_cells(self.dir, self.plan, &self.cells)?;
@@ -393,36 +393,37 @@ impl<'a> Study<'a> {
         super::write_results(self.dir, &report)?;
         Ok(summary)
     }
+}
 
-    /// The answers of a cell with what is known of them, in the order of the plan.
-    fn rows(&self, cell: &Cell) -> Result<Vec<Row>> {
-        let answers = store::read::<Answer>(&answers_folder(self.dir, cell))?;
-        let judgements =
-            store::read::<Judgement>(&judgements_folder(self.dir, &self.plan.judges[0].name, cell))?;
-        let row = |(question, sample): (&Question, usize)| {
-            let answer = answers.get(&(question.id.clone(), sample))?;
-            let score =
-                |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
-                    None => Score::Unjudged,
-                    Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
-                };
-            let text = question.paraphrase(sample);
-            Some(Row {
-                model: cell.model.name.clone(),
-                condition: cell.condition.name.clone(),
-                format: cell.format,
-                question: question.id.clone(),
-                sample,
-                prompt: text.to_string(),
-                answer: answer.answer.clone(),
-                aligned: score("aligned"),
-                coherent: score("coherent"),
-                truncated: answer.finish.map(|finish| finish == Finish::Length),
-                flags: Flags::of(cell.format, text, &answer.answer),
-            })
+/// The answers of a cell with what is known of them, in the order of the plan.
+///
+/// # Errors
+/// `Error::Line` for a damaged record; `Error::Io`.
+pub(super) fn rows_of(dir: &Path, plan: &Plan, cell: &Cell) -> Result<Vec<Row>> {
+    let answers = store::read::<Answer>(&answers_folder(dir, cell))?;
+    let judgements = store::read::<Judgement>(&judgements_folder(dir, &plan.judges[0].name, cell))?;
+    let row = |(question, sample): (&Question, usize)| {
+        let answer = answers.get(&(question.id.clone(), sample))?;
+        let score = |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
+            None => Score::Unjudged,
+            Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
         };
-        Ok(cell.samples(self.plan).filter_map(row).collect())
-    }
+        let text = question.paraphrase(sample);
+        Some(Row {
+            model: cell.model.name.clone(),
+            condition: cell.condition.name.clone(),
+            format: cell.format,
+            question: question.id.clone(),
+            sample,
+            prompt: text.to_string(),
+            answer: answer.answer.clone(),
+            aligned: score("aligned"),
+            coherent: score("coherent"),
+            truncated: answer.finish.map(|finish| finish == Finish::Length),
+            flags: Flags::of(cell.format, text, &answer.answer),
+        })
+    };
+    Ok(cell.samples(plan).filter_map(row).collect())
 }
 
 #[cfg(test)]
