@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
+//! | `steering.rs` | directions that act while a condition's answers are drawn |
 //! | `preset.rs` (`preset.toml`) | ready-made plans |
 //! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
@@ -50,6 +51,7 @@ pub mod report;
 pub mod run;
 pub mod stats;
 pub mod status;
+pub mod steering;
 pub mod store;
 pub mod table;
 
