@@ -26,7 +26,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { ridge: 0.1, permutations: 200, seed: 0 }
+        Self { ridge: 1.0, permutations: 200, seed: 0 }
     }
 }
 
