@@ -77,7 +77,8 @@ fn exp(x: f32) -> f32 {
     /// Adding and subtracting 1.5 · 2²³ rounds to an integer.
     const ROUND: f32 = 12_582_912.0;
     let y = x.clamp(-87.3, 88.7);
-    let n = (y * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = y * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = y - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_2e-3;
@@ -86,10 +87,12 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let mantissa = p * r * r + r + 1.0;
-    // 2^n as two factors, so that n = 128 does not overflow the exponent field.
-    let half = (n * 0.5) as i32;
-    let power = |n: i32| f32::from_bits(((n + 127) << 23) as u32);
-    let result = mantissa * power(half) * power(n as i32 - half);
+    // n from the bits: a cast would ask about NaN, one number at a time. 2^n as two factors, so that n = 128 does not
+    // overflow the exponent field.
+    let n = rounded.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
+    let half = n >> 1;
+    let power = |n: i32| f32::from_bits((n.wrapping_add(127) << 23) as u32);
+    let result = mantissa * power(half) * power(n.wrapping_sub(half));
     if x < -87.3 { 0.0 } else { result }
 }
 

@@ -1,17 +1,18 @@
 //! The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020): the final norm and the head on the residual
 //! stream of every depth, which says what the model would say if it ended there.
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::device::Tensor;
+use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::real::Real;
 
 /// Rows whose logits exist at the same time.
-const ROWS: usize = 128;
+const ROWS: usize = 384;
 
 /// What the model would say after each of N tokens, at each of L + 1 depths.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -64,13 +65,20 @@ pub(super) fn lens(
         rows.resize(&[count, c])?;
         rows.copy_from(&stream.to(model.place.device)?)?;
         model.lens(&mut logits, saved, &rows)?;
-        let host = logits.read::<f32>()?;
-        let said: Vec<Said> = host
+        let host;
+        let logits = match logits.device() {
+            Device::Cpu => logits.f32(),
+            Device::Cuda(_) => {
+                host = logits.read::<f32>()?;
+                &host
+            }
+        };
+        let said: Vec<Said> = logits
             .par_chunks(model.spec.vocab)
             .enumerate()
             .map(|(i, logits)| {
                 let token = (chunk * ROWS + i) % n;
-                pulp::Arch::new().dispatch(|| read(logits, ids.get(token + 1).copied(), top))
+                pulp::Arch::new().dispatch(Row { logits, next: ids.get(token + 1).copied(), top })
             })
             .collect();
         for Said { top, log_sum, entropy, next } in said {
@@ -86,21 +94,43 @@ pub(super) fn lens(
     Ok(lens)
 }
 
-/// Reads a row of logits. Inlined where it is dispatched, so that its loops use the processor's widest vectors.
+/// A row of logits to be read.
+struct Row<'a> {
+    logits: &'a [f32],
+    next: Option<u32>,
+    top: usize,
+}
+
+impl WithSimd for Row<'_> {
+    type Output = Said;
+
+    // Inlined where it is dispatched, so that its loops use the processor's widest vectors.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Said {
+        read(self)
+    }
+}
+
 #[inline(always)]
-fn read(logits: &[f32], next: Option<u32>, top: usize) -> Said {
+fn read(Row { logits, next, top }: Row) -> Said {
     const LANES: usize = 16;
+    const BLOCK: usize = 16 * LANES;
     let mut found: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
     let mut least = f32::NEG_INFINITY;
-    for (block, x) in logits.chunks(4 * LANES).enumerate() {
-        if found.len() == top && x.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a }) <= least
-        {
+    for (block, x) in logits.chunks(BLOCK).enumerate() {
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for x in x.chunks(LANES) {
+            for (x, largest) in x.iter().zip(&mut largest) {
+                *largest = if *x > *largest { *x } else { *largest };
+            }
+        }
+        if found.len() == top && largest.iter().all(|x| *x <= least) {
             continue;
         }
         for (i, x) in x.iter().enumerate() {
             if found.len() < top || *x > least {
                 let at = found.partition_point(|(_, other)| other >= x);
-                found.insert(at, ((block * 4 * LANES + i) as u32, *x));
+                found.insert(at, ((block * BLOCK + i) as u32, *x));
                 found.truncate(top);
                 least = if found.len() < top { f32::NEG_INFINITY } else { found[top - 1].1 };
             }
