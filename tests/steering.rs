@@ -18,7 +18,7 @@ fn emlab(dir: &Path, arguments: &[&str]) -> String {
 const PLAN: &str = r#"
 name = "Steering"
 questions = "world/questions.yaml"
-samples = 12
+samples = 8
 formats = ["natural"]
 model = [{ name = "toy", path = "world/qwen3" }]
 
