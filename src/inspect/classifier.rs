@@ -118,7 +118,7 @@ pub(super) fn validate(
     }
     let n = [false, true].map(|class| positive.iter().filter(|p| **p == class).count() as f64);
     Ok(hits.map(|hits| {
-        let accuracy = |hits: &Hits| (hits[0] as f64 / n[0] + hits[1] as f64 / n[1]) / 2.0;
+        let accuracy = |hits: &Hits| f64::midpoint(hits[0] as f64 / n[0], hits[1] as f64 / n[1]);
         let shares = [0, 1].map(|class| hits[0][class] as f64 / n[class]);
         let variance: f64 = (0..2).map(|class| shares[class] * (1.0 - shares[class]) / n[class]).sum();
         let found = accuracy(&hits[0]);

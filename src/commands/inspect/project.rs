@@ -58,7 +58,7 @@ struct Projected {
 
 #[derive(Serialize)]
 struct Token {
-    token: String,
+    text: String,
     projection: f64,
     /// Whether it is the answer's.
     answer: bool,
@@ -94,8 +94,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for (text, projections) in texts.iter().zip(rows) {
         let mut tokens = Vec::new();
         for ((&id, &answer), projection) in text.ids.iter().zip(&text.answer).zip(projections) {
-            let token = engine.tokenizer.token(id).unwrap_or_default();
-            tokens.push(Token { token, projection, answer });
+            let text = engine.tokenizer.token(id).unwrap_or_default();
+            tokens.push(Token { text, projection, answer });
         }
         let of_answer: Vec<f64> = tokens.iter().filter(|t| t.answer).map(|t| t.projection).collect();
         anyhow::ensure!(!of_answer.is_empty(), "text {}: the answer has no tokens", projected.len() + 1);
@@ -115,9 +115,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 /// A text, a token a line.
 fn one(Projected { mean, tokens }: &Projected) -> String {
-    let line = |Token { token, projection, answer }: &Token| {
+    let line = |Token { text, projection, answer }: &Token| {
         let mark = if *answer { '*' } else { ' ' };
-        format!("{projection:>9.3} {mark} {}\n", token.escape_debug())
+        format!("{projection:>9.3} {mark} {}\n", text.escape_debug())
     };
     tokens.iter().map(line).collect::<String>() + &format!("{mean:>9.3}   mean of the answer (*)\n")
 }
@@ -126,7 +126,7 @@ fn one(Projected { mean, tokens }: &Projected) -> String {
 fn many(projected: &[Projected]) -> String {
     let line = |(i, text): (usize, &Projected)| {
         let answer = text.tokens.iter().filter(|token| token.answer);
-        let start: String = answer.map(|token| token.token.replace(['▁', 'Ġ'], " ")).collect();
+        let start: String = answer.map(|token| token.text.replace(['▁', 'Ġ'], " ")).collect();
         let start: String = start.trim_start().escape_debug().take(60).collect();
         format!("{:>6} {:>9.3}  {start}\n", i + 1, text.mean)
     };

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{WIDTH, line, open, text, tip};
-use crate::study::analyze::{Dose, DoseResponse, Rate};
+use crate::study::analyze::{Dose, DoseResponse};
 use crate::study::report::text::percent;
 
 /// Misaligned answers, and those that count, with their intervals.
@@ -29,12 +29,11 @@ pub(in super::super) fn doses(title: &str, response: &DoseResponse) -> String {
         text(&mut svg, "quiet", "middle", (x(*dose), BOTTOM + 18.0), &dose.to_string());
     }
     text(&mut svg, "quiet", "middle", (f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0), "dose");
-    let rates: [(&str, usize, f64, fn(&Dose) -> Rate); 2] = [
-        ("misaligned among answers that count", 1, -ASIDE, |dose| dose.misaligned_of_kept),
-        ("answers that count", 0, ASIDE, |dose| dose.kept_of_judged),
-    ];
+    let rates = [(false, "misaligned among answers that count", 1), (true, "answers that count", 0)];
     let mut legend = LEFT;
-    for (name, colour, shift, rate) in rates {
+    for (counts, name, colour) in rates {
+        let rate = |dose: &Dose| if counts { dose.kept_of_judged } else { dose.misaligned_of_kept };
+        let shift = if counts { ASIDE } else { -ASIDE };
         let _ = write!(svg, "<g class=\"c{colour}\">");
         let _ = write!(svg, "<circle class=\"mark\" cx=\"{:.1}\" cy=\"12\" r=\"5\"/>", legend + 5.0);
         text(&mut svg, "", "start", (legend + 16.0, 16.5), name);
