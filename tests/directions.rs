@@ -31,7 +31,9 @@ fn features_are_the_means_of_transformers_hidden_states() {
                 answer: (0..document.ids.len()).map(|i| i % 3 != 1).collect(),
             })
             .collect();
-        let found = features(&model, &texts).unwrap();
+        let mut read = 0;
+        let found = features(&model, &texts, &mut || read += 1).unwrap();
+        assert_eq!(read, texts.len());
         let c = model.spec.channels;
         for depth in 0..=model.spec.layers {
             let site = match depth {

@@ -91,11 +91,11 @@ impl Probe for Watch<'_> {
     }
 }
 
-/// The mean of the stream over the tokens of each answer, at every depth.
+/// The mean of the stream over the tokens of each answer, at every depth; `done` is called after each text.
 ///
 /// # Errors
 /// Those of [`streams`]; [`Error::Setting`] for an answer without tokens; [`Error::Run`] if the stream is not finite.
-pub fn features(model: &Transformer, texts: &[Text]) -> Result<Features> {
+pub fn features(model: &Transformer, texts: &[Text], done: &mut (dyn FnMut() + Send)) -> Result<Features> {
     if let Some(i) = texts.iter().position(|text| !text.answer.contains(&true)) {
         return Err(Error::Setting(format!("text {}: the answer has no tokens", i + 1)));
     }
@@ -114,6 +114,9 @@ pub fn features(model: &Transformer, texts: &[Text]) -> Result<Features> {
         }
         let n = texts[text].answer.iter().filter(|answer| **answer).count() as f64;
         means[depth][text] = sum.iter().map(|sum| (sum / n) as f32).collect();
+        if depth + 1 == depths {
+            done();
+        }
     })?;
     let tokens = texts.iter().flat_map(|text| &text.answer).filter(|answer| **answer).count() as f64;
     for length in &mut lengths {
