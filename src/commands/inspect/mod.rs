@@ -1,6 +1,9 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
 mod diff;
+mod direction;
+mod project;
+mod texts;
 mod trace;
 
 /// Look into a model, or at what an adapter changes
@@ -14,6 +17,8 @@ pub struct Args {
 enum Command {
     Trace(trace::Args),
     Diff(diff::Args),
+    Direction(direction::Args),
+    Project(project::Args),
 }
 
 /// Runs the command.
@@ -24,5 +29,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Direction(args) => direction::run(args),
+        Command::Project(args) => project::run(args),
     }
 }
