@@ -9,6 +9,7 @@
 //! | `features.rs` | the residual stream while a model reads texts; its means over answers |
 //! | `direction.rs` | directions that tell two sets of answers apart |
 //! | `classifier.rs` `folds.rs` | the linear classifiers behind them; cross-validation |
+//! | [`kernel`] | a kernel as a page: definition, source, resources, figures |
 //! | [`trace`] | one text's way through a model, with everything on it that can be seen |
 
 mod classifier;
@@ -17,6 +18,7 @@ pub mod diff;
 pub mod direction;
 pub mod features;
 pub mod folds;
+pub mod kernel;
 pub mod patch;
 pub mod spectrum;
 pub mod trace;
