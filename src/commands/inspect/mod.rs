@@ -1,7 +1,11 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
 mod diff;
+mod direction;
 mod kernel;
+mod patch;
+mod project;
+mod texts;
 mod trace;
 
 /// Look into a model, a kernel, or at what an adapter changes
@@ -15,6 +19,9 @@ pub struct Args {
 enum Command {
     Trace(trace::Args),
     Diff(diff::Args),
+    Patch(patch::Args),
+    Direction(direction::Args),
+    Project(project::Args),
     Kernel(kernel::Args),
 }
 
@@ -26,6 +33,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Patch(args) => patch::run(args),
+        Command::Direction(args) => direction::run(args),
+        Command::Project(args) => project::run(args),
         Command::Kernel(args) => kernel::run(args),
     }
 }
