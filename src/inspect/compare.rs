@@ -1,0 +1,167 @@
+//! Two models on one text: where their residual streams part, and what they then say differently.
+//!
+//! ```text
+//! parting_d,n   ‖x'_d,n − x_d,n‖ / ‖x_d,n‖          x: the stream of the first at depth d and token n, x' of the second
+//! KL_n          Σ_v p_n(v) (ln p_n(v) − ln p'_n(v))   p: the first's next token after token n
+//! ```
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::device::{Device, Tensor};
+use crate::error::{Error, Result};
+use crate::model::probe::{Probe, Site};
+use crate::model::saved::Saved;
+use crate::model::transformer::{Batch, Transformer};
+
+/// One model's run over a text of N tokens.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    tokens: Vec<u32>,
+    channels: usize,
+    /// By depth: the stream (N, C).
+    streams: Vec<Vec<f32>>,
+    /// ln p of every next token (N, V).
+    log_p: Vec<f32>,
+    vocab: usize,
+}
+
+/// A token that the second model makes likelier or less likely.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Moved {
+    /// Which.
+    pub token: u32,
+    /// Its logarithm of probability in the first model, and in the second.
+    pub log_p: [f32; 2],
+    /// How much more logit the second gives it than to the mean token, compared with the first.
+    pub logit: f32,
+}
+
+/// How two models differ after one token.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct After {
+    /// KL(first ‖ second), in nats.
+    pub kl: f64,
+    /// KL(second ‖ first), in nats.
+    pub kl_back: f64,
+    /// The negative log-likelihood of the token that comes next, by the first and the second; none after the last.
+    pub nll: Option<[f32; 2]>,
+    /// The tokens that matter most: those with the largest |p' − p|, the largest first.
+    pub moved: Vec<Moved>,
+}
+
+/// Two models on one text.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Parting {
+    /// The text (N).
+    pub tokens: Vec<u32>,
+    /// How far the streams are apart, as a share of the first's length: by depth 0 to L, and token.
+    pub streams: Vec<Vec<f64>>,
+    /// By token.
+    pub after: Vec<After>,
+}
+
+struct Streams(Vec<Vec<f32>>);
+
+impl Probe for Streams {
+    fn at(&mut self, _: usize, site: Site, x: &mut Tensor) -> Result<bool> {
+        if matches!(site, Site::Embedding | Site::Residual) {
+            self.0.push(x.to(Device::Cpu)?.to_f32().f32().to_vec());
+        }
+        Ok(false)
+    }
+}
+
+/// Runs the model over `tokens`.
+///
+/// # Errors
+/// [`Error::Setting`] for no tokens or more than the model's context; whatever the model returns.
+pub fn observe(model: &Transformer, tokens: &[u32]) -> Result<Observed> {
+    let (n, spec) = (tokens.len(), &model.spec);
+    if n == 0 || n > spec.context {
+        let context = spec.context;
+        return Err(Error::Setting(format!("a text of {n} tokens: models are compared on 1 to {context}")));
+    }
+    let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
+    let (mut saved, mut streams) = (Saved::for_inference(model), Streams(Vec::new()));
+    model.forward(&mut saved, &batch, &mut streams)?;
+    let mut logits = model.logits_tensor();
+    model.all_logits(&mut logits, &mut saved)?;
+    let mut log_p = logits.read::<f32>()?;
+    log_p.par_chunks_mut(spec.vocab).for_each(log_softmax);
+    Ok(Observed {
+        tokens: tokens.to_vec(),
+        channels: spec.channels,
+        streams: streams.0,
+        log_p,
+        vocab: spec.vocab,
+    })
+}
+
+/// x ← x − ln Σ exp x.
+fn log_softmax(x: &mut [f32]) {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = x.iter().map(|x| f64::from(x - max).exp()).sum();
+    let shift = f64::from(max) + sum.ln();
+    for x in x {
+        *x = (f64::from(*x) - shift) as f32;
+    }
+}
+
+/// How `second` differs from `first`; `top` tokens are named after each token.
+///
+/// # Errors
+/// [`Error::Setting`] if the two are not runs of models of one size over one text.
+pub fn part(first: &Observed, second: &Observed, top: usize) -> Result<Parting> {
+    let size = |run: &Observed| (run.tokens.clone(), run.channels, run.streams.len(), run.vocab);
+    if size(first) != size(second) {
+        return Err(Error::Setting("models are compared on one text, and must be of one size".into()));
+    }
+    let apart = |(x, y): (&Vec<f32>, &Vec<f32>)| {
+        let rows = x.chunks(first.channels).zip(y.chunks(first.channels));
+        rows.map(|(x, y)| distance(x, y)).collect()
+    };
+    let streams = first.streams.iter().zip(&second.streams).map(apart).collect();
+    let rows: Vec<[&[f32]; 2]> =
+        first.log_p.chunks(first.vocab).zip(second.log_p.chunks(first.vocab)).map(|(p, q)| [p, q]).collect();
+    let after =
+        rows.par_iter().enumerate().map(|(i, pair)| after(*pair, first.tokens.get(i + 1), top)).collect();
+    Ok(Parting { tokens: first.tokens.clone(), streams, after })
+}
+
+fn distance(x: &[f32], y: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let apart: f64 = x.iter().zip(y).map(|(x, y)| square(f64::from(y - x))).sum();
+    let length: f64 = x.iter().map(|x| square(f64::from(*x))).sum();
+    if apart == 0.0 { 0.0 } else { (apart / length).sqrt() }
+}
+
+fn after([p, q]: [&[f32]; 2], next: Option<&u32>, top: usize) -> After {
+    let kl = |p: &[f32], q: &[f32]| -> f64 {
+        let term = |(p, q): (&f32, &f32)| {
+            if *p == f32::NEG_INFINITY { 0.0 } else { f64::from(*p).exp() * f64::from(p - q) }
+        };
+        // Roundings can leave a little less than nothing.
+        p.iter().zip(q).map(term).sum::<f64>().max(0.0)
+    };
+    let shift = p.iter().zip(q).map(|(p, q)| f64::from(q - p)).sum::<f64>() / p.len() as f64;
+    let size = |token: &u32| (q[*token as usize].exp() - p[*token as usize].exp()).abs();
+    let by_size = |a: &u32, b: &u32| size(b).total_cmp(&size(a)).then(a.cmp(b));
+    let mut order: Vec<u32> = (0..p.len() as u32).collect();
+    let top = top.min(order.len());
+    if top < order.len() {
+        order.select_nth_unstable_by(top, by_size);
+        order.truncate(top);
+    }
+    order.sort_unstable_by(by_size);
+    let moved = order.into_iter().map(|token| {
+        let log_p = [p[token as usize], q[token as usize]];
+        Moved { token, log_p, logit: (f64::from(log_p[1] - log_p[0]) - shift) as f32 }
+    });
+    After {
+        kl: kl(p, q),
+        kl_back: kl(q, p),
+        nll: next.map(|next| [-p[*next as usize], -q[*next as usize]]),
+        moved: moved.collect(),
+    }
+}

@@ -1,0 +1,201 @@
+//! Activation patching: a run on one prompt is given activations of a run on another, place by place; what comes out says
+//! which places carry the difference (Meng et al., arXiv 2202.05262; Heimersheim and Nanda, arXiv 2404.15255).
+//!
+//! ```text
+//! metric m        logit(yes) − logit(no) at the last position; without a `no`, ln p(yes)
+//! effect          (m_patched − m_target) / (m_source − m_target): 0 where nothing changes, 1 where the target's run now
+//!                 says what the source's does
+//! ```
+//!
+//! Prompts of different lengths are laid side by side from both ends ([`align`]); places without a partner are not patched.
+
+mod run;
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::model::probe::Site;
+use crate::model::transformer::Transformer;
+use run::{Change, Keep, Runs};
+
+/// What is read off a run: the next token at the end of the prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Metric {
+    /// The token that is wanted.
+    pub yes: u32,
+    /// Another, if it is measured against one.
+    pub no: Option<u32>,
+}
+
+impl Metric {
+    fn of(self, logits: &[f32]) -> f64 {
+        let logit = |token: u32| f64::from(logits[token as usize]);
+        match self.no {
+            Some(no) => logit(self.yes) - logit(no),
+            None => {
+                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+                logit(self.yes) - f64::from(max) - sum.ln()
+            }
+        }
+    }
+}
+
+/// What a column of a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Columns {
+    /// A position of the prompts, patched alone.
+    Positions,
+    /// A query head, patched at all positions.
+    Heads,
+}
+
+/// The effects at one site, by layer and column.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Map {
+    /// The site.
+    pub site: &'static str,
+    /// What its columns are.
+    pub columns: Columns,
+    /// Effects (layers, columns).
+    pub effects: Vec<Vec<f64>>,
+    /// Effects of all columns patched together (layers).
+    pub together: Vec<f64>,
+}
+
+/// What patching has found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Patched {
+    /// What was read off.
+    pub metric: Metric,
+    /// Its value on the source and on the target.
+    pub source: f64,
+    /// As above.
+    pub target: f64,
+    /// The columns of [`Columns::Positions`]: a position of the source and its partner in the target.
+    pub pairs: Vec<[usize; 2]>,
+    /// One map a site.
+    pub maps: Vec<Map>,
+}
+
+/// Positions of `source` and their partners in `target`: what both begin with and what both end with, and what lies between
+/// where it is as long in both.
+pub fn align(source: &[u32], target: &[u32]) -> Vec<[usize; 2]> {
+    let (n, m) = (source.len(), target.len());
+    if n == m {
+        return (0..n).map(|i| [i, i]).collect();
+    }
+    let alike = |pairs: &mut dyn Iterator<Item = (&u32, &u32)>| pairs.take_while(|(a, b)| a == b).count();
+    let begin = alike(&mut source.iter().zip(target));
+    let end = alike(&mut source.iter().rev().zip(target.iter().rev())).min(n.min(m) - begin);
+    (0..begin).map(|i| [i, i]).chain((0..end).rev().map(|i| [n - 1 - i, m - 1 - i])).collect()
+}
+
+/// Patches `target` with activations of `source` at every layer of `sites`: at each aligned position alone and at all
+/// together; [`Site::Attention`] is patched head by head instead.
+///
+/// # Errors
+/// [`Error::Setting`] for an empty prompt or one longer than the model's context, prompts without a common position, a metric
+/// that does not tell the two prompts apart, or a site that cannot be patched; [`Error::Run`] for a token outside the
+/// vocabulary.
+pub fn patch(
+    model: &Transformer,
+    [source, target]: [&[u32]; 2],
+    metric: Metric,
+    sites: &[Site],
+) -> Result<Patched> {
+    let (spec, layers) = (&model.spec, model.spec.layers);
+    for tokens in [source, target] {
+        if tokens.is_empty() || tokens.len() > spec.context {
+            let (found, context) = (tokens.len(), spec.context);
+            return Err(Error::Setting(format!("a prompt of {found} tokens: patching takes 1 to {context}")));
+        }
+    }
+    if let Some(token) =
+        [Some(metric.yes), metric.no].into_iter().flatten().find(|t| *t as usize >= spec.vocab)
+    {
+        return Err(Error::Run(format!("token id {token} is outside the model's vocabulary")));
+    }
+    if let Some(site) = sites.iter().find(|site| matches!(site, Site::Embedding | Site::FinalNorm)) {
+        return Err(Error::Setting(format!("{}: patching is at sites inside layers", site.name())));
+    }
+    let pairs = align(source, target);
+    if pairs.is_empty() {
+        return Err(Error::Setting(
+            "the prompts have no position in common: neither begin nor end alike".into(),
+        ));
+    }
+    let mut runs = Runs::new(model);
+    let mut keep = Keep::new(sites);
+    let from = metric.of(&runs.one(source, &mut keep)?);
+    let to = metric.of(&runs.one(target, &mut ())?);
+    let range = from - to;
+    if range == 0.0 {
+        return Err(Error::Setting(
+            "both prompts give the same metric: there is no effect to be found".into(),
+        ));
+    }
+    let mut maps = Vec::new();
+    for &site in sites {
+        let (columns, count) = match site {
+            Site::Attention => (Columns::Heads, spec.heads),
+            _ => (Columns::Positions, pairs.len()),
+        };
+        let mut changes = Vec::new();
+        for layer in 0..layers {
+            let whole = 0..keep.width(layer, site);
+            let change = |pairs: &[[usize; 2]], part: Range<usize>| Change {
+                layer,
+                site,
+                pairs: pairs.to_vec(),
+                part,
+            };
+            for column in 0..count {
+                changes.push(match columns {
+                    Columns::Positions => change(&pairs[column..=column], whole.clone()),
+                    Columns::Heads => change(&pairs, column * spec.head_dim..(column + 1) * spec.head_dim),
+                });
+            }
+            changes.push(change(&pairs, whole));
+        }
+        let effects = runs.many(target, &keep, &changes, &|logits| (metric.of(logits) - to) / range)?;
+        let mut map = Map { site: site.name(), columns, effects: Vec::new(), together: Vec::new() };
+        for row in effects.chunks(count + 1) {
+            map.effects.push(row[..count].to_vec());
+            map.together.push(row[count]);
+        }
+        maps.push(map);
+    }
+    Ok(Patched { metric, source: from, target: to, pairs, maps })
+}
+
+/// The likeliest next tokens of the two prompts: the natural choice of `yes` and `no` where they differ.
+///
+/// # Errors
+/// Whatever the model returns.
+pub fn likeliest(model: &Transformer, prompts: [&[u32]; 2]) -> Result<[u32; 2]> {
+    let mut runs = Runs::new(model);
+    let mut best = |tokens: &[u32]| -> Result<u32> {
+        let logits = runs.one(tokens, &mut ())?;
+        let largest = |a: usize, b: usize| if logits[b] > logits[a] { b } else { a };
+        Ok((0..logits.len()).reduce(largest).unwrap_or(0) as u32)
+    };
+    Ok([best(prompts[0])?, best(prompts[1])?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_lie_side_by_side_from_both_ends() {
+        assert_eq!(align(&[1, 2, 3], &[1, 9, 3]), [[0, 0], [1, 1], [2, 2]]);
+        assert_eq!(align(&[1, 2, 3, 4], &[1, 9, 9, 9, 4]), [[0, 0], [3, 4]]);
+        assert_eq!(align(&[1, 1, 1], &[1, 1]), [[0, 0], [1, 1]]);
+        assert_eq!(align(&[5, 6], &[7]), [[0usize; 2]; 0]);
+        assert_eq!(align(&[5, 7], &[7]), [[1, 0]]);
+    }
+}
