@@ -1,5 +1,5 @@
 // The logit lens: a table of which only the columns that can be seen exist.
-const K = lens.top;
+const K = trace.shapes.lens.tokens[2];
 const COLUMN = 84;
 const scroller = byId("scroller");
 const columns = byId("columns");

@@ -49,4 +49,9 @@ const watcher = new IntersectionObserver((entries) => {
     refresh(entry);
   }
 }, { rootMargin: "200px" });
-for (const entry of panels) watcher.observe(entry.element);
+for (const entry of panels) {
+  // The first drawing does not wait for the watcher.
+  entry.seen = entry.element.getBoundingClientRect().top < innerHeight + 200;
+  refresh(entry);
+  watcher.observe(entry.element);
+}

@@ -1,9 +1,9 @@
 // Time and bytes of every op.
 const COLOURS = {
-  qkv: 0, output: 1, "gate | up": 2, down: 3, attention: 4, rope: 5, glu: 6, head: 7, norm: 8, "add, norm": 8, "add, next norm": 9,
-  "attention post-norm": 10, "MLP post-norm": 11, embedding: 7,
+  qkv: 0, output: 1, "gate | up": 2, down: 3, attention: 4, rope: 5, glu: 6, norm: 7, "add, norm": 8, "add, next norm": 9,
+  "attention post-norm": 10, "MLP post-norm": 11,
 };
-const swatch = (name) => `o${COLOURS[name] ?? 8}`;
+const swatch = (name) => `o${COLOURS[name]}`;
 const rate = (amount, op) => (amount && op.milliseconds ? number(amount / op.milliseconds / 1e6) : "–");
 
 const totals = () => {
@@ -21,7 +21,8 @@ const opTable = () => {
   const all = ops.reduce((sum, op) => sum + op.milliseconds, 0);
   const row = (tag, cells) => make("tr", {}, ...cells.map((cell) => make(tag, {}, cell)));
   const named = (op) => {
-    const name = make("span", {}, make("i", { class: `swatch ${swatch(op.name)}` }), op.name);
+    // What is outside the blocks is not in the bars.
+    const name = op.name in COLOURS ? make("span", {}, make("i", { class: `swatch ${swatch(op.name)}` }), op.name) : op.name;
     return row("td", [name, String(op.count), number(op.milliseconds), percent(op.milliseconds / all), number(op.bytes / 1e6),
       rate(op.bytes, op), op.flops ? number(op.flops / 1e9) : "–", rate(op.flops, op)]);
   };

@@ -13,8 +13,8 @@ const ticks = (low, high, log) => {
   return found;
 };
 
-// `lines`: { name, kind, values, means, from }: a value each for x = from, from + 1, …; `x`: the largest x.
-const plot = (host, { lines, x: most, log, now, top, tell, choose }) => {
+// `lines`: { name, kind, values, means, from }: a value each for x = from, from + 1, …; `x`: the largest x; `unit`: what x counts.
+const plot = (host, { lines, x: most, unit, log, now, top, tell, choose }) => {
   const width = Math.max(host.clientWidth, 240);
   const height = Number(host.dataset.height);
   const named = lines.some((line) => line.name);
@@ -36,7 +36,7 @@ const plot = (host, { lines, x: most, log, now, top, tell, choose }) => {
   }
   const step = Math.max(1, Math.ceil(most / ((width - left - right) / 34)));
   for (let x = 0; x <= most; x += step) root.append(svg("text", { x: atX(x), y: height - below + 16, "text-anchor": "middle" }, String(x)));
-  root.append(svg("text", { x: left + (width - left - right) / 2, y: height - 2, "text-anchor": "middle" }, named ? "depth" : "layer"));
+  root.append(svg("text", { x: left + (width - left - right) / 2, y: height - 2, "text-anchor": "middle" }, unit));
   const path = (line, values) => {
     let next = "M";
     return values.map((y, i) => {
@@ -50,7 +50,8 @@ const plot = (host, { lines, x: most, log, now, top, tell, choose }) => {
   for (const line of lines) {
     root.append(svg("path", { class: `line mean ${line.kind}`, d: path(line, line.means) }),
       svg("path", { class: `line ${line.kind}`, d: path(line, line.values) }));
-    line.values.forEach((y, i) => {
+    // Where there are many, the line alone tells them.
+    if (line.values.length <= 100) line.values.forEach((y, i) => {
       if (y !== null) root.append(svg("circle", { class: `dot ${line.kind}`, cx: atX(line.from + i), cy: atY(y), r: 2.4 }));
     });
     if (line.name) labels.push({ line, y: atY(line.values.at(-1) ?? low) });

@@ -48,8 +48,10 @@ fn line(text: &str, texts: &[&str]) -> usize {
 /// `files`: path → text; `places`: name → \[path, line\].
 pub(super) fn sources() -> Value {
     let text: BTreeMap<&str, &str> = FILES.into();
-    let places: BTreeMap<&str, Value> =
-        PLACES.into_iter().map(|(name, path, texts)| (name, json!([path, line(text[path], texts)]))).collect();
+    let places: BTreeMap<&str, Value> = PLACES
+        .into_iter()
+        .map(|(name, path, texts)| (name, json!([path, line(text[path], texts)])))
+        .collect();
     let files: serde_json::Map<String, Value> =
         FILES.into_iter().map(|(path, text)| (path.to_owned(), text.into())).collect();
     json!({ "files": files, "places": places })

@@ -19,7 +19,7 @@ panel("streams", () => {
   const host = document.querySelector("#streams .plot");
   host.dataset.label = `Lengths by depth at token ${token}`;
   plot(host, {
-    lines, x: L, log: log.checked, now: [layer, layer + 1],
+    lines, x: L, unit: "depth", log: log.checked, now: [layer, layer + 1],
     tell: (depth) => [`depth ${depth}: stream ${number(norms.stream[depth * N + token])}`,
       ...(depth > 0 ? [`layer ${depth - 1}: attention adds ${number(norms.attention_delta[(depth - 1) * N + token])}, ` +
         `MLP ${number(norms.mlp_delta[(depth - 1) * N + token])}`] : [])],
@@ -38,7 +38,7 @@ panel("mlp", () => {
     host.dataset.label = `${text} by layer at token ${token}`;
     plot(host, {
       lines: [{ kind: "mlp", values: atToken(of, token, L), means: faint, from: 0 }],
-      x: L - 1, now: [layer, layer], top: name === "open" ? 1 : undefined,
+      x: L - 1, unit: "layer", now: [layer, layer], top: name === "open" ? 1 : undefined,
       tell: (at) => [`layer ${at}: ${text} ${format(of[at * N + token])}`, `mean over tokens ${format(faint[at])}`],
       choose: (at) => select({ layer: at }),
     });

@@ -32,6 +32,17 @@ const setReads = (reads) => {
 byId("by-loss").addEventListener("click", () => setReads(false));
 byId("by-reads").addEventListener("click", () => setReads(true));
 
+panel("losses", () => {
+  const host = document.querySelector("#losses .plot");
+  host.dataset.label = "Loss by token";
+  plot(host, {
+    lines: [{ kind: "loss", values: trace.loss, means: trace.loss.map(() => mean(losses)), from: 1 }],
+    x: N - 1, unit: "token", now: [state.token, state.token],
+    tell: (token) => [`${token}: ${quoted(tokens[token])}`, expectation(token)],
+    choose: (token) => select({ token }),
+  });
+});
+
 let chosen = null;
 panel("bar", () => {
   const { token, layer, reads } = state;
