@@ -50,7 +50,9 @@ fn drive(chromium: &Path, page: &Path, steps: &str, arguments: &[&str]) -> Value
         const texts = (selector) => [...document.querySelectorAll(selector)].map((e) => e.textContent);
         const said = (depth, token) => document.querySelector(`.said[data-depth='${{depth}}'][data-token='${{token}}']`);
         const tips = () => texts('#tip .line');
-        const show = async (id) => {{ document.getElementById(id).scrollIntoView(); await wait(); await wait(); }};
+        const show = async (id) => {{ document.getElementById(id).scrollIntoView();
+          // A browser that draws no frames tells of no scrolling.
+          dispatchEvent(new Event('scroll')); await wait(); await wait(); }};
         await wait();
         const run = async () => {{ {steps} }};
         document.title = JSON.stringify(await run().catch((error) => String(error)));

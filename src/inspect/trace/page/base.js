@@ -64,21 +64,21 @@ const state = { token: N - 1, layer: 0, depth: 1, head: -1, reads: false };
 const panels = [];
 
 // A panel is drawn when it can be seen, and again when something that it shows has changed.
-const panel = (id, draw) => {
-  const entry = { element: byId(id), draw, seen: false, stale: true };
-  panels.push(entry);
-  return entry;
+const panel = (id, draw) => panels.push({ element: byId(id), draw, stale: true });
+const AHEAD = 200;
+const canBeSeen = ({ element }) => {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > -AHEAD && top < innerHeight + AHEAD;
 };
-const refresh = (entry) => {
-  if (!entry.seen || !entry.stale) return;
-  entry.stale = false;
-  entry.draw();
+const refresh = () => {
+  for (const entry of panels.filter((entry) => entry.stale && canBeSeen(entry))) {
+    entry.stale = false;
+    entry.draw();
+  }
 };
 const redraw = () => {
-  for (const entry of panels) {
-    entry.stale = true;
-    refresh(entry);
-  }
+  for (const entry of panels) entry.stale = true;
+  refresh();
 };
 const within = (x, most) => Math.min(Math.max(x, 0), most);
 const select = (changes) => {

@@ -39,19 +39,10 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
 });
 let width = innerWidth;
 addEventListener("resize", () => {
-  if (innerWidth !== width) redraw();
+  // A keyboard that opens on a phone changes the height alone.
+  if (innerWidth === width) refresh();
+  else redraw();
   width = innerWidth;
 });
-const watcher = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    const entry = panels.find((entry) => entry.element === target);
-    entry.seen = isIntersecting;
-    refresh(entry);
-  }
-}, { rootMargin: "200px" });
-for (const entry of panels) {
-  // The first drawing does not wait for the watcher.
-  entry.seen = entry.element.getBoundingClientRect().top < innerHeight + 200;
-  refresh(entry);
-  watcher.observe(entry.element);
-}
+addEventListener("scroll", refresh, { passive: true });
+refresh();
