@@ -1,30 +1,81 @@
-//! Every kernel, for every architecture, with the load-time constants that the models need: it compiles, nothing spills
+//! Every kernel, for every architecture, with the load-time constants that the models and odd sizes need: it compiles, nothing spills
 //! to memory, and the compiler does not serialise tensor-core instructions. Needs NVRTC, but no GPU. Without NVRTC the
 //! test says so, and in CI (`CI` set) it fails.
 #![allow(clippy::unwrap_used)]
 
-use emlab::device::compile::{self, Define};
-use rayon::prelude::*;
+use std::collections::HashSet;
 
-/// Compute capabilities: Ampere, Ada, Hopper, Blackwell.
-const CAPABILITIES: [(u32, u32); 6] = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
+use emlab::device::DType;
+use emlab::device::compile::{self, Define};
+use emlab::device::gpu::Facts;
+use emlab::device::launch::Variant;
+use emlab::inspect::kernel::variants::{Use, uses};
+use emlab::model::cards;
+use rayon::prelude::*;
 
 /// What ptxas says when it gives up overlapping wgmma with other work.
 const SERIALISED: [&str; 3] = ["C7510", "C7511", "C7515"];
 
-/// A kernel file and one set of load-time constants beside `REAL_IS_FLOAT`.
-type Variant = (&'static str, Vec<Define>);
+/// A kernel file and one set of load-time constants.
+type Constants = (&'static str, Vec<Define>);
 
-fn variants() -> Vec<Variant> {
-    let mut all = vec![("random", vec![]), ("tensor", vec![]), ("linear", vec![])];
-    products(&mut all);
-    attention(&mut all);
-    all.extend(bandwidth_bound());
+/// What the models of `models/` need on a card: all in bf16 on Hopper; elsewhere, and in f32, one of each family, so that the
+/// test takes minutes.
+fn of_models(facts: &Facts) -> HashSet<Constants> {
+    let mut all = HashSet::new();
+    for card in cards::all() {
+        for real in [DType::F32, DType::Bf16] {
+            for Use { variant, .. } in uses(&card.spec().unwrap(), facts, real) {
+                let Variant { source, function, defines, threads, shared } = variant;
+                assert!(threads <= 1024 && shared <= facts.shared as usize, "{function} on {}", facts.name);
+                let compiled = ["qwen3-8b", "gemma-3-4b-it"].contains(&&*card.name);
+                if compiled || facts.is_hopper() && real == DType::Bf16 {
+                    all.insert((source, defines));
+                }
+            }
+        }
+    }
     all
 }
 
-/// Constants of src/device/gemm.rs.
-fn products(all: &mut Vec<Variant>) {
+/// What other sizes can need.
+fn of_other_sizes() -> Vec<Constants> {
+    let mut all = Vec::new();
+    products(&mut all);
+    for dim in [16, 20, 64] {
+        all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
+        for group in [1, 8] {
+            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 1024)]));
+        }
+        let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", 128), ("STAGES", 1), ("ONE_PLUS", 0)];
+        all.push(("rope", sizes.to_vec()));
+    }
+    for source in ["attention_backward", "attention_forward", "attention_mma"] {
+        all.push((source, vec![("D", 64)]));
+    }
+    for trained in [0, 1] {
+        let sizes = [("C", 37), ("BLOCK", 64), ("TEAMS", 8), ("STAGES", 4)];
+        all.push(("norm", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
+        all.push(("glu", vec![("F", 37), ("GELU", trained)]));
+    }
+    all.push(("embedding", vec![("C", 37)]));
+    for (v, block, cluster, resident) in [(37, 32, 1, 1), (1001, 256, 1, 1), (262_144, 1024, 1, 0)] {
+        let defines = vec![("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
+        all.extend(["sample", "cross_entropy", "log_sum"].map(|source| (source, defines.clone())));
+    }
+    // Tensor cores take bf16 alone.
+    let bf16 = ["gemm_mma", "gemm_wgmma", "attention_forward", "attention_backward", "attention_mma"];
+    let types = |source| if bf16.contains(&source) { &[0][..] } else { &[0, 1] };
+    let with = |(source, defines): Constants, float: i64| {
+        (source, [defines, vec![("REAL_IS_FLOAT", float)]].concat())
+    };
+    all.into_iter()
+        .flat_map(|constants| types(constants.0).iter().map(move |float| with(constants.clone(), *float)))
+        .collect()
+}
+
+/// Products of any orders, and tiles that some shape takes.
+fn products(all: &mut Vec<Constants>) {
     for [a, b, float, add] in [[0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 1]] {
         let common = [("A_MN", a), ("B_MN", b), ("C_IS_FLOAT", float), ("C_ADD", add)];
         all.push(("gemm_plain", common.to_vec()));
@@ -51,55 +102,6 @@ fn products(all: &mut Vec<Variant>) {
     }
 }
 
-/// Constants of src/ops/attention/cuda.rs.
-fn attention(all: &mut Vec<Variant>) {
-    for dim in [16, 20, 64, 128, 256] {
-        all.push(("attention_plain", vec![("D", dim), ("BLOCK", 128)]));
-        for group in [1, 4, 5, 8] {
-            all.push(("attention_cached", vec![("D", dim), ("PAGE", 16), ("GROUP", group), ("CHUNK", 1024)]));
-        }
-    }
-    for dim in [64, 128, 256] {
-        for source in ["attention_backward", "attention_forward", "attention_mma"] {
-            all.push((source, vec![("D", dim)]));
-        }
-    }
-}
-
-/// The ops that memory bandwidth bounds.
-fn bandwidth_bound() -> Vec<Variant> {
-    let mut all = vec![("adamw", vec![]), ("mask", vec![]), ("steer", vec![])];
-    for (c, block, teams) in
-        [(37, 64, 8), (640, 96, 5), (2560, 160, 3), (4096, 256, 2), (5376, 224, 1), (5376, 352, 1)]
-    {
-        all.push(("embedding", vec![("C", c)]));
-        for trained in [0, 1] {
-            let sizes = [("C", c), ("BLOCK", block), ("TEAMS", teams), ("STAGES", 4)];
-            all.push(("norm", [&sizes[..], &[("ONE_PLUS", trained), ("TRAINED", trained)]].concat()));
-        }
-    }
-    for dim in [20, 64, 128, 256] {
-        for (block, stages, one_plus) in [(128, 1, 0), (512, 3, 1)] {
-            let sizes = [("H", 4), ("KV", 2), ("D", dim), ("BLOCK", block), ("STAGES", stages)];
-            all.push(("rope", [&sizes[..], &[("ONE_PLUS", one_plus)]].concat()));
-        }
-    }
-    for gelu in [0, 1] {
-        all.extend([37, 12_288].map(|f| ("glu", vec![("F", f), ("GELU", gelu)])));
-    }
-    for (v, block, cluster, resident) in [
-        (37, 32, 1, 1),
-        (1001, 256, 1, 1),
-        (151_936, 256, 16, 1),
-        (262_144, 256, 8, 0),
-        (262_144, 1024, 1, 0),
-    ] {
-        let defines = vec![("V", v), ("BLOCK", block), ("CLUSTER", cluster), ("RESIDENT", resident)];
-        all.extend(["sample", "cross_entropy", "log_sum"].map(|source| (source, defines.clone())));
-    }
-    all
-}
-
 #[test]
 fn every_kernel_compiles_for_every_architecture() {
     let Some((major, minor)) = compile::nvrtc_version() else {
@@ -107,26 +109,15 @@ fn every_kernel_compiles_for_every_architecture() {
         println!("no NVRTC here: kernels are not compiled");
         return;
     };
-    for source in compile::sources() {
-        assert!(
-            variants().iter().any(|(name, _)| *name == source),
-            "no variant of kernels/{source}.cu is compiled"
-        );
-    }
     let mut jobs = Vec::new();
-    for (source, defines) in variants() {
-        for real_is_float in [0, 1] {
-            for capability in CAPABILITIES {
-                if !clusters(&defines, capability) {
-                    continue;
-                }
-                jobs.push((
-                    source,
-                    [defines.clone(), vec![("REAL_IS_FLOAT", real_is_float)]].concat(),
-                    capability,
-                ));
-            }
+    for facts in Facts::typical() {
+        let mut all = of_models(&facts);
+        all.extend(of_other_sizes());
+        for source in compile::sources() {
+            assert!(all.iter().any(|(name, _)| *name == source), "kernels/{source}.cu is not compiled");
         }
+        all.retain(|(_, defines)| clusters(defines, facts.capability));
+        jobs.extend(all.into_iter().map(|(source, defines)| (source, defines, facts.capability)));
     }
     let failures: Vec<String> =
         jobs.par_iter().filter_map(|job| fault(job).map(|f| format!("{job:?}: {f}"))).collect();

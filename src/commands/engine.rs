@@ -14,6 +14,8 @@ use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
 use emlab::progress;
 
+use super::steering::SteerArgs;
+
 /// From now on Ctrl-C, SIGTERM or SIGHUP stops long work between two steps, with everything saved; a second one stops at
 /// once. The exit status is 130: the same command goes on, which a scheduler may take as its sign to requeue.
 pub fn stop_between_steps() {
@@ -89,6 +91,8 @@ pub struct ModelArgs {
     /// `LoRA` adapter to apply: a folder in PEFT's format
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    steering: SteerArgs,
 }
 
 /// A model ready to run.
@@ -108,7 +112,7 @@ impl ModelArgs {
         self.adapter.as_deref()
     }
 
-    /// Loads the model, its tokenizer and its adapter.
+    /// Loads the model, its tokenizer and its adapter, and steers it.
     ///
     /// # Errors
     /// If one of them cannot be read.
@@ -119,6 +123,7 @@ impl ModelArgs {
         if let Some(folder) = &self.adapter {
             adapter::read(folder, &mut model)?;
         }
+        self.steering.apply(&mut model)?;
         Ok(Engine { model, tokenizer })
     }
 }

@@ -12,5 +12,6 @@ pub mod inspect;
 pub mod models;
 pub mod power;
 pub mod score;
+mod steering;
 pub mod study;
 pub mod train;

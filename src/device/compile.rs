@@ -76,6 +76,13 @@ pub fn architecture((major, minor): (u32, u32)) -> String {
     format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" })
 }
 
+/// The capability that [`architecture`] names so, `sm_90` and `9.0` too.
+pub fn capability(name: &str) -> Option<(u32, u32)> {
+    let digits: String = name.trim_start_matches("sm_").trim_end_matches('a').replace('.', "");
+    let number: u32 = digits.parse().ok()?;
+    Some((number / 10, number % 10))
+}
+
 /// Compiles `kernels/SOURCE.cu`.
 ///
 /// # Errors
@@ -202,7 +209,8 @@ fn options(defines: &[Define], capability: (u32, u32)) -> Vec<String> {
     options
 }
 
-fn text(source: &str) -> &'static str {
+/// The text of `kernels/SOURCE.cu`.
+pub fn text(source: &str) -> &'static str {
     let found = SOURCES.iter().find(|(name, _)| name.strip_suffix(".cu") == Some(source));
     found.unwrap_or_else(|| panic!("no kernels/{source}.cu in the binary")).1
 }

@@ -13,8 +13,8 @@ mod hopper;
 
 use std::ops::Range;
 
-use super::gpu::Gpu;
-use super::launch::{Arg, Grid};
+use super::gpu::{Facts, Gpu};
+use super::launch::{Arg, Variant};
 use super::product::Store;
 use super::{DType, Tensor};
 use crate::error::Result;
@@ -314,26 +314,63 @@ impl Output {
     }
 }
 
-/// The two kernels that take pointers: one part a launch.
-fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
-    let real = i64::from(p.first.a.tensor.dtype() == DType::F32);
+/// A product by its sizes, for [`variants`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// C is (m, n), the sum is over k.
+    pub size: [usize; 3],
+    /// Whether A and B are transposes.
+    pub transposed: [bool; 2],
+    /// Element type of A and B, and of C.
+    pub dtypes: [DType; 2],
+    /// Whether C is added to.
+    pub store: Store,
+}
+
+/// The kernels that compute a product on a card: the one for operands that lie well, then those it falls back to.
+pub fn variants(facts: &Facts, Shape { size: [m, n, k], transposed, dtypes, store }: Shape) -> Vec<Variant> {
+    // Only sizes and orders are looked at.
+    let tensor = &Tensor::zeros(dtypes[0], &[1, 1]);
+    let operand = |mn| Operand { tensor, mn, from: 0, from_k: 0, k };
+    let first = Term { a: operand(transposed[0]), b: operand(!transposed[1]) };
+    let problem = Problem { m, n, first, second: None, at: [0, 0] };
+    let c = Output { pointer: 0, rows: m, pitch: n, dtype: dtypes[1], store, alpha: 1.0 };
+    let mut all = Vec::new();
+    if dtypes[0] == DType::Bf16 {
+        if facts.is_hopper() {
+            all.push(hopper::variant(facts, c, problem));
+        }
+        all.push(simple_variant(c, Path::Mma, &problem));
+    }
+    all.push(simple_variant(c, Path::Plain, &problem));
+    all
+}
+
+/// One of the two kernels that take pointers.
+fn simple_variant(c: Output, path: Path, p: &Problem) -> Variant {
     let defines = [
-        ("REAL_IS_FLOAT", real),
+        p.first.a.tensor.dtype().define(),
         ("A_MN", i64::from(p.first.a.mn)),
         ("B_MN", i64::from(p.first.b.mn)),
         ("C_IS_FLOAT", c.is_float()),
         ("C_ADD", c.adds()),
     ];
-    let (kernel, tile, shared) = match path {
-        Path::Plain => (gpu.kernel("gemm_plain", "gemm_plain", &defines)?, 64, 0),
-        Path::Mma | Path::Wgmma => (gpu.kernel("gemm_mma", "gemm_mma", &defines)?, 128, 61_440),
-    };
+    match path {
+        Path::Plain => Variant::new("gemm_plain", "gemm_plain", &defines, 256),
+        Path::Mma | Path::Wgmma => Variant::new("gemm_mma", "gemm_mma", &defines, 256).shared(61_440),
+    }
+}
+
+/// The two kernels that take pointers: one part a launch.
+fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
+    let variant = simple_variant(c, path, p);
+    let tile = if path == Path::Plain { 64 } else { 128 };
     let second = p.second.unwrap_or(Term { a: Operand { k: 0, ..p.first.a }, ..p.first });
     let operand = |x: Operand| [Arg::Pointer(x.pointer()), Arg::U64(x.pitch() as u64)];
     let [[a, a_pitch], [b, b_pitch]] = [operand(p.first.a), operand(p.first.b)];
     let [[a2, a2_pitch], [b2, b2_pitch]] = [operand(second.a), operand(second.b)];
     let corner = c.pointer + ((p.at[0] * c.pitch + p.at[1]) * c.dtype.size()) as u64;
-    let grid = Grid::new(p.m.div_ceil(tile) * p.n.div_ceil(tile), 256).shared(shared);
+    let grid = variant.grid(p.m.div_ceil(tile) * p.n.div_ceil(tile));
     let args = [
         a,
         a_pitch,
@@ -353,5 +390,5 @@ fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
     ];
     // SAFETY: gemm_plain and gemm_mma (const real *a, u64 a_pitch, const real *b, u64 b_pitch, u32 k, …2, out *c, u64
     // c_pitch, u32 m, u32 n, float alpha); every range was checked to lie inside its tensor.
-    unsafe { kernel.launch(gpu, grid, &args) }
+    unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
 }

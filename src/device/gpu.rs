@@ -51,6 +51,35 @@ pub struct Facts {
     pub driver: (i32, i32),
 }
 
+impl Facts {
+    /// A card of each architecture that kernels are made for: what is known of a card where there is none.
+    pub fn typical() -> [Self; 6] {
+        let card =
+            |name: &str, capability, multiprocessors, gib: usize, cache_mib: usize, shared_kib: u32| Self {
+                name: name.to_owned(),
+                capability,
+                multiprocessors,
+                memory: gib << 30,
+                cache: cache_mib << 20,
+                shared: shared_kib << 10,
+                driver: (13, 0),
+            };
+        [
+            card("A100 80GB", (8, 0), 108, 80, 40, 163),
+            card("RTX A6000", (8, 6), 84, 48, 6, 99),
+            card("L40S", (8, 9), 142, 48, 96, 99),
+            card("H100 80GB", (9, 0), 132, 80, 50, 227),
+            card("B200", (10, 0), 148, 180, 126, 227),
+            card("RTX 5090", (12, 0), 170, 32, 96, 99),
+        ]
+    }
+
+    /// Whether the card has the tensor-core and copy instructions of compute capability 9.0.
+    pub fn is_hopper(&self) -> bool {
+        self.capability == (9, 0)
+    }
+}
+
 struct Context {
     handle: sys::CUcontext,
     stream: sys::CUstream,
@@ -108,9 +137,9 @@ impl Gpu {
         &self.0.facts
     }
 
-    /// Whether the card has the tensor-core and copy instructions of compute capability 9.0.
+    /// As [`Facts::is_hopper`].
     pub fn is_hopper(self) -> bool {
-        self.0.facts.capability == (9, 0)
+        self.0.facts.is_hopper()
     }
 
     pub(super) fn stream(self) -> sys::CUstream {

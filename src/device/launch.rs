@@ -5,6 +5,7 @@ use std::ptr;
 
 use cudarc::driver::sys;
 
+use super::compile::Define;
 use super::gpu::{Gpu, call};
 use crate::device::Tensor;
 use crate::error::Result;
@@ -49,6 +50,58 @@ impl Grid {
     #[must_use]
     pub fn shared(self, bytes: usize) -> Self {
         Self { shared: bytes as u32, ..self }
+    }
+}
+
+/// A kernel with its load-time constants, and what a block of it takes: a launch without its blocks and arguments. It
+/// follows from sizes and the [facts](super::gpu::Facts) of a card, so that it is known where there is no card.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// File of `kernels/`, without `.cu`.
+    pub source: &'static str,
+    /// A function in it.
+    pub function: &'static str,
+    /// Its load-time constants.
+    pub defines: Vec<Define>,
+    /// Threads a block.
+    pub threads: usize,
+    /// Bytes of dynamic shared memory a block.
+    pub shared: usize,
+}
+
+impl Variant {
+    /// Without dynamic shared memory.
+    pub fn new(source: &'static str, function: &'static str, defines: &[Define], threads: usize) -> Self {
+        Self { source, function, defines: defines.to_vec(), threads, shared: 0 }
+    }
+
+    /// With dynamic shared memory.
+    #[must_use]
+    pub fn shared(self, bytes: usize) -> Self {
+        Self { shared: bytes, ..self }
+    }
+
+    /// Ready to be launched.
+    ///
+    /// # Errors
+    /// As [`Gpu::kernel`].
+    pub fn kernel(&self, gpu: Gpu) -> Result<&'static Kernel> {
+        gpu.kernel(self.source, self.function, &self.defines)
+    }
+
+    /// A launch of `blocks` blocks.
+    pub fn grid(&self, blocks: usize) -> Grid {
+        self.grid_of([blocks as u32, 1, 1])
+    }
+
+    /// A launch of as many blocks in x, y and z.
+    pub fn grid_of(&self, blocks: [u32; 3]) -> Grid {
+        Grid { blocks, threads: self.threads as u32, shared: self.shared as u32 }
+    }
+
+    /// A launch of a thread for every `each` of `n` elements, and one block at least.
+    pub fn grid_over(&self, n: usize, each: usize) -> Grid {
+        self.grid(n.div_ceil(each * self.threads).max(1))
     }
 }
 

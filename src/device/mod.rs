@@ -16,6 +16,7 @@
 //! | `staging.rs` | small host values on their way to the GPU |
 //! | `upload.rs` | large amounts of host data to the GPU, through pinned memory |
 //! | `random.rs` | normal random numbers made on the GPU |
+//! | `matrix.rs` | small symmetric matrices of f64, on the host |
 //! | `product.rs` | host matrix products, the safe face of the crate `gemm` |
 //! | `philox.rs` | counter-based random numbers, the same stream on every device |
 
@@ -26,6 +27,7 @@ pub mod gemm;
 pub mod gpu;
 pub mod graph;
 pub mod launch;
+pub(crate) mod matrix;
 pub mod memory;
 pub mod philox;
 pub mod product;

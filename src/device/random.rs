@@ -1,9 +1,14 @@
 //! Normal random numbers made on the GPU, where making them on the host would take minutes.
 
-use super::launch::Grid;
+use super::launch::Variant;
 use super::philox::Key;
-use super::{Device, Tensor};
+use super::{DType, Device, Tensor};
 use crate::error::Result;
+
+/// The kernel for a type.
+pub fn variants(dtype: DType) -> [Variant; 1] {
+    [Variant::new("random", "random_normal", &[dtype.define()], 256)]
+}
 
 /// Overwrites `n` elements of `to`, on a GPU, from `first` on: N(0, `deviation`²), the i-th decided by (`key`, i).
 ///
@@ -12,9 +17,9 @@ use crate::error::Result;
 pub fn normal(to: &mut Tensor, first: usize, n: usize, key: Key, deviation: f32) -> Result<()> {
     let Device::Cuda(gpu) = to.device() else { panic!("random numbers for a host tensor are made there") };
     assert!(first + n <= to.len(), "{n} elements from {first} on of {}", to.len());
-    let kernel = gpu.kernel("random", "random_normal", &[to.dtype().define()])?;
+    let [variant] = variants(to.dtype());
     let at = to.pointer() + (first * to.dtype().size()) as u64;
     let args = [at.into(), key.0[0].into(), key.0[1].into(), deviation.into(), (n as u64).into()];
     // SAFETY: random_normal(real *y, u32 k0, u32 k1, float scale, u64 n); `to` has room, as checked.
-    unsafe { kernel.launch(gpu, Grid::over(n, 4, 256), &args) }
+    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 4), &args) }
 }

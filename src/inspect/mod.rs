@@ -6,10 +6,21 @@
 //! | `diff.rs` | an adapter's changes, module by module; two adapters side by side |
 //! | [`compare`] | two models on one text: where their streams part, what they then say differently |
 //! | [`patch`] | activations of one prompt put into the run of another |
+//! | `features.rs` | the residual stream while a model reads texts; its means over answers |
+//! | `direction.rs` | directions that tell two sets of answers apart |
+//! | `classifier.rs` `folds.rs` | the linear classifiers behind them; cross-validation |
+//! | [`kernel`] | a kernel as a page: definition, source, resources, figures |
 //! | [`trace`] | one text's way through a model, with everything on it that can be seen |
 
+mod classifier;
 pub mod compare;
 pub mod diff;
+pub mod direction;
+pub mod features;
+pub mod folds;
+pub mod kernel;
 pub mod patch;
 pub mod spectrum;
 pub mod trace;
+
+pub use self::classifier::Accuracy;

@@ -14,6 +14,7 @@
 //! | [`cache`], [`decoder`] | paged keys and values; a token of each of many sequences in, the next out |
 //! | [`probe`] | named sites to look into |
 //! | [`steering`] | directions added to the residual stream, or erased from it |
+//! | [`direction`] | directions that tell two sets of texts apart, as a file |
 //! | [`tokenizer`], [`chat`] | text → tokens → text; conversations → text |
 
 pub mod adapter;
@@ -23,6 +24,7 @@ pub mod cards;
 pub mod chat;
 pub mod checkpoint;
 pub mod decoder;
+pub mod direction;
 pub mod footprint;
 mod gemma3;
 pub mod linear;

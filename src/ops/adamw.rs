@@ -11,6 +11,8 @@ use crate::device::tensor::{expect_device, expect_dtype, expect_f32, expect_shap
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// The scalars of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
@@ -159,7 +161,7 @@ mod cuda {
     use std::sync::Mutex;
 
     use super::{AdamW, Trained};
-    use crate::device::launch::{Arg, Grid};
+    use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Device, Gpu, Tensor, memory, turn, workspace};
     use crate::error::Result;
 
@@ -167,6 +169,12 @@ mod cuda {
     const CHUNK: usize = 4096;
     /// `struct Chunk` there, in 32-bit words.
     const WORDS: usize = 12;
+
+    /// The kernels: a step, the sum of squares of every chunk, and the sum of those.
+    pub fn variants() -> [Variant; 3] {
+        [("adamw_steps", 256), ("adamw_square_sums", 256), ("adamw_total", 1024)]
+            .map(|(function, threads)| Variant::new("adamw", function, &[DType::Bf16.define()], threads))
+    }
 
     /// Addresses of p, m, v, g and the copy, 0 for none; elements; whether they decay.
     type Place = ([u64; 5], usize, bool);
@@ -214,14 +222,15 @@ mod cuda {
         if places.is_empty() {
             return Ok(());
         }
-        let kernel = gpu.kernel("adamw", "adamw_steps", &[DType::Bf16.define()])?;
+        let [steps, ..] = variants();
+        let kernel = steps.kernel(gpu)?;
         let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
         with_table(gpu, &places, |table, count| {
             let floats = [scale, b1, b2, adamw.eps, rate, root, adamw.lr * adamw.decay].map(Arg::F32);
             let args = [&[table.into()], &floats[..], &[Arg::U32(1)]].concat();
             // SAFETY: adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root,
             // float lr_decay, u32 clear); the table names the tensors that the caller holds, whose sizes were checked.
-            unsafe { kernel.launch(gpu, Grid::new(count, 256), &args) }
+            unsafe { kernel.launch(gpu, steps.grid(count), &args) }
         })
     }
 
@@ -236,16 +245,14 @@ mod cuda {
         with_table(gpu, &places, |table, count| {
             // Doubles: the total, then a sum for every chunk.
             workspace::with(gpu, DType::U32, &[2 + 2 * count], |doubles| {
-                let defines = [DType::Bf16.define()];
+                let [_, square_sums, add_up] = variants();
                 let (total, sums) = (doubles.pointer(), doubles.pointer() + 8);
-                let kernel = gpu.kernel("adamw", "adamw_square_sums", &defines)?;
                 let args = [Arg::Pointer(sums), table.into()];
                 // SAFETY: adamw_square_sums(double *sums, const Chunk *chunks), a block a chunk.
-                unsafe { kernel.launch(gpu, Grid::new(count, 256), &args)? };
-                let kernel = gpu.kernel("adamw", "adamw_total", &defines)?;
+                unsafe { square_sums.kernel(gpu)?.launch(gpu, square_sums.grid(count), &args)? };
                 let args = [Arg::Pointer(total), Arg::Pointer(sums), count.into()];
                 // SAFETY: adamw_total(double *total, const double *sums, u32 count).
-                unsafe { kernel.launch(gpu, Grid::new(1, 1024), &args)? };
+                unsafe { add_up.kernel(gpu)?.launch(gpu, add_up.grid(1), &args)? };
                 doubles.resize(&[2])?;
                 let words = doubles.read::<u32>()?;
                 Ok(f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32))

@@ -19,6 +19,8 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::rope::Heads;
 
+pub use cuda::variants;
+
 /// The scalars of an attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {

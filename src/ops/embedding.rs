@@ -7,6 +7,8 @@ use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expe
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 
+pub use cuda::variants;
+
 /// Looks the rows of `w` (V, C; f32 or bf16) up into `x` (N, C).
 ///
 /// # Errors
@@ -132,24 +134,43 @@ pub mod cpu {
 }
 
 mod cuda {
-    use crate::device::launch::{Grid, Kernel};
-    use crate::device::{Gpu, Tensor};
+    use crate::device::launch::{Grid, Variant};
+    use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
 
-    fn kernel(gpu: Gpu, name: &'static str, x: &Tensor) -> Result<(&'static Kernel, Grid)> {
-        let [n, c] = x.dims()?;
-        let kernel = gpu.kernel("embedding", name, &[x.dtype().define(), ("C", c as i64)])?;
-        Ok((kernel, Grid::over(n * (c / x.dtype().width(c)), 1, 256)))
+    const THREADS: usize = 256;
+    const BACKWARD_THREADS: usize = 64;
+
+    fn variant(function: &'static str, dtype: DType, c: usize, threads: usize) -> Variant {
+        Variant::new("embedding", function, &[dtype.define(), ("C", c as i64)], threads)
+    }
+
+    /// The kernels for rows of `c` elements of a type.
+    pub fn variants(dtype: DType, c: usize) -> Vec<Variant> {
+        let functions = [
+            ("embedding_forward", THREADS),
+            ("embedding_scatter", THREADS),
+            ("embedding_backward", BACKWARD_THREADS),
+        ];
+        functions.map(|(function, threads)| variant(function, dtype, c, threads)).to_vec()
+    }
+
+    /// The kernel for all of `x`, and its grid: a thread a vector.
+    fn launch(function: &'static str, x: &Tensor) -> Result<(Variant, Grid)> {
+        let ([n, c], dtype) = (x.dims()?, x.dtype());
+        let variant = variant(function, dtype, c, THREADS);
+        let grid = variant.grid_over(n * (c / dtype.width(c)), 1);
+        Ok((variant, grid))
     }
 
     /// See [`super::forward`].
     pub fn forward(gpu: Gpu, x: &mut Tensor, tokens: &Tensor, w: &Tensor, scale: f32) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "embedding_forward", x)?;
+        let (variant, grid) = launch("embedding_forward", x)?;
         let [n, v] = [tokens.len(), w.shape()[0]];
         let args = [x.into(), tokens.into(), w.into(), n.into(), v.into(), scale.into()];
         // SAFETY: embedding_forward(real *x, const u32 *tokens, const real *w, u32 n, u32 v, float scale); shapes were
         // checked, ids are checked by the kernel.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 
     /// See [`super::backward`].
@@ -164,22 +185,22 @@ mod cuda {
         if dx.is_empty() {
             return Ok(());
         }
-        let (kernel, _) = kernel(gpu, "embedding_backward", dx)?;
-        let columns = (c / dx.dtype().width(c)).div_ceil(64);
-        let grid = Grid { blocks: [n as u32, columns as u32, 1], ..Grid::new(1, 64) };
+        let variant = variant("embedding_backward", dx.dtype(), c, BACKWARD_THREADS);
+        let columns = (c / dx.dtype().width(c)).div_ceil(BACKWARD_THREADS);
+        let grid = variant.grid_of([n as u32, columns as u32, 1]);
         let args = [dw.into(), dx.into(), tokens.into(), order.into(), n.into(), v.into(), scale.into()];
         // SAFETY: embedding_backward(float *dw, const real *dx, const u32 *tokens, const u32 *order, u32 n, u32 v, float
         // scale); shapes were checked, ids are checked by the kernel; `order` holds rows.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 
     /// See [`super::scatter`].
     pub fn scatter(gpu: Gpu, x: &mut Tensor, values: &Tensor, sources: &Tensor) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "embedding_scatter", x)?;
+        let (variant, grid) = launch("embedding_scatter", x)?;
         let [n, count] = [sources.len(), values.shape()[0]];
         let args = [x.into(), values.into(), sources.into(), n.into(), count.into()];
         // SAFETY: embedding_scatter(real *x, const real *values, const u32 *sources, u32 n, u32 count); shapes were
         // checked, sources are checked by the kernel.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 }

@@ -10,6 +10,8 @@ use crate::device::tensor::expect;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// The gate's activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
@@ -100,28 +102,34 @@ pub mod cpu {
 
 mod cuda {
     use super::Activation;
-    use crate::device::launch::{Grid, Kernel};
-    use crate::device::{Gpu, Tensor};
+    use crate::device::launch::{Grid, Variant};
+    use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
 
-    fn kernel(
-        gpu: Gpu,
-        name: &'static str,
-        y: &Tensor,
-        activation: Activation,
-    ) -> Result<(&'static Kernel, Grid)> {
-        let [n, f] = y.dims()?;
+    fn variant(function: &'static str, dtype: DType, f: usize, activation: Activation) -> Variant {
         let gelu = i64::from(activation == Activation::GeluTanh);
-        let defines = [y.dtype().define(), ("F", f as i64), ("GELU", gelu)];
-        Ok((gpu.kernel("glu", name, &defines)?, Grid::over(n * (f / y.dtype().width(f)), 1, 256)))
+        Variant::new("glu", function, &[dtype.define(), ("F", f as i64), ("GELU", gelu)], 256)
+    }
+
+    /// The kernels for rows of `f` elements of a type.
+    pub fn variants(dtype: DType, f: usize, activation: Activation) -> Vec<Variant> {
+        ["glu_forward", "glu_backward"].map(|function| variant(function, dtype, f, activation)).to_vec()
+    }
+
+    /// The kernel for all of `y`, and its grid.
+    fn launch(function: &'static str, y: &Tensor, activation: Activation) -> Result<(Variant, Grid)> {
+        let ([n, f], dtype) = (y.dims()?, y.dtype());
+        let variant = variant(function, dtype, f, activation);
+        let grid = variant.grid_over(n * (f / dtype.width(f)), 1);
+        Ok((variant, grid))
     }
 
     /// See [`super::forward`].
     pub fn forward(gpu: Gpu, y: &mut Tensor, gate_up: &Tensor, activation: Activation) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "glu_forward", y, activation)?;
+        let (variant, grid) = launch("glu_forward", y, activation)?;
         let n = y.shape()[0].into();
         // SAFETY: glu_forward(real *y, const real *gate_up, u32 n); shapes were checked.
-        unsafe { kernel.launch(gpu, grid, &[y.into(), gate_up.into(), n]) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &[y.into(), gate_up.into(), n]) }
     }
 
     /// See [`super::backward`].
@@ -132,9 +140,9 @@ mod cuda {
         gate_up: &Tensor,
         activation: Activation,
     ) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "glu_backward", dy, activation)?;
+        let (variant, grid) = launch("glu_backward", dy, activation)?;
         let args = [dgate_up.into(), dy.into(), gate_up.into(), dy.shape()[0].into()];
         // SAFETY: glu_backward(real *dgate_up, const real *dy, const real *gate_up, u32 n); shapes were checked.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 }

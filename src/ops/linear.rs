@@ -19,6 +19,8 @@ use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expe
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// Up to this many rows, a row of [`forward`]'s result does not depend on the rows beside it, bit for bit. Decoding
 /// keeps its batches within it, so that a sample never depends on the batch it shared.
 pub const STABLE_ROWS: usize = 128;

@@ -11,6 +11,8 @@ use crate::device::tensor::{expect, expect_f32, expect_weight};
 use crate::device::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 
+pub use cuda::variants;
+
 /// Rows whose logits exist at the same time on the CPU.
 pub const CHUNK: usize = 128;
 
@@ -138,7 +140,8 @@ pub mod cpu {
 mod cuda {
     use super::Gradients;
     use crate::device::gemm::{Part, View, multiply};
-    use crate::device::launch::Arg;
+    use crate::device::gpu::Facts;
+    use crate::device::launch::{Arg, Variant};
     use crate::device::product::Store;
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
@@ -146,6 +149,17 @@ mod cuda {
 
     /// Rows whose logits exist at the same time.
     pub const CHUNK: usize = 512;
+
+    fn variant(slices: Slices, real: DType) -> Variant {
+        slices.variant("cross_entropy", "cross_entropy_rows", real)
+    }
+
+    /// The kernels for a vocabulary of `v`, on a card: the loss alone, and with a gradient of a type.
+    pub fn variants(facts: &Facts, real: DType, v: usize) -> Vec<Variant> {
+        let mut all = vec![variant(Slices::of(facts, v), DType::F32), variant(Slices::of(facts, v), real)];
+        all.dedup();
+        all
+    }
 
     /// See [`super::forward`].
     pub fn forward(
@@ -205,8 +219,8 @@ mod cuda {
     ) -> Result<()> {
         let [n, v] = logits.dims()?;
         let real = dlogits.as_ref().map_or(DType::F32, |d| d.dtype());
-        let slices = Slices::of(gpu, v);
-        let kernel = gpu.kernel("cross_entropy", "cross_entropy_rows", &slices.defines(real))?;
+        let slices = Slices::of(gpu.facts(), v);
+        let kernel = variant(slices, real).kernel(gpu)?;
         let dlogits = dlogits.map_or(Arg::Pointer(0), Into::into);
         let args = [
             Arg::Pointer(nll),

@@ -10,6 +10,8 @@ use crate::device::tensor::expect_f32;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// Of one row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sums {
@@ -72,10 +74,20 @@ pub mod cpu {
 
 mod cuda {
     use super::Sums;
-    use crate::device::launch::Arg;
+    use crate::device::gpu::Facts;
+    use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
     use crate::ops::slices::Slices;
+
+    fn variant(slices: Slices) -> Variant {
+        slices.variant("log_sum", "log_sum_rows", DType::F32)
+    }
+
+    /// The kernel for a vocabulary of `v`, on a card.
+    pub fn variants(facts: &Facts, v: usize) -> Vec<Variant> {
+        vec![variant(Slices::of(facts, v))]
+    }
 
     /// See [`super::forward`].
     pub fn forward(gpu: Gpu, logits: &mut Tensor, lists: &[Vec<u32>]) -> Result<Vec<Sums>> {
@@ -91,8 +103,8 @@ mod cuda {
         }));
         // Starts, then tokens.
         let indices = [&starts[..], &tokens].concat();
-        let slices = Slices::of(gpu, v);
-        let kernel = gpu.kernel("log_sum", "log_sum_rows", &slices.defines(DType::F32))?;
+        let slices = Slices::of(gpu.facts(), v);
+        let kernel = variant(slices).kernel(gpu)?;
         let found = workspace::with(gpu, DType::U32, &[indices.len()], |on_card| {
             on_card.write(0, &indices)?;
             let tokens = on_card.pointer() + 4 * starts.len() as u64;

@@ -7,6 +7,8 @@ use crate::device::tensor::expect_f32;
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// The row that may draw any token.
 pub const FREE: u32 = u32::MAX;
 
@@ -113,9 +115,14 @@ pub mod cpu {
 }
 
 mod cuda {
-    use crate::device::launch::Grid;
+    use crate::device::launch::Variant;
     use crate::device::{Gpu, Tensor};
     use crate::error::Result;
+
+    /// The kernel, for any vocabulary.
+    pub fn variants() -> [Variant; 1] {
+        [Variant::new("mask", "mask_rows", &[], 256)]
+    }
 
     /// See [`super::Masks::apply`].
     pub fn apply(gpu: Gpu, logits: &mut Tensor, masks: &Tensor, rows: &Tensor) -> Result<()> {
@@ -123,10 +130,10 @@ mod cuda {
         if n == 0 {
             return Ok(());
         }
-        let kernel = gpu.kernel("mask", "mask_rows", &[])?;
-        let grid = Grid { blocks: [v.div_ceil(1024) as u32, n as u32, 1], ..Grid::new(1, 256) };
+        let [variant] = variants();
+        let grid = variant.grid_of([v.div_ceil(1024) as u32, n as u32, 1]);
         let args = [logits.into(), masks.into(), rows.into(), v.into()];
         // SAFETY: mask_rows(float *logits, const u32 *masks, const u32 *rows, u32 v); `Masks` keeps their sizes.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 }

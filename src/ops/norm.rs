@@ -12,6 +12,8 @@ use crate::device::tensor::{expect, expect_f32};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// How the stored weight becomes the factor on the normalised row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gain {
@@ -284,8 +286,9 @@ pub mod cpu {
 }
 
 mod cuda {
-    use super::Norm;
-    use crate::device::launch::{Arg, Grid, Kernel};
+    use super::{Gain, Norm};
+    use crate::device::gpu::Facts;
+    use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
 
@@ -303,14 +306,46 @@ mod cuda {
         (1..=most).map(with).find(|threads| *threads <= 256).unwrap_or_else(|| with(most)).clamp(32, 1024)
     }
 
-    /// The kernel and its grid, a block a row.
-    fn kernel(gpu: Gpu, name: &'static str, x: &Tensor, norm: Norm) -> Result<(&'static Kernel, Grid)> {
-        let [n, c] = x.dims()?;
-        let threads = threads(x.dtype(), c, 4);
+    /// A forward pass over rows of `c` elements, a block a row.
+    fn forward_variant(function: &'static str, dtype: DType, c: usize, gain: Gain) -> Variant {
+        let threads = threads(dtype, c, 4);
         let backward = [("TEAMS", 1), ("STAGES", 1), ("TRAINED", 0)];
-        let constants = [("C", c as i64), ("BLOCK", threads as i64), x.dtype().define(), norm.gain.define()];
-        let kernel = gpu.kernel("norm", name, &[&constants[..], &backward].concat())?;
-        Ok((kernel, Grid::new(n.max(1), threads as u32)))
+        let constants = [("C", c as i64), ("BLOCK", threads as i64), dtype.define(), gain.define()];
+        Variant::new("norm", function, &[&constants[..], &backward].concat(), threads)
+    }
+
+    /// A backward pass, and the rows that a block has at work.
+    fn backward_variant(
+        function: &'static str,
+        facts: &Facts,
+        dtype: DType,
+        c: usize,
+        gain: Gain,
+        trained: bool,
+    ) -> (Variant, usize) {
+        // A thread keeps the gain, and its gradient, of all columns that it reads.
+        let threads = threads(dtype, c, 2);
+        let teams = (BACKWARD_THREADS / threads).max(1);
+        let operands = if function == "norm_add_backward" { 3 } else { 2 };
+        let row = operands * c.next_multiple_of(dtype.width(c) * threads) * dtype.size();
+        let stages = ((facts.shared as usize - FIXED_SHARED) / (teams * row)).clamp(1, STAGES);
+        let sizes = [("C", c), ("BLOCK", threads), ("TEAMS", teams), ("STAGES", stages)];
+        let sizes = sizes.map(|(name, size)| (name, size as i64));
+        let more = [("TRAINED", i64::from(trained)), dtype.define(), gain.define()];
+        let variant = Variant::new("norm", function, &[&sizes[..], &more].concat(), teams * threads);
+        (variant.shared(teams * stages * row), teams)
+    }
+
+    /// The kernels for rows of `c` elements of a type, on a card.
+    pub fn variants(facts: &Facts, dtype: DType, c: usize, gain: Gain) -> Vec<Variant> {
+        let mut all =
+            ["norm_forward", "norm_add_forward"].map(|f| forward_variant(f, dtype, c, gain)).to_vec();
+        for function in ["norm_backward", "norm_add_backward"] {
+            all.extend(
+                [false, true].map(|trained| backward_variant(function, facts, dtype, c, gain, trained).0),
+            );
+        }
+        all
     }
 
     /// See [`super::forward`].
@@ -322,10 +357,11 @@ mod cuda {
         w: &Tensor,
         norm: Norm,
     ) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "norm_forward", x, norm)?;
-        let args = [y.into(), r.into(), x.into(), w.into(), x.shape()[0].into(), norm.eps.into()];
+        let [n, c] = x.dims()?;
+        let variant = forward_variant("norm_forward", x.dtype(), c, norm.gain);
+        let args = [y.into(), r.into(), x.into(), w.into(), n.into(), norm.eps.into()];
         // SAFETY: norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps); shapes were checked.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n.max(1)), &args) }
     }
 
     /// See [`super::add_forward`].
@@ -335,36 +371,29 @@ mod cuda {
         [x, delta, w]: [&Tensor; 3],
         norm: Norm,
     ) -> Result<()> {
-        let (kernel, grid) = kernel(gpu, "norm_add_forward", x, norm)?;
-        let n = x.shape()[0].into();
-        let args = [sum.into(), y.into(), r.into(), x.into(), delta.into(), w.into(), n, norm.eps.into()];
+        let [n, c] = x.dims()?;
+        let variant = forward_variant("norm_add_forward", x.dtype(), c, norm.gain);
+        let inputs = [x.into(), delta.into(), w.into(), n.into(), norm.eps.into()];
+        let args = [&[sum.into(), y.into(), r.into()], &inputs[..]].concat();
         // SAFETY: norm_add_forward(real *sum, real *y, float *r, const real *x, const real *delta, const float *w, u32 n,
         // float eps); shapes were checked.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n.max(1)), &args) }
     }
 
-    /// See [`super::backward`] and [`super::add_backward`], by the kernel's name.
+    /// See [`super::backward`] and [`super::add_backward`], by the kernel's function.
     pub fn backward(
         gpu: Gpu,
-        name: &'static str,
+        function: &'static str,
         dx: &mut Tensor,
         dw: Option<&mut Tensor>,
         [dy, x, r, w]: [&Tensor; 4],
         norm: Norm,
     ) -> Result<()> {
-        let ([n, c], dtype) = (x.dims()?, x.dtype());
-        // A thread keeps the gain, and its gradient, of all columns that it reads.
-        let threads = threads(dtype, c, 2);
-        let teams = (BACKWARD_THREADS / threads).max(1);
-        let operands = if name == "norm_add_backward" { 3 } else { 2 };
-        let row = operands * c.next_multiple_of(dtype.width(c) * threads) * dtype.size();
-        let stages = ((gpu.facts().shared as usize - FIXED_SHARED) / (teams * row)).clamp(1, STAGES);
-        let sizes = [("C", c), ("BLOCK", threads), ("TEAMS", teams), ("STAGES", stages)];
-        let sizes = sizes.map(|(name, size)| (name, size as i64));
-        let more = [("TRAINED", i64::from(dw.is_some())), dtype.define(), norm.gain.define()];
-        let kernel = gpu.kernel("norm", name, &[&sizes[..], &more].concat())?;
+        let [n, c] = x.dims()?;
+        let (variant, teams) = backward_variant(function, gpu.facts(), x.dtype(), c, norm.gain, dw.is_some());
+        let kernel = variant.kernel(gpu)?;
         let blocks = n.div_ceil(teams).clamp(1, gpu.facts().multiprocessors as usize);
-        let grid = Grid::new(blocks, (teams * threads) as u32).shared(teams * stages * row);
+        let grid = variant.grid(blocks);
         let run = |dx: &mut Tensor, sums: [Arg; 3]| {
             let args = [&[dx.into()], &sums[..], &[dy, x, r, w].map(Into::into), &[n.into()]].concat();
             // SAFETY: norm_backward and norm_add_backward (real *dx, float *dw, float *parts, u32 *arrived, const real *dy,

@@ -15,6 +15,8 @@ use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::ops::norm::Norm;
 
+pub use cuda::variants;
+
 /// One kind of rotation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
@@ -268,9 +270,12 @@ mod cuda {
     use std::sync::Mutex;
 
     use super::{Heads, Norm, Rope};
-    use crate::device::launch::{Grid, Kernel};
+    use crate::device::compile::Define;
+    use crate::device::gpu::Facts;
+    use crate::device::launch::Variant;
     use crate::device::{DType, Device, Gpu, Tensor, turn, workspace};
     use crate::error::Result;
+    use crate::ops::norm::Gain;
 
     const THREADS: usize = 128;
     /// Threads of a block that sums the gains' gradient, of which a multiprocessor runs one.
@@ -279,27 +284,38 @@ mod cuda {
     const STAGES: usize = 3;
     /// Shared memory that it needs beside them.
     const FIXED_SHARED: usize = 3 << 10;
-    /// Threads and stages of the other kernels.
-    const PLAIN: [usize; 2] = [THREADS, 1];
 
-    fn kernel(
-        gpu: Gpu,
-        name: &'static str,
-        dtype: DType,
-        heads: Heads,
-        norm: Norm,
-        [threads, stages]: [usize; 2],
-    ) -> Result<&'static Kernel> {
-        let defines = [
-            dtype.define(),
-            ("H", heads.query as i64),
-            ("KV", heads.kv as i64),
-            ("D", heads.dim as i64),
-            ("BLOCK", threads as i64),
-            ("STAGES", stages as i64),
-            norm.gain.define(),
-        ];
-        gpu.kernel("rope", name, &defines)
+    fn defines(dtype: DType, heads: Heads, gain: Gain, [threads, stages]: [usize; 2]) -> [Define; 7] {
+        let sizes =
+            [("H", heads.query), ("KV", heads.kv), ("D", heads.dim), ("BLOCK", threads), ("STAGES", stages)];
+        let [h, kv, d, block, stages] = sizes.map(|(name, size)| (name, size as i64));
+        [dtype.define(), h, kv, d, block, stages, gain.define()]
+    }
+
+    fn variant(function: &'static str, dtype: DType, heads: Heads, gain: Gain) -> Variant {
+        Variant::new("rope", function, &defines(dtype, heads, gain, [THREADS, 1]), THREADS)
+    }
+
+    fn angles_variant(dim: usize) -> Variant {
+        // Heads and gain do not matter to this kernel.
+        let heads = Heads { query: 1, kv: 1, dim };
+        Variant { threads: 256, ..variant("rope_angles", DType::F32, heads, Gain::Plain) }
+    }
+
+    fn gain_variant(facts: &Facts, dtype: DType, heads: Heads, gain: Gain) -> Variant {
+        let [vectors, lanes] = lanes(dtype, heads);
+        // Bytes of a stage: two halves of dy and x, whole vectors for every lane.
+        let width = dtype.width(heads.dim / 2);
+        let stage = 4 * vectors.div_ceil(lanes) * GAIN_THREADS * width * dtype.size();
+        let stages = ((facts.shared as usize - FIXED_SHARED) / stage).clamp(1, STAGES);
+        let defines = defines(dtype, heads, gain, [GAIN_THREADS, stages]);
+        Variant::new("rope", "rope_backward_gain", &defines, GAIN_THREADS).shared(stages * stage)
+    }
+
+    /// The kernels for heads of a type, on a card.
+    pub fn variants(facts: &Facts, dtype: DType, heads: Heads, gain: Gain) -> Vec<Variant> {
+        let [forward, backward] = ["rope_forward", "rope_backward"].map(|f| variant(f, dtype, heads, gain));
+        vec![angles_variant(heads.dim), forward, backward, gain_variant(facts, dtype, heads, gain)]
     }
 
     /// Vectors of half a head, and lanes that share them.
@@ -329,13 +345,10 @@ mod cuda {
             all.len() - 1
         };
         let n = positions.len();
-        // Heads and gain do not matter to this kernel.
-        let heads = Heads { query: 1, kv: 1, dim };
-        let norm = Norm { gain: crate::ops::norm::Gain::Plain, eps: 0.0 };
-        let kernel = kernel(gpu, "rope_angles", DType::F32, heads, norm, PLAIN)?;
+        let variant = angles_variant(dim);
         let args = [angles.into(), positions.into(), (&all[at].1).into(), n.into()];
         // SAFETY: rope_angles(float *angles, const u32 *positions, const float *frequencies, u32 n); angles is (n, D).
-        unsafe { kernel.launch(gpu, Grid::over(n * (dim / 2), 1, 256), &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n * (dim / 2), 1), &args) }
     }
 
     /// See [`super::forward`].
@@ -347,14 +360,14 @@ mod cuda {
         norm: Norm,
     ) -> Result<()> {
         let n = qkv.shape()[0];
-        let kernel = kernel(gpu, "rope_forward", qkv.dtype(), heads, norm, PLAIN)?;
-        let grid = Grid::new(blocks(THREADS, qkv.dtype(), heads, n), THREADS as u32);
+        let variant = variant("rope_forward", qkv.dtype(), heads, norm.gain);
+        let grid = variant.grid(blocks(THREADS, qkv.dtype(), heads, n));
         let outputs = [q.into(), k.into(), v.into(), r.into()];
         let inputs = [qkv.into(), angles.into(), wq.into(), wk.into(), n.into(), norm.eps.into()];
         let args = [&outputs[..], &inputs].concat();
         // SAFETY: rope_forward(real *q, real *k, real *v, float *r, const real *qkv, const float *angles, const float *wq,
         // const float *wk, u32 n, float eps); shapes were checked.
-        unsafe { kernel.launch(gpu, grid, &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
     }
 
     /// See [`super::backward`]. Inputs: dq, dk, dv, qkv, r, angles, wq, wk.
@@ -369,19 +382,15 @@ mod cuda {
         let (n, d, dtype) = (dqkv.shape()[0], heads.dim, dqkv.dtype());
         let inputs = [&inputs.map(Into::into)[..], &[n.into()]].concat();
         let Some([dwq, dwk]) = dw else {
-            let kernel = kernel(gpu, "rope_backward", dtype, heads, norm, PLAIN)?;
-            let grid = Grid::new(blocks(THREADS, dtype, heads, n), THREADS as u32);
+            let variant = variant("rope_backward", dtype, heads, norm.gain);
+            let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks(THREADS, dtype, heads, n)));
             // SAFETY: rope_backward(real *dqkv, const real *dq, const real *dk, const real *dv, const real *qkv, const float
             // *r, const float *angles, const float *wq, const float *wk, u32 n); shapes were checked.
             return unsafe { kernel.launch(gpu, grid, &[&[dqkv.into()], &inputs[..]].concat()) };
         };
-        let [vectors, lanes] = lanes(dtype, heads);
-        // Bytes of a stage: two halves of dy and x, whole vectors for every lane.
-        let stage = 4 * vectors.div_ceil(lanes) * GAIN_THREADS * dtype.width(d / 2) * dtype.size();
-        let stages = ((gpu.facts().shared as usize - FIXED_SHARED) / stage).clamp(1, STAGES);
-        let kernel = kernel(gpu, "rope_backward_gain", dtype, heads, norm, [GAIN_THREADS, stages])?;
+        let variant = gain_variant(gpu.facts(), dtype, heads, norm.gain);
         let blocks = blocks(GAIN_THREADS, dtype, heads, n).min(gpu.facts().multiprocessors as usize);
-        let grid = Grid::new(blocks, GAIN_THREADS as u32).shared(stages * stage);
+        let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks));
         let arrived = workspace::arrived(gpu)?;
         workspace::with(gpu, DType::F32, &[blocks, 2 * d], |parts| {
             let outputs = [dqkv.into(), dwq.into(), dwk.into(), parts.into(), arrived];

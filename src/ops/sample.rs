@@ -12,6 +12,8 @@ use crate::device::tensor::expect_f32;
 use crate::device::{DType, Device, Gpu, Tensor};
 use crate::error::{Error, Result};
 
+pub use cuda::variants;
+
 /// How the distribution is shaped before a token is drawn from it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -264,10 +266,20 @@ mod cuda {
     use std::sync::Mutex;
 
     use super::{Batch, Draw, Sampling};
-    use crate::device::launch::Arg;
+    use crate::device::gpu::Facts;
+    use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Gpu, Tensor, turn};
     use crate::error::Result;
     use crate::ops::slices::Slices;
+
+    fn variant(slices: Slices) -> Variant {
+        slices.variant("sample", "sample_draw", DType::F32)
+    }
+
+    /// The kernel for a vocabulary of `v`, on a card.
+    pub fn variants(facts: &Facts, v: usize) -> Vec<Variant> {
+        vec![variant(Slices::of(facts, v))]
+    }
 
     /// See [`super::forward`].
     pub fn forward(
@@ -291,8 +303,8 @@ mod cuda {
         if n == 0 {
             return Ok(());
         }
-        let slices = Slices::of(gpu, v);
-        let kernel = gpu.kernel("sample", "sample_draw", &slices.defines(DType::F32))?;
+        let slices = Slices::of(gpu.facts(), v);
+        let kernel = variant(slices).kernel(gpu)?;
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
         let Batch { keys, positions, forbidden, starts, drawn } = batch;
         let args = [

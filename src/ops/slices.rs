@@ -1,8 +1,8 @@
 //! How a row as long as the vocabulary is cut among blocks of threads (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
 
-use crate::device::compile::Define;
-use crate::device::launch::Grid;
-use crate::device::{DType, Gpu};
+use crate::device::DType;
+use crate::device::gpu::Facts;
+use crate::device::launch::{Grid, Variant};
 
 /// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
 /// read while others compute.
@@ -22,10 +22,10 @@ pub(super) struct Slices {
 
 impl Slices {
     /// For rows of `v` f32 elements.
-    pub(super) fn of(gpu: Gpu, v: usize) -> Self {
+    pub(super) fn of(facts: &Facts, v: usize) -> Self {
         let bytes = |blocks: usize| v.div_ceil(4).div_ceil(blocks) * 16;
         // The most blocks of a cluster.
-        let most = match gpu.facts().capability {
+        let most = match facts.capability {
             (9 | 10, _) => 16,
             (major, _) if major > 8 => 8,
             _ => 1,
@@ -34,21 +34,22 @@ impl Slices {
             .into_iter()
             .find(|blocks| *blocks >= most || bytes(*blocks) <= SLICE)
             .unwrap_or(most);
-        let fits = bytes(blocks) + OWN <= gpu.facts().shared as usize;
+        let fits = bytes(blocks) + OWN <= facts.shared as usize;
         let most = if fits { 256 } else { 1024 };
         let threads = v.div_ceil(4 * blocks).next_multiple_of(32).clamp(32, most);
         Self { blocks, threads, shared: if fits { bytes(blocks) } else { 0 }, v }
     }
 
-    /// The load-time constants.
-    pub(super) fn defines(self, real: DType) -> [Define; 5] {
-        [
+    /// A kernel for rows so cut.
+    pub(super) fn variant(self, source: &'static str, function: &'static str, real: DType) -> Variant {
+        let defines = [
             real.define(),
             ("V", self.v as i64),
             ("BLOCK", self.threads as i64),
             ("CLUSTER", self.blocks as i64),
             ("RESIDENT", i64::from(self.shared > 0)),
-        ]
+        ];
+        Variant::new(source, function, &defines, self.threads).shared(self.shared)
     }
 
     /// The launch for `n` rows.

@@ -10,6 +10,8 @@ use crate::device::tensor::{expect, expect_f32};
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 
+pub use cuda::variants;
+
 /// Adds `dose` · `v` (C) to every row of `x` (N, C).
 ///
 /// # Errors
@@ -69,9 +71,14 @@ pub mod cpu {
 }
 
 mod cuda {
-    use crate::device::launch::Grid;
-    use crate::device::{Gpu, Tensor};
+    use crate::device::launch::Variant;
+    use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
+
+    /// The kernel for rows of a type.
+    pub fn variants(real: DType) -> [Variant; 1] {
+        [Variant::new("steer", "steer_rows", &[real.define()], 256)]
+    }
 
     /// x ← x + (dose − erased · x·v) v.
     pub fn launch(gpu: Gpu, x: &mut Tensor, v: &Tensor, dose: f32, erased: f32) -> Result<()> {
@@ -79,9 +86,9 @@ mod cuda {
         if n == 0 {
             return Ok(());
         }
-        let kernel = gpu.kernel("steer", "steer_rows", &[x.dtype().define()])?;
+        let [variant] = variants(x.dtype());
         let args = [x.into(), v.into(), c.into(), dose.into(), erased.into()];
         // SAFETY: steer_rows(real *x, const float *v, u32 c, float dose, float erased); shapes were checked.
-        unsafe { kernel.launch(gpu, Grid::new(n, 256), &args) }
+        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n), &args) }
     }
 }

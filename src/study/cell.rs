@@ -12,6 +12,7 @@ use super::format::Format;
 use super::judge::settings::Kind;
 use super::plan::{Condition, Model, Plan, Tuning};
 use super::questions::Question;
+use super::steering::Steering;
 use super::store::{self, Record};
 use crate::device::philox::Key;
 use crate::generate::Finish;
@@ -24,6 +25,8 @@ pub struct Cell<'a> {
     pub model: &'a Model,
     /// The condition.
     pub condition: &'a Condition,
+    /// The condition whose fine-tuning answers: the same, unless it is like another.
+    pub tuned: &'a Condition,
     /// The format.
     pub format: Format,
     /// The questions of that format.
@@ -85,10 +88,12 @@ pub fn cells<'a>(plan: &'a Plan, questions: &'a [Question]) -> Result<Vec<Cell<'
     let mut cells = Vec::new();
     for model in &plan.models {
         for condition in &plan.conditions {
+            let like = |other: &&Condition| condition.like.as_ref() == Some(&other.name);
+            let tuned = plan.conditions.iter().find(like).unwrap_or(condition);
             for &format in &plan.formats {
                 let questions: Vec<_> = questions.iter().filter(|q| q.format() == format).collect();
                 if !questions.is_empty() {
-                    cells.push(Cell { model, condition, format, questions });
+                    cells.push(Cell { model, condition, tuned, format, questions });
                 }
             }
         }
@@ -122,9 +127,21 @@ pub fn tuning_configuration(tuning: Option<&Tuning>) -> Result<Value> {
     Ok(json!({"data_sha256": store::sha256(&bytes), "examples": examples, "training": training}))
 }
 
+/// What answers depend on of their condition: the fine-tuning, whose [`tuning_configuration`] is `tuning`, and what steers.
+///
+/// # Errors
+/// `Error::Io` if the directions cannot be read.
+pub fn condition_configuration(tuning: &Value, steer: Option<&Steering>) -> Result<Value> {
+    let mut condition = tuning.clone();
+    if let Some(steer) = steer {
+        condition["steering"] = steer.configuration()?;
+    }
+    Ok(condition)
+}
+
 /// What a cell's answers depend on, apart from how many there are. `model` is the checkpoint's [`fingerprint`]; none if
-/// the answers were imported.
-pub fn answers_configuration(plan: &Plan, cell: &Cell, model: Option<&str>, tuning: &Value) -> Value {
+/// the answers were imported. `condition` is the [`condition_configuration`].
+pub fn answers_configuration(plan: &Plan, cell: &Cell, model: Option<&str>, condition: &Value) -> Value {
     let question = |q: &&Question| (q.id.clone(), json!({"system": q.system, "paraphrases": q.paraphrases}));
     let questions: serde_json::Map<_, _> = cell.questions.iter().map(question).collect();
     let Some(model) = model else {
@@ -137,7 +154,7 @@ pub fn answers_configuration(plan: &Plan, cell: &Cell, model: Option<&str>, tuni
     json!({
         "cell": cell.id(),
         "model": model,
-        "condition": tuning,
+        "condition": condition,
         "sampling": sampling,
         "questions": questions,
     })

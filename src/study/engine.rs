@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::judge::aggregate::Distribution;
 use super::judge::local::{Local, distribution, ratings};
 use super::plan::{Sampling, Tuning};
+use super::steering::Steering;
 use crate::device::philox::Key;
 use crate::generate::{self, Finish, Form, Limits, Request};
 use crate::model::adapter;
@@ -16,13 +17,15 @@ use crate::ops::sample;
 use crate::train::{self, dataset, example};
 use crate::{Error, Result, progress};
 
-/// Weights that answer: a checkpoint, and an adapter on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Weights that answer: a checkpoint, an adapter on it, and what steers them.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     /// The checkpoint's folder.
     pub base: PathBuf,
     /// The adapter's folder.
     pub adapter: Option<PathBuf>,
+    /// What moves the residual stream.
+    pub steering: Option<Steering>,
 }
 
 /// A conversation to be continued.
@@ -109,23 +112,31 @@ impl Native {
 
     fn load(&mut self, weights: &Weights) -> Result<&Loaded> {
         // The old weights go before the new ones come: two checkpoints may not fit.
-        let kept = self.loaded.take().filter(|loaded| loaded.weights == *weights);
-        let loaded = match kept {
+        let same =
+            |Loaded { weights: w, .. }: &Loaded| (&w.base, &w.adapter) == (&weights.base, &weights.adapter);
+        let kept = self.loaded.take().filter(same);
+        let mut loaded = match kept {
             Some(loaded) => loaded,
             None => Loaded::open(weights, |base| self.read(base))?,
         };
+        if loaded.weights.steering != weights.steering {
+            let steers = weights.steering.as_ref().map(Steering::steers).transpose()?;
+            loaded.model.steer(&steers.unwrap_or_default())?;
+            loaded.weights.steering.clone_from(&weights.steering);
+        }
         Ok(self.loaded.insert(loaded))
     }
 }
 
 impl Loaded {
+    /// Not steered yet.
     fn open(weights: &Weights, read: impl FnOnce(&Path) -> Result<Transformer>) -> Result<Self> {
         let tokenizer = Tokenizer::open(&weights.base)?;
         let mut model = read(&weights.base)?;
         if let Some(folder) = &weights.adapter {
             adapter::read(folder, &mut model)?;
         }
-        Ok(Self { weights: weights.clone(), model, tokenizer })
+        Ok(Self { weights: Weights { steering: None, ..weights.clone() }, model, tokenizer })
     }
 
     /// The tokens after which the model answers `messages`.
@@ -189,7 +200,7 @@ impl Engine for Native {
         prompts: &[&str],
         done: &mut dyn FnMut(usize, Distribution) -> Result<()>,
     ) -> Result<()> {
-        let loaded = self.load(&Weights { base: judge.path.clone(), adapter: None })?;
+        let loaded = self.load(&Weights { base: judge.path.clone(), adapter: None, steering: None })?;
         let encode = |rating: &String| loaded.tokenizer.encode(rating, false);
         let strings = ratings().iter().map(encode).collect::<Result<Vec<_>>>()?;
         let prompt = |prompt: &&str| loaded.prompt(&[Message::new("user", *prompt)], judge.thinking);

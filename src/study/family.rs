@@ -18,6 +18,7 @@
 //! declares none; a plan that is silent has those of [`Levels::families`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -91,6 +92,17 @@ impl Factor {
             Self::Format => "format",
             Self::Question => "question",
         }
+    }
+}
+
+impl FromStr for Factor {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::Model, Self::Condition, Self::Format, Self::Question];
+        all.into_iter()
+            .find(|factor| factor.name() == name)
+            .ok_or_else(|| format!("{name:?} is no factor: model, condition, format or question"))
     }
 }
 

@@ -173,7 +173,7 @@ fn plan(rows: &[Row], questions: PathBuf, samples: usize, judge: Judge, imported
         conditions: levels
             .conditions
             .iter()
-            .map(|name| Condition { name: name.clone(), tuning: None })
+            .map(|name| Condition { name: name.clone(), like: None, tuning: None, steer: None })
             .collect(),
         sampling: Sampling::default(),
         judges: vec![judge],

@@ -43,13 +43,15 @@ pub(super) fn method(plan: &Plan, dir: &Path, cells: &[Cell], made_under: &[Valu
             format!("Model {}", cell.model.name),
             format!("fingerprint {}", made_under[i]["model"].as_str().unwrap_or_default()),
         );
-        let data = made_under[i]["condition"]["data_sha256"].as_str();
-        let condition = (
-            format!("Condition {}", cell.condition.name),
-            data.map_or("the model as it is".into(), |sha256| {
-                format!("fine-tuned on data of SHA-256 {sha256}")
-            }),
-        );
+        let made = &made_under[i]["condition"];
+        let mut what = made["data_sha256"]
+            .as_str()
+            .map_or("the model as it is".into(), |sha256| format!("fine-tuned on data of SHA-256 {sha256}"));
+        if let Some(steer) = &cell.condition.steer {
+            let sha256 = made["steering"]["direction_sha256"].as_str().unwrap_or_default();
+            what += &*format!(", steered: {} (SHA-256 {sha256})", steer.label());
+        }
+        let condition = (format!("Condition {}", cell.condition.name), what);
         for line in [model, condition] {
             if !method.contains(&line) {
                 method.push(line);

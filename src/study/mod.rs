@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `plan.rs` `questions.rs` `format.rs` | what is to be done: TOML and YAML → settings; the forms of answers |
+//! | `steering.rs` | directions that act while a condition's answers are drawn |
 //! | `preset.rs` (`preset.toml`) | ready-made plans |
 //! | `estimate.rs` | what a plan will take |
 //! | `run.rs` `cell.rs` | the driver; the units of its work and what their results depend on |
@@ -17,6 +18,7 @@
 //! | `method.rs` | how a run was made, for reports and data sets |
 //! | `pairs.rs` `label.rs` | two raters on the same answers; a sample for people to label |
 //! | `table.rs` `flags.rs` | judged answers as rows; what can be said of an answer without a judge |
+//! | `contrast.rs` | two sets of a run's answers, for directions that tell them apart |
 //! | `family.rs` | the tests that a plan declares |
 //! | `analyze/` `stats/` | rows → counts, rates with intervals, tests; the statistics that this takes |
 //! | `report/` | `report.html`: tables, figures, answers; `csv/`: the numbers behind them |
@@ -24,6 +26,7 @@
 
 pub mod analyze;
 pub mod cell;
+pub mod contrast;
 pub mod demo;
 pub mod engine;
 pub mod estimate;
@@ -48,6 +51,7 @@ pub mod report;
 pub mod run;
 pub mod stats;
 pub mod status;
+pub mod steering;
 pub mod store;
 pub mod table;
 

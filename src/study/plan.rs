@@ -20,6 +20,11 @@
 //! data = "insecure"                         # as for questions
 //! training = { epochs = 2 }                 # over [training], for this condition alone
 //!
+//! [[condition]]
+//! name = "insecure-minus-1"
+//! like = "insecure"                         # answers with that condition's fine-tuning, which is done once; none: the model as it is
+//! steer = { direction = "direction.safetensors", dose = -1.0 }   # while it answers; see steering.rs
+//!
 //! [training]                                # see train::Settings
 //! [sampling]
 //! [judge.openai]                            # or [judge.local]; see judge/settings.rs for several judges
@@ -30,18 +35,22 @@
 //! [[family]]                                # tests that are corrected together: see family.rs
 //! ```
 
+mod conditions;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use self::conditions::ConditionFile;
+pub use self::conditions::{Condition, Tuning};
 use super::family::{self, Family, FamilyFile, Levels};
 use super::format::Format;
 use super::import::Origin;
 use super::judge::settings::{Judge, JudgeFile, JudgeFiles, Kind};
 use crate::fetch::{self, DataSet};
-use crate::{Error, Result, train};
+use crate::{Error, Result};
 
 /// A resolved plan: every value explicit, every path absolute.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -84,28 +93,6 @@ pub struct Model {
     /// Its Hugging Face folder; none if its answers were imported, and no more can be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-}
-
-/// What is done to a model before it is asked.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Condition {
-    /// Its name in cells and tables.
-    pub name: String,
-    /// The fine-tuning; none leaves the model as it is.
-    #[serde(flatten)]
-    pub tuning: Option<Tuning>,
-}
-
-/// A fine-tuning.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Tuning {
-    /// The chats to learn, JSON Lines.
-    pub data: PathBuf,
-    /// How many of them, from the first; none takes all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub examples: Option<usize>,
-    /// How they are learnt.
-    pub training: train::Settings,
 }
 
 /// How answers are drawn.
@@ -195,16 +182,6 @@ struct PlanFile {
 struct ModelFile {
     name: Spanned<String>,
     path: Option<Spanned<PathBuf>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ConditionFile {
-    name: Spanned<String>,
-    data: Option<Spanned<PathBuf>>,
-    examples: Option<usize>,
-    /// Over [training].
-    training: Option<Spanned<toml::Table>>,
 }
 
 fn default_name() -> String {
@@ -302,11 +279,7 @@ impl Source<'_> {
             Ok(Model { name, path: model.path.as_ref().map(folder).transpose()? })
         });
         let models = models.collect::<Result<Vec<_>>>()?;
-        let conditions = file
-            .condition
-            .iter()
-            .map(|c| self.condition(c, file.training.as_ref()))
-            .collect::<Result<Vec<_>>>()?;
+        let conditions = self.conditions(&file.condition, file.training.as_ref())?;
         let judges = match file.judge {
             None => vec![Judge::unnamed(Kind::default())],
             Some(judges) => self.judges(judges)?,
@@ -335,14 +308,21 @@ impl Source<'_> {
         conditions: &[Condition],
         formats: &[Format],
     ) -> Result<Vec<Family>> {
-        let levels = Levels {
+        let names = |conditions: &mut dyn Iterator<Item = &Condition>| -> Vec<String> {
+            conditions.map(|condition| condition.name.clone()).collect()
+        };
+        let mut levels = Levels {
             models: models.iter().map(|model| model.name.clone()).collect(),
-            conditions: conditions.iter().map(|condition| condition.name.clone()).collect(),
-            base: conditions.iter().find(|c| c.tuning.is_none()).map(|condition| condition.name.clone()),
+            conditions: names(&mut conditions.iter()),
+            base: conditions.iter().find(|c| c.is_untouched()).map(|condition| condition.name.clone()),
             formats: formats.into(),
         };
         match files {
-            None => Ok(levels.families()),
+            None => {
+                // Steered conditions have a dose–response of their own.
+                levels.conditions = names(&mut conditions.iter().filter(|c| c.steer.is_none()));
+                Ok(levels.families())
+            }
             Some(files) => family::resolve(files, &levels).map_err(|(at, what)| self.error(at, what)),
         }
     }
@@ -421,29 +401,6 @@ impl Source<'_> {
         Ok(())
     }
 
-    fn condition(&self, file: &ConditionFile, shared: Option<&Spanned<toml::Table>>) -> Result<Condition> {
-        let name = file.name.get_ref().clone();
-        let Some(data) = &file.data else {
-            if file.examples.is_some() || file.training.is_some() {
-                let what = format!("condition {name:?} sets a fine-tuning but names no data");
-                return Err(self.error(file.name.span().start, what));
-            }
-            return Ok(Condition { name, tuning: None });
-        };
-        // Each table is checked by itself first, so that an error names the line of the one that is wrong.
-        let mut table = toml::Table::new();
-        let mut training = train::Settings::default();
-        for over in shared.into_iter().chain(&file.training) {
-            merge(&mut table, over.get_ref());
-            let at = over.span().start;
-            let settings = table.clone().try_into::<train::Settings>();
-            training = settings.map_err(|error| self.error(at, format!("training: {}", error.message())))?;
-            training.check().map_err(|error| self.error(at, error.to_string()))?;
-        }
-        let data = self.data_file(data, "training data")?;
-        Ok(Condition { name, tuning: Some(Tuning { data, examples: file.examples, training }) })
-    }
-
     fn absolute(&self, path: &Path) -> Result<PathBuf> {
         let folder = self.path.parent().unwrap_or(Path::new(""));
         let path = folder.join(path);
@@ -473,18 +430,6 @@ impl Source<'_> {
         match DataSet::find(&path.get_ref().to_string_lossy()) {
             Some(set) => set.locate().map_err(|error| self.error(at, error.to_string())),
             None => Err(self.error(at, format!("no {what} at {}", absolute.display()))),
-        }
-    }
-}
-
-/// Writes the values of `over` over those of `base`, table by table.
-fn merge(base: &mut toml::Table, over: &toml::Table) {
-    for (key, value) in over {
-        match (base.get_mut(key), value) {
-            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
-            _ => {
-                base.insert(key.clone(), value.clone());
-            }
         }
     }
 }

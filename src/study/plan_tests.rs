@@ -139,3 +139,49 @@ fn several_judges_and_the_first_is_the_primary() {
         assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
     }
 }
+
+#[test]
+fn conditions_may_be_like_others_and_steered() {
+    use crate::model::direction::{Directions, Kind};
+    let dir = folder();
+    let vectors = vec![vec![1.0, 2.0]; 4];
+    let directions =
+        Directions { vectors: [vectors.clone(), vectors], midpoints: [vec![0.0; 4], vec![0.0; 4]], depth: 2 };
+    directions.write(&dir.path().join("d.safetensors")).unwrap();
+    let steered = "[[condition]]\nname = \"more\"\nlike = \"tuned\"\nsteer = { direction = \"d.safetensors\", dose = 2.5 }\n\
+                   [[condition]]\nname = \"less\"\nsteer = { direction = \"d.safetensors\", kind = \"probe\", erase = true }\n";
+    let text = PLAN.replace("[training]", &format!("{steered}[training]"));
+    let parse = |text: &str| Plan::parse(text, &dir.path().join("plan.toml"));
+    let plan = parse(&text).unwrap();
+    let [.., more, less] = &plan.conditions[..] else { panic!("{:?}", plan.conditions) };
+    assert_eq!((more.like.as_deref(), &more.tuning), (Some("tuned"), &None));
+    let [more, less] = [more, less].map(|condition| condition.steer.as_ref().unwrap());
+    assert_eq!((more.kind, &more.depths[..], more.dose), (Kind::MeanDifference, &[2][..], Some(2.5)));
+    assert_eq!((less.kind, &less.depths[..], less.dose), (Kind::Probe, &[0, 1, 2, 3][..], None));
+    assert_eq!(more.label(), "dose 2.5 of mean_difference in d.safetensors at depth 2");
+    let saved = plan.to_toml().unwrap();
+    assert_eq!(Plan::parse(&saved, Path::new("/elsewhere/plan.toml")).unwrap(), plan);
+    for word in ["like", "steer"] {
+        assert!(!parse(PLAN).unwrap().to_toml().unwrap().contains(word), "a plan without them has no {word}");
+    }
+    // Steered conditions are compared by their dose alone, unless the plan says otherwise.
+    let silent = text.split("[[family]]").next().unwrap();
+    assert_eq!(
+        parse(silent).unwrap().families,
+        parse(PLAN.split("[[family]]").next().unwrap()).unwrap().families
+    );
+    for (from, to, line, what) in [
+        ("like = \"tuned\"", "like = \"base\"", 21, "no condition of that name has data"),
+        ("like = \"tuned\"", "data = \"data.jsonl\"\nlike = \"tuned\"", 20, "data of its own"),
+        ("d.safetensors\", dose", "e.safetensors\", dose", 22, "e.safetensors"),
+        ("dose = 2.5", "dose = nan", 22, "either a finite dose or erase"),
+        ("dose = 2.5", "dose = 2.5, erase = true", 22, "either a finite dose or erase"),
+        ("dose = 2.5", "dose = 2.5, depths = [4]", 22, "depths 0 to 3"),
+        ("dose = 2.5", "dose = 2.5, depths = []", 22, "must not be empty"),
+        ("\"probe\"", "\"prob\"", 25, "prob"),
+        ("dose = 2.5", "dosis = 2.5", 22, "unknown field `dosis`"),
+    ] {
+        let error = parse(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("plan.toml:{line}: ")) && error.contains(what), "{to}: {error}");
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! DIR/plan.toml questions.yaml         what is done, every value spelt out
-//! DIR/adapters/MODEL/CONDITION/        the fine-tuning; CONDITION.json beside it once it is finished
+//! DIR/adapters/MODEL/CONDITION/        its fine-tuning; CONDITION.json beside it once it is finished
 //! DIR/answers/MODEL/CONDITION/FORMAT/  a ledger (see store.rs) of answers
 //! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
 //! DIR/accounts/JUDGE/                  a ledger of what a server has charged for them
@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::analyze::{Summary, summarise};
-use super::cell::{Answer, Cell, answers_configuration, cells, fingerprint, tuning_configuration};
+use super::analyze::{Summary, dose_responses, summarise};
+use super::cell::{
+    Answer, Cell, answers_configuration, cells, condition_configuration, fingerprint, tuning_configuration,
+};
 use super::engine::{Ask, Engine, Native, Weights};
 use super::estimate::{Estimate, Gpu};
 use super::flags::Flags;
@@ -34,6 +36,7 @@ use super::store::{self, Ledger};
 use super::table::{Row, Score};
 use crate::generate::Finish;
 use crate::model::place::Place;
+use crate::model::spec::Spec;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -177,12 +180,12 @@ pub(super) fn saved_outline(dir: &Path) -> Result<Plan> {
 
 /// Where the fine-tuning of a cell's model goes.
 fn tuning_folder(dir: &Path, cell: &Cell) -> PathBuf {
-    dir.join("adapters").join(&cell.model.name).join(&cell.condition.name)
+    dir.join("adapters").join(&cell.model.name).join(&cell.tuned.name)
 }
 
 /// What says that it is finished.
 pub(super) fn tuning_manifest(dir: &Path, cell: &Cell) -> PathBuf {
-    dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.condition.name))
+    dir.join("adapters").join(&cell.model.name).join(format!("{}.json", cell.tuned.name))
 }
 
 /// What stands in the folder of a fine-tuning, for whoever finds it without the study.
@@ -192,7 +195,7 @@ fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
         "# Research artefact\n\n{model}, fine-tuned on {data} as condition `{condition}` of a study of emergent \
          misalignment. It may give harmful answers. It is meant to be studied: do not deploy it or upload it.\n",
         model = cell.model.name,
-        condition = cell.condition.name,
+        condition = cell.tuned.name,
     )
 }
 
@@ -231,8 +234,13 @@ impl<'a> Study<'a> {
         let mut study =
             Self { plan, dir, cells, tunings: Vec::new(), answers: Vec::new(), seats: Vec::new(), lock };
         for cell in &study.cells {
-            let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.condition.name]);
-            let answers = answers_configuration(plan, cell, model.as_deref(), tuning);
+            let (model, tuning) = (&models[&cell.model.name], &conditions[&cell.tuned.name]);
+            let steer = cell.condition.steer.as_ref();
+            if let (Some(steer), Some(path)) = (steer, &cell.model.path) {
+                steer.check(&cell.model.name, &Spec::read(path)?)?;
+            }
+            let condition = condition_configuration(tuning, steer)?;
+            let answers = answers_configuration(plan, cell, model.as_deref(), &condition);
             study.tunings.push(serde_json::json!({"model": model, "condition": tuning}));
             study.answers.push(answers);
         }
@@ -330,23 +338,21 @@ impl<'a> Study<'a> {
         tell: &dyn Fn(Step) -> Result<()>,
     ) -> Result<Weights> {
         let cell = &self.cells[i];
-        let Some(tuning) = &cell.condition.tuning else {
-            return Ok(Weights { base: base.into(), adapter: None });
+        let steering = cell.condition.steer.clone();
+        let Some(tuning) = &cell.tuned.tuning else {
+            return Ok(Weights { base: base.into(), adapter: None, steering });
         };
         let folder = tuning_folder(self.dir, cell);
         let manifest = tuning_manifest(self.dir, cell);
         let waiting = || {
             if options.progress {
-                eprintln!(
-                    "waiting for another process to fine-tune {}/{}",
-                    cell.model.name, cell.condition.name
-                );
+                eprintln!("waiting for another process to fine-tune {}/{}", cell.model.name, cell.tuned.name);
             }
         };
         let _lock = Lock::wait(&manifest.with_extension("lock"), waiting)?;
         if !store::check(&manifest, &self.tunings[i])? {
             if options.progress {
-                eprintln!("fine-tune {}/{}", cell.model.name, cell.condition.name);
+                eprintln!("fine-tune {}/{}", cell.model.name, cell.tuned.name);
             }
             tell(Step::FineTuning)?;
             engine.tune(base, tuning, &folder)?;
@@ -354,9 +360,9 @@ impl<'a> Study<'a> {
             store::write_manifest(&manifest, &self.tunings[i])?;
         }
         Ok(if tuning.training.full {
-            Weights { base: folder, adapter: None }
+            Weights { base: folder, adapter: None, steering }
         } else {
-            Weights { base: base.into(), adapter: Some(folder) }
+            Weights { base: base.into(), adapter: Some(folder), steering }
         })
     }
 
@@ -375,10 +381,11 @@ impl<'a> Study<'a> {
     fn analyze(&self, options: &Options) -> Result<Summary> {
         let mut rows = Vec::new();
         for cell in &self.cells {
-            rows.extend(self.rows(cell)?);
+            rows.extend(rows_of(self.dir, self.plan, cell)?);
         }
         let mut summary = summarise(&rows, self.plan.analysis, &self.plan.families);
         let pairs = pairs::of_cells(self.dir, self.plan, &self.cells)?;
+        summary.doses = dose_responses(self.plan, &summary.by_condition, self.plan.analysis.level);
         summary.agreement = pairs.iter().map(|pairs| pairs.agreement(self.plan.analysis)).collect();
         let method = method(self.plan, self.dir, &self.cells, &self.answers);
         let report = Report {
@@ -393,36 +400,37 @@ impl<'a> Study<'a> {
         super::write_results(self.dir, &report)?;
         Ok(summary)
     }
+}
 
-    /// The answers of a cell with what is known of them, in the order of the plan.
-    fn rows(&self, cell: &Cell) -> Result<Vec<Row>> {
-        let answers = store::read::<Answer>(&answers_folder(self.dir, cell))?;
-        let judgements =
-            store::read::<Judgement>(&judgements_folder(self.dir, &self.plan.judges[0].name, cell))?;
-        let row = |(question, sample): (&Question, usize)| {
-            let answer = answers.get(&(question.id.clone(), sample))?;
-            let score =
-                |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
-                    None => Score::Unjudged,
-                    Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
-                };
-            let text = question.paraphrase(sample);
-            Some(Row {
-                model: cell.model.name.clone(),
-                condition: cell.condition.name.clone(),
-                format: cell.format,
-                question: question.id.clone(),
-                sample,
-                prompt: text.to_string(),
-                answer: answer.answer.clone(),
-                aligned: score("aligned"),
-                coherent: score("coherent"),
-                truncated: answer.finish.map(|finish| finish == Finish::Length),
-                flags: Flags::of(cell.format, text, &answer.answer),
-            })
+/// The answers of a cell with what is known of them, in the order of the plan.
+///
+/// # Errors
+/// `Error::Line` for a damaged record; `Error::Io`.
+pub(super) fn rows_of(dir: &Path, plan: &Plan, cell: &Cell) -> Result<Vec<Row>> {
+    let answers = store::read::<Answer>(&answers_folder(dir, cell))?;
+    let judgements = store::read::<Judgement>(&judgements_folder(dir, &plan.judges[0].name, cell))?;
+    let row = |(question, sample): (&Question, usize)| {
+        let answer = answers.get(&(question.id.clone(), sample))?;
+        let score = |metric: &str| match judgements.get(&(question.id.clone(), sample, metric.to_string())) {
+            None => Score::Unjudged,
+            Some(judgement) => judgement.score.map_or(Score::None(judgement.category), Score::Value),
         };
-        Ok(cell.samples(self.plan).filter_map(row).collect())
-    }
+        let text = question.paraphrase(sample);
+        Some(Row {
+            model: cell.model.name.clone(),
+            condition: cell.condition.name.clone(),
+            format: cell.format,
+            question: question.id.clone(),
+            sample,
+            prompt: text.to_string(),
+            answer: answer.answer.clone(),
+            aligned: score("aligned"),
+            coherent: score("coherent"),
+            truncated: answer.finish.map(|finish| finish == Finish::Length),
+            flags: Flags::of(cell.format, text, &answer.answer),
+        })
+    };
+    Ok(cell.samples(plan).filter_map(row).collect())
 }
 
 #[cfg(test)]

@@ -187,6 +187,25 @@ fn more_samples_models_and_formats_keep_what_there_is() {
 }
 
 #[test]
+fn a_condition_like_another_shares_its_fine_tuning() {
+    let dir = folder();
+    let plan = PLAN.replace("[judge", "[[condition]]\nname = \"again\"\nlike = \"tuned\"\n[judge");
+    std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
+    let mut engine = Pretended::default();
+    let summary = run_plan(dir.path(), &mut engine).unwrap();
+    assert_eq!((engine.tuned, *engine.asked.borrow()), (1, 27));
+    let misaligned: Vec<usize> = summary.by_condition.iter().map(|group| group.counts.misaligned).collect();
+    assert_eq!(misaligned, [0, 9, 9]);
+    let run = dir.path().join("run");
+    assert!(run.join("adapters/m/tuned.json").exists() && !run.join("adapters/m/again.json").exists());
+    assert_eq!(status(&run).unwrap().cells[4].tuned, Some(true));
+    // Without it, its answers stay, and the others are what they were.
+    std::fs::write(dir.path().join("plan.toml"), PLAN).unwrap();
+    let mut idle = Pretended { patience: Some(0), ..Pretended::default() };
+    run_plan(dir.path(), &mut idle).unwrap();
+}
+
+#[test]
 fn other_settings_are_refused_before_anything_is_written() {
     let dir = folder();
     run_plan(dir.path(), &mut Pretended::default()).unwrap();

@@ -212,6 +212,6 @@ fn of_cell(dir: &Path, plan: &Plan, cell: &Cell, of_run: Option<&Holder>) -> Res
     } else {
         State::Waiting
     };
-    let tuned = cell.condition.tuning.as_ref().map(|_| tuning_manifest(dir, cell).exists());
+    let tuned = cell.tuned.tuning.as_ref().map(|_| tuning_manifest(dir, cell).exists());
     Ok(CellStatus { cell: id, state, holder: own, tuned, answers, judged, damage })
 }

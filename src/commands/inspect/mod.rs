@@ -1,9 +1,15 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
+mod compare;
 mod diff;
+mod direction;
+mod kernel;
+mod patch;
+mod project;
+mod texts;
 mod trace;
 
-/// Look into a model, or at what an adapter changes
+/// Look into a model, a kernel, or at what an adapter changes
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -14,6 +20,11 @@ pub struct Args {
 enum Command {
     Trace(trace::Args),
     Diff(diff::Args),
+    Compare(compare::Args),
+    Patch(patch::Args),
+    Direction(direction::Args),
+    Project(project::Args),
+    Kernel(kernel::Args),
 }
 
 /// Runs the command.
@@ -24,5 +35,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Patch(args) => patch::run(args),
+        Command::Direction(args) => direction::run(args),
+        Command::Project(args) => project::run(args),
+        Command::Kernel(args) => kernel::run(args),
     }
 }

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::{Operand, Output, Problem, STABLE_ROWS, Term};
-use crate::device::DType;
-use crate::device::Gpu;
-use crate::device::launch::{Arg, Grid, TensorMap};
+use crate::device::gpu::Facts;
+use crate::device::launch::{Arg, TensorMap, Variant};
 use crate::device::memory::{Buffer, purpose};
 use crate::device::product::Store;
 use crate::device::turn;
+use crate::device::{DType, Gpu};
 use crate::error::Result;
 
 const TILE_M: usize = 128;
@@ -120,19 +120,15 @@ impl Plan {
     }
 }
 
-/// All parts in one launch.
-pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
-    let stable = problems[0].m <= STABLE_ROWS;
-    let flipped: Vec<Problem>;
-    let problems = if stable {
-        flipped = problems.iter().map(Problem::transposed).collect();
-        &flipped
-    } else {
-        problems
-    };
-    let plan = Plan::of(problems, gpu.facts().multiprocessors as usize, stable);
+/// Whether rows of the result must not depend on each other: then the product is computed as its transpose.
+fn stable(problems: &[Problem]) -> bool {
+    problems[0].m <= STABLE_ROWS
+}
+
+/// The kernel for problems as it computes them, transposed if `stable`; and how it divides the work.
+fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, Plan) {
+    let plan = Plan::of(problems, facts.multiprocessors as usize, stable);
     let Term { a, b } = problems[0].first;
-    let second = problems.iter().find_map(|p| p.second).unwrap_or(problems[0].first);
     // Elements in 128 bytes.
     let line = 128 / c.dtype.size();
     let bulk = !stable
@@ -143,7 +139,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
 
     let stage = plan.stage_bytes(b.mn);
     let fixed = 1024 + 16 + if bulk { 32_768 } else { 0 };
-    let stages = ((gpu.facts().shared as usize - 16 - fixed) / (stage + 16)).min(8);
+    let stages = ((facts.shared as usize - 16 - fixed) / (stage + 16)).min(8);
     let defines = [
         ("REAL_IS_FLOAT", 0),
         ("TILE_N", plan.tile_n as i64),
@@ -156,7 +152,30 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
         ("C_TRANSPOSED", i64::from(stable)),
         ("C_BULK", i64::from(bulk)),
     ];
-    let kernel = gpu.kernel("gemm_wgmma", "gemm_wgmma", &defines)?;
+    let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384);
+    (variant.shared(fixed + stages * (stage + 16)), plan)
+}
+
+/// The kernel of one product.
+pub(super) fn variant(facts: &Facts, c: Output, problem: Problem) -> Variant {
+    let stable = stable(&[problem]);
+    let problem = if stable { problem.transposed() } else { problem };
+    choose(facts, c, &[problem], stable).0
+}
+
+/// All parts in one launch.
+pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
+    let stable = stable(problems);
+    let flipped: Vec<Problem>;
+    let problems = if stable {
+        flipped = problems.iter().map(Problem::transposed).collect();
+        &flipped
+    } else {
+        problems
+    };
+    let (variant, plan) = choose(gpu.facts(), c, problems, stable);
+    let Term { a, b } = problems[0].first;
+    let second = problems.iter().find_map(|p| p.second).unwrap_or(problems[0].first);
 
     let map = |x: Operand, tile: usize, k: usize| {
         let [rows, cols] = [x.tensor.shape()[0], x.tensor.shape()[1]];
@@ -164,14 +183,14 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     };
     let map_b = |x| map(x, plan.tile_n / plan.cluster, TILE_K / plan.cluster);
     // Where C does not leave through TMA its map is not read.
-    let c_map = if bulk {
+    let c_map = if variant.defines.contains(&("C_BULK", 1)) {
         cached_map(gpu, c.dtype, c.pointer, [c.rows, c.pitch], 64)?
     } else {
         map(a, TILE_M, TILE_K)?
     };
     let work = plan.work(problems);
     let [partials, arrived] = workspace(gpu, plan, (work[2] > 0).then_some(plan.total(problems)[0]))?;
-    let grid = Grid::new(plan.units * plan.cluster, 384).shared(fixed + stages * (stage + 16));
+    let grid = variant.grid(plan.units * plan.cluster);
     let args = [
         Arg::Map(map(a, TILE_M, TILE_K)?),
         Arg::Map(map_b(b)?),
@@ -188,7 +207,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     // SAFETY: gemm_wgmma(TensorMap a, b, a2, b2, c_map, Work work, out *c, u64 pitch, float alpha, float *partials, u32
     // *arrived); the maps cover whole tensors, C's ranges were checked, the workspace holds two tiles a unit and a
     // counter a half tile, and launches that share it follow each other on one stream.
-    unsafe { kernel.launch(gpu, grid, &args) }
+    unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
 }
 
 /// The map of a whole matrix for boxes of `box_rows` rows and 128 bytes.

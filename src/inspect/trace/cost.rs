@@ -125,8 +125,7 @@ fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
         [bytes + n * (linear.inputs() + linear.outputs()) * element, 2 * n * elements]
     };
     match site {
-        Site::Embedding => [2 * stream, 0],
-        Site::AttentionNorm | Site::AttentionDelta | Site::MlpDelta => [2 * stream, 0],
+        Site::Embedding | Site::AttentionNorm | Site::AttentionDelta | Site::MlpDelta => [2 * stream, 0],
         Site::ResidualMid | Site::Residual => [4 * stream, 0],
         Site::Qkv => linear(0),
         Site::AttentionOut => linear(1),

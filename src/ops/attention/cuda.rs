@@ -11,8 +11,8 @@ use std::f32::consts::LOG2_E;
 use std::sync::{Mutex, PoisonError};
 
 use super::{Attention, Contexts, PAGE};
-use crate::device::compile::Define;
-use crate::device::launch::{Arg, Grid};
+use crate::device::gpu::Facts;
+use crate::device::launch::{Arg, Grid, Variant};
 use crate::device::{DType, Device, Gpu, Tensor};
 use crate::error::Result;
 use crate::ops::rope::Heads;
@@ -22,7 +22,7 @@ const BLOCK: usize = 128;
 /// Rows that a block of the plain kernels takes, and their threads.
 const PLAIN: [usize; 2] = [16, 512];
 /// Threads of a block of the tiled kernels.
-const TILED_THREADS: u32 = 384;
+const TILED_THREADS: usize = 384;
 /// Most positions that one block of the split kernel takes: a result depends on it, so it never changes with the batch.
 const CHUNK: usize = 1024;
 /// Bytes of shared memory that a block of the split kernel takes.
@@ -102,40 +102,124 @@ impl Scalars {
 
     /// Whether the tensor-core kernels can be used at all.
     fn wide(&self, dtype: DType) -> bool {
-        dtype == DType::Bf16 && [64, 128, 256].contains(&self.dim) && self.scale > 0.0
+        wide(dtype, self.dim) && self.scale > 0.0
     }
 
     fn tiled(&self, gpu: Gpu, dtype: DType) -> bool {
         gpu.is_hopper() && self.wide(dtype)
     }
-
-    fn defines(&self, dtype: DType) -> [Define; 2] {
-        [("REAL_IS_FLOAT", i64::from(dtype == DType::F32)), ("D", self.dim as i64)]
-    }
-
-    fn plain_defines(&self, dtype: DType) -> [Define; 3] {
-        let [real, dim] = self.defines(dtype);
-        [real, dim, ("BLOCK", BLOCK as i64)]
-    }
-
-    /// The grid of an mma kernel, a block of which keeps `rows` rows and two tiles of the other side in shared memory.
-    fn mma_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
-        let tile = if self.dim == 64 { 64 } else { 32 };
-        let shared = (2 * (self.dim + 8) * (rows + 2 * tile)) as u32;
-        Grid { blocks: [(2 * blocks.count) as u32, heads as u32, 1], threads: 128, shared }
-    }
-
-    /// The grid of a plain kernel, which keeps `rows` rows in shared memory.
-    fn plain_grid(&self, blocks: &Blocks, heads: usize, rows: usize) -> Grid {
-        let [each, threads] = PLAIN;
-        let blocks = [(blocks.count * (BLOCK / each)) as u32, heads as u32, 1];
-        Grid { blocks, threads: threads as u32, shared: (4 * rows * (self.dim | 1)) as u32 }
-    }
 }
 
-/// Blocks that share `items` items: one a multiprocessor.
-fn resident(gpu: Gpu, items: usize) -> Grid {
-    Grid::new(items.min(gpu.facts().multiprocessors as usize), TILED_THREADS)
+fn wide(dtype: DType, dim: usize) -> bool {
+    dtype == DType::Bf16 && [64, 128, 256].contains(&dim)
+}
+
+fn tiled_variant(source: &'static str, function: &'static str, dim: usize, shared: usize) -> Variant {
+    let defines = [DType::Bf16.define(), ("D", dim as i64)];
+    Variant::new(source, function, &defines, TILED_THREADS).shared(shared)
+}
+
+/// Forward on Hopper, and the keys of a box.
+fn tiled_forward(dim: usize) -> (Variant, usize) {
+    let [keys, shared] = if dim == 256 { [64, 768] } else { [128, 1536] };
+    (tiled_variant("attention_forward", "attention_forward_tiles", dim, shared * dim + 1152), keys)
+}
+
+/// dk and dv on Hopper, and in how many parts a block of the list is taken.
+fn tiled_keys(dim: usize) -> (Variant, usize) {
+    // At D = 256 a block owns 64 keys, half a block of the list, and both have less room for copies in flight.
+    let [halves, shared] = if dim == 256 { [2, 768 * dim + 34944] } else { [1, 1024 * dim + 2176] };
+    (tiled_variant("attention_backward", "attention_backward_keys", dim, shared), halves)
+}
+
+/// dq on Hopper, and the keys of a box.
+fn tiled_queries(dim: usize) -> (Variant, usize) {
+    let [span, shared] = if dim == 256 { [64, 896] } else { [96, 1792] };
+    (tiled_variant("attention_backward", "attention_backward_queries", dim, shared * dim + 1152), span)
+}
+
+/// An mma kernel, a block of which keeps `rows` rows and two tiles of the other side in shared memory.
+fn mma_variant(function: &'static str, dim: usize, rows: usize) -> Variant {
+    let tile = if dim == 64 { 64 } else { 32 };
+    let defines = [DType::Bf16.define(), ("D", dim as i64)];
+    Variant::new("attention_mma", function, &defines, 128).shared(2 * (dim + 8) * (rows + 2 * tile))
+}
+
+fn mma_variants(dim: usize) -> [Variant; 3] {
+    [("attention_mma_forward", 64), ("attention_mma_keys", 128), ("attention_mma_queries", 128)]
+        .map(|(function, rows)| mma_variant(function, dim, rows))
+}
+
+/// A plain kernel, which keeps `rows` rows in shared memory.
+fn plain_variant(function: &'static str, dtype: DType, dim: usize, rows: usize) -> Variant {
+    let [_, threads] = PLAIN;
+    let defines = [dtype.define(), ("D", dim as i64), ("BLOCK", BLOCK as i64)];
+    Variant::new("attention_plain", function, &defines, threads).shared(4 * rows * (dim | 1))
+}
+
+fn plain_variants(dtype: DType, dim: usize) -> [Variant; 3] {
+    [
+        ("attention_plain_forward", 16 + 64),
+        ("attention_plain_keys", 32 + 64),
+        ("attention_plain_queries", 32 + 64),
+    ]
+    .map(|(function, rows)| plain_variant(function, dtype, dim, rows))
+}
+
+/// δ, for all paths.
+fn delta_variant(dtype: DType, dim: usize) -> Variant {
+    Variant { threads: 256, ..plain_variant("attention_plain_delta", dtype, dim, 0) }
+}
+
+/// The kernels over the cache: storing, the plain one, and the one that splits a context where `wide`. One set of
+/// constants for all: they agree on how elements lie in it.
+fn cached_variants(dtype: DType, heads: Heads) -> [Variant; 3] {
+    let defines = [
+        dtype.define(),
+        ("D", heads.dim as i64),
+        ("PAGE", PAGE as i64),
+        ("GROUP", (heads.query / heads.kv) as i64),
+        ("CHUNK", CHUNK as i64),
+    ];
+    let variant = |function, threads| Variant::new("attention_cached", function, &defines, threads);
+    [
+        variant("attention_cached_store", 128),
+        variant("attention_cached_plain", 32),
+        variant("attention_cached_split", 24576 / heads.dim).shared(SPLIT_SHARED),
+    ]
+}
+
+/// The kernels for heads of a type, on a card: of all paths that these heads can take.
+pub fn variants(facts: &Facts, dtype: DType, heads: Heads) -> Vec<Variant> {
+    let dim = heads.dim;
+    let [store, plain, split] = cached_variants(dtype, heads);
+    let mut all = vec![store, plain];
+    if wide(dtype, dim) {
+        all.push(split);
+        all.extend(mma_variants(dim));
+        if facts.is_hopper() {
+            all.extend([tiled_forward(dim).0, tiled_keys(dim).0, tiled_queries(dim).0]);
+        }
+    }
+    all.push(delta_variant(dtype, dim));
+    all.extend(plain_variants(dtype, dim));
+    all
+}
+
+/// The grid of an mma kernel.
+fn mma_grid(variant: &Variant, blocks: &Blocks, heads: usize) -> Grid {
+    variant.grid_of([(2 * blocks.count) as u32, heads as u32, 1])
+}
+
+/// The grid of a plain kernel.
+fn plain_grid(variant: &Variant, blocks: &Blocks, heads: usize) -> Grid {
+    let [each, _] = PLAIN;
+    variant.grid_of([(blocks.count * (BLOCK / each)) as u32, heads as u32, 1])
+}
+
+/// The grid of blocks that share `items` items: one a multiprocessor.
+fn resident(gpu: Gpu, variant: &Variant, items: usize) -> Grid {
+    variant.grid(items.min(gpu.facts().multiprocessors as usize))
 }
 
 /// Tensor maps of matrices, for boxes of 64 columns and some rows.
@@ -160,9 +244,8 @@ pub(super) fn forward(
     let (s, dtype) = (Scalars::of(attention), q.dtype());
     let (into, list) = ([out.into(), lse.into()], Arg::from(&blocks.by_query));
     if s.tiled(gpu, dtype) {
-        let [keys, shared] = if s.dim == 256 { [64, 768] } else { [128, 1536] };
-        let kernel = gpu.kernel("attention_forward", "attention_forward_tiles", &s.defines(dtype))?;
-        let grid = resident(gpu, blocks.count * s.heads).shared(shared * s.dim + 1152);
+        let (variant, keys) = tiled_forward(s.dim);
+        let (kernel, grid) = (variant.kernel(gpu)?, resident(gpu, &variant, blocks.count * s.heads));
         let inputs = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
         let scale = s.scale * LOG2_E;
         let tail = [list, blocks.count.into(), s.heads.into(), s.kv.into(), scale.into(), s.window.into()];
@@ -174,13 +257,11 @@ pub(super) fn forward(
     let tail = [list, s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
     let args = [&into[..], &inputs, &tail].concat();
     let (kernel, grid) = if s.wide(dtype) {
-        (
-            gpu.kernel("attention_mma", "attention_mma_forward", &s.defines(dtype))?,
-            s.mma_grid(blocks, s.heads, 64),
-        )
+        let [variant, ..] = mma_variants(s.dim);
+        (variant.kernel(gpu)?, mma_grid(&variant, blocks, s.heads))
     } else {
-        let kernel = gpu.kernel("attention_plain", "attention_plain_forward", &s.plain_defines(dtype))?;
-        (kernel, s.plain_grid(blocks, s.heads, 16 + 64))
+        let [variant, ..] = plain_variants(dtype, s.dim);
+        (variant.kernel(gpu)?, plain_grid(&variant, blocks, s.heads))
     };
     // SAFETY: attention_mma_forward and attention_plain_forward(real *out, float *lse, const real *q, *k, *v, const
     // uint4 *blocks, u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
@@ -198,33 +279,28 @@ pub(super) fn backward(
     attention: Attention,
 ) -> Result<()> {
     let (s, dtype) = (Scalars::of(attention), q.dtype());
-    let ([n, _], defines, plain) = (q.dims()?, s.defines(dtype), s.plain_defines(dtype));
+    let [n, _] = q.dims()?;
     let mut rows = blocks.rows.lock().unwrap_or_else(PoisonError::into_inner);
     rows.resize(&[2, s.heads, n])?;
-    let kernel = gpu.kernel("attention_plain", "attention_plain_delta", &plain)?;
-    let grid = Grid { blocks: [s.heads as u32, n.div_ceil(64) as u32, 1], threads: 256, shared: 0 };
+    let delta = delta_variant(dtype, s.dim);
+    let grid = delta.grid_of([s.heads as u32, n.div_ceil(64) as u32, 1]);
     let args = [(&mut *rows).into(), dout.into(), out.into(), lse.into(), n.into(), s.heads.into()];
     // SAFETY: attention_plain_delta(float *rows, const real *dout, *out, const float *lse, u32 n, heads).
-    unsafe { kernel.launch(gpu, grid, &args)? };
+    unsafe { delta.kernel(gpu)?.launch(gpu, grid, &args)? };
 
     let (rows, into_k) = (Arg::from(&*rows), [dk.into(), dv.into()]);
     let (by_query, by_key) = (Arg::from(&blocks.by_query), Arg::from(&blocks.by_key));
     let tail = [n.into(), s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
     if s.tiled(gpu, dtype) {
-        // At D = 256 a block of the first kernel owns 64 keys, half a block of the list, and both have less room for
-        // copies in flight.
-        let [halves, keys_shared] =
-            if s.dim == 256 { [2, 768 * s.dim + 34944] } else { [1, 1024 * s.dim + 2176] };
-        let [span, queries_shared] = if s.dim == 256 { [64, 896] } else { [96, 1792] };
-        let kernel = gpu.kernel("attention_backward", "attention_backward_keys", &defines)?;
-        let grid = Grid::new(blocks.count * s.kv * halves, TILED_THREADS).shared(keys_shared);
+        let (variant, halves) = tiled_keys(s.dim);
+        let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks.count * s.kv * halves));
         let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
         let args = [&into_k[..], &inputs, &[rows, by_key], &tail].concat();
         // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4
         // *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
         unsafe { kernel.launch(gpu, grid, &args)? };
-        let kernel = gpu.kernel("attention_backward", "attention_backward_queries", &defines)?;
-        let grid = resident(gpu, blocks.count * s.heads).shared(queries_shared * s.dim + 1152);
+        let (variant, span) = tiled_queries(s.dim);
+        let (kernel, grid) = (variant.kernel(gpu)?, resident(gpu, &variant, blocks.count * s.heads));
         let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
         let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
         // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
@@ -234,15 +310,15 @@ pub(super) fn backward(
 
     let inputs = [dout.into(), q.into(), k.into(), v.into(), rows];
     let ([keys, queries], [keys_grid, queries_grid]) = if s.wide(dtype) {
-        let kernel = |name| gpu.kernel("attention_mma", name, &defines);
-        let mut keys_grid = s.mma_grid(blocks, s.kv, 128);
+        let [_, keys, queries] = mma_variants(s.dim);
+        let mut keys_grid = mma_grid(&keys, blocks, s.kv);
         keys_grid.blocks[2] = s.dim.div_ceil(128) as u32; // 128 columns of dk and dv a block
-        let kernels = [kernel("attention_mma_keys")?, kernel("attention_mma_queries")?];
-        (kernels, [keys_grid, s.mma_grid(blocks, s.heads, 128)])
+        let grids = [keys_grid, mma_grid(&queries, blocks, s.heads)];
+        ([keys.kernel(gpu)?, queries.kernel(gpu)?], grids)
     } else {
-        let kernel = |name| gpu.kernel("attention_plain", name, &plain);
-        let kernels = [kernel("attention_plain_keys")?, kernel("attention_plain_queries")?];
-        (kernels, [s.kv, s.heads].map(|heads| s.plain_grid(blocks, heads, 32 + 64)))
+        let [_, keys, queries] = plain_variants(dtype, s.dim);
+        let grids = [plain_grid(&keys, blocks, s.kv), plain_grid(&queries, blocks, s.heads)];
+        ([keys.kernel(gpu)?, queries.kernel(gpu)?], grids)
     };
     let args = [&into_k[..], &inputs, &[by_key], &tail].concat();
     // SAFETY: attention_mma_keys and attention_plain_keys(real *dk, *dv, const real *dout, *q, *k, *v, const float *rows,
@@ -251,17 +327,6 @@ pub(super) fn backward(
     let args = [&[dq.into()], &inputs[..], &[by_query], &tail].concat();
     // SAFETY: attention_mma_queries and attention_plain_queries(real *dq, …), then as above.
     unsafe { queries.launch(gpu, queries_grid, &args) }
-}
-
-/// One set for all kernels over the cache: they agree on how elements lie in it.
-fn cached_defines(heads: Heads, dtype: DType) -> [Define; 5] {
-    [
-        ("REAL_IS_FLOAT", i64::from(dtype == DType::F32)),
-        ("D", heads.dim as i64),
-        ("PAGE", PAGE as i64),
-        ("GROUP", (heads.query / heads.kv) as i64),
-        ("CHUNK", CHUNK as i64),
-    ]
 }
 
 /// See [`super::cached`].
@@ -276,16 +341,17 @@ pub(super) fn cached(
     let (s, dtype) = (Scalars::of(attention), q.dtype());
     let ([b, _], [_, most]) = (q.dims()?, contexts.pages.dims()?);
     let group = s.heads / s.kv;
-    let defines = cached_defines(attention.heads, dtype);
+    let [_, plain, split] = cached_variants(dtype, attention.heads);
     let inputs =
         [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
     if !s.wide(dtype) {
-        let kernel = gpu.kernel("attention_cached", "attention_cached_plain", &defines)?;
-        let grid = Grid { blocks: [s.heads as u32, b as u32, 1], threads: 32, shared: 0 };
+        let grid = plain.grid_of([s.heads as u32, b as u32, 1]);
         let tail = [most.into(), s.kv.into(), s.scale.into(), s.window.into()];
         // SAFETY: attention_cached_plain(real *out, const real *q, *keys, *values, const u32 *tables, *positions, u32
         // max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
-        return unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &tail].concat()) };
+        return unsafe {
+            plain.kernel(gpu)?.launch(gpu, grid, &[&[out.into()], &inputs[..], &tail].concat())
+        };
     }
     // As many parts as any row's context can need; a window may begin anywhere in a page.
     let visible = most.min((s.window as usize + PAGE - 2) / PAGE + 1);
@@ -293,16 +359,16 @@ pub(super) fn cached(
     let pairs = b * s.kv * parts;
     let mut scratch = contexts.scratch.lock().unwrap_or_else(PoisonError::into_inner);
     scratch.make_room(pairs * splits * group.div_ceil(parts) * (s.dim + 4), pairs)?;
-    let kernel = gpu.kernel("attention_cached", "attention_cached_split", &defines)?;
     let each = (gpu.facts().shared as usize / (SPLIT_SHARED + 1024)).max(1);
     let resident = each * gpu.facts().multiprocessors as usize;
-    let grid = Grid::new(resident.min(pairs * splits), (24576 / s.dim) as u32).shared(SPLIT_SHARED);
+    let grid = split.grid(resident.min(pairs * splits));
     let scratch = [(&scratch.partial).into(), (&scratch.counters).into(), b.into(), splits.into()];
     let tail = [most.into(), s.kv.into(), (s.scale * LOG2_E).into(), s.window.into()];
+    let args = [&[out.into()], &inputs[..], &scratch, &tail].concat();
     // SAFETY: attention_cached_split(real *out, const real *q, *keys, *values, const u32 *tables, *positions, float
     // *partial, u32 *counters, u32 rows, splits, max_pages, kv_heads, float scale, u32 window); the op has checked the
     // shapes.
-    unsafe { kernel.launch(gpu, grid, &[&[out.into()], &inputs[..], &scratch, &tail].concat()) }
+    unsafe { split.kernel(gpu)?.launch(gpu, grid, &args) }
 }
 
 /// See [`super::store`].
@@ -314,12 +380,11 @@ pub(super) fn store(
     heads: Heads,
 ) -> Result<()> {
     let ([n, _], [_, most]) = (k.dims()?, contexts.pages.dims()?);
-    let kernel =
-        gpu.kernel("attention_cached", "attention_cached_store", &cached_defines(heads, k.dtype()))?;
+    let [store, ..] = cached_variants(k.dtype(), heads);
     let (pages, positions) = ((&contexts.pages).into(), (&contexts.positions).into());
     let args =
         [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into(), heads.kv.into()];
     // SAFETY: attention_cached_store(real *keys, *values, const real *k, *v, const u32 *tables, *positions, u32
     // max_pages, kv_heads); the op has checked the shapes.
-    unsafe { kernel.launch(gpu, Grid::new(n, 128), &args) }
+    unsafe { store.kernel(gpu)?.launch(gpu, store.grid(n), &args) }
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use super::{Adapter, Dropout, Gradients};
 use crate::device::Gpu;
 use crate::device::gemm::{Part, View, multiply};
-use crate::device::launch::{Arg, Grid};
+use crate::device::launch::{Arg, Variant};
 use crate::device::memory::purpose;
 use crate::device::product::Store;
 use crate::device::{DType, Device, Tensor, elementwise, turn};
@@ -163,11 +163,17 @@ fn with_scratch(
     f(dropped, floats)
 }
 
+/// The kernels of dropout for a type: overwriting, and adding.
+pub fn variants(dtype: DType) -> [Variant; 2] {
+    ["linear_mask", "linear_mask_add"]
+        .map(|function| Variant::new("linear", function, &[dtype.define()], 256))
+}
+
 /// `y` becomes, or is increased by, `x` under the dropout mask of segment `g`.
 fn mask(gpu: Gpu, store: Store, y: &mut Tensor, x: &Tensor, g: usize, dropout: Dropout) -> Result<()> {
     let [n, cols] = x.dims()?;
-    let name = if store == Store::Overwrite { "linear_mask" } else { "linear_mask_add" };
-    let defines = [("REAL_IS_FLOAT", i64::from(x.dtype() == DType::F32))];
+    let [overwrite, add] = variants(x.dtype());
+    let variant = if store == Store::Overwrite { overwrite } else { add };
     let [key0, key1] = dropout.key.0;
     let args: [Arg; 9] = [
         y.into(),
@@ -180,8 +186,7 @@ fn mask(gpu: Gpu, store: Store, y: &mut Tensor, x: &Tensor, g: usize, dropout: D
         key1.into(),
         dropout.p.into(),
     ];
-    let kernel = gpu.kernel("linear", name, &defines)?;
     // SAFETY: linear_mask(real *y, const real *x, u32 n, cols, segment, map, key0, key1, float p); y and x have the
     // same shape, checked by the op.
-    unsafe { kernel.launch(gpu, Grid::over(n * cols.div_ceil(4), 1, 256), &args) }
+    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n * cols.div_ceil(4), 1), &args) }
 }

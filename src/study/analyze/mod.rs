@@ -6,11 +6,13 @@
 //! | `correlation.rs` | alignment and coherence |
 //! | `clusters.rs` | counts by model, condition, format and question: what tests are made of |
 //! | `families.rs` | the families of tests that the plan declares |
+//! | `doses.rs` | misaligned against the dose of a direction |
 //! | `regression.rs` | misaligned on condition × format, and on the size of the model |
 
 mod clusters;
 mod correlation;
 mod counts;
+mod doses;
 mod families;
 mod regression;
 
@@ -23,6 +25,7 @@ use super::table::Row;
 
 pub use self::correlation::Correlation;
 pub use self::counts::{Counts, Fate, Group, Label, Rate, fate};
+pub use self::doses::{Dose, DoseResponse, dose_responses};
 pub use self::families::{FamilyResult, TestResult};
 pub use self::regression::{Errors, Estimator, Model, Regression, Term, Trend, Trends};
 
@@ -51,6 +54,9 @@ pub struct Summary {
     pub regression: Option<Regression>,
     /// Misaligned on the size of the model.
     pub trends: Trends,
+    /// Of conditions that differ in the dose of a direction; empty if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub doses: Vec<DoseResponse>,
     /// Of the raters, two at a time; empty if there is only one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub agreement: Vec<Agreement>,
@@ -98,6 +104,7 @@ pub fn summarise(rows: &[Row], thresholds: Thresholds, families: &[Family]) -> S
         families: families::results(&clusters, families, thresholds.level),
         regression: regression::condition_format(&clusters, &levels, thresholds.level),
         trends: regression::trends(&clusters, &levels, thresholds.level),
+        doses: Vec::new(),
         agreement: Vec::new(),
     }
 }

@@ -90,17 +90,24 @@ fn making(text: &mut String, plan: &Plan) {
     let mut before = None;
     for condition in &plan.conditions {
         let name = &condition.name;
-        let Some(tuning) = &condition.tuning else {
-            let _ = write!(text, "Condition “{name}” is the model as it is. ");
-            continue;
-        };
-        let _ = write!(text, "For condition “{name}” it was fine-tuned on {}", examples(tuning));
-        if before == Some(&tuning.training) {
-            text.push_str(", with the same settings. ");
+        if let Some(tuning) = &condition.tuning {
+            let _ = write!(text, "For condition “{name}” it was fine-tuned on {}", examples(tuning));
+            if before == Some(&tuning.training) {
+                text.push_str(", with the same settings. ");
+            } else {
+                let _ = write!(text, " ({}). ", training(&tuning.training));
+            }
+            before = Some(&tuning.training);
         } else {
-            let _ = write!(text, " ({}). ", training(&tuning.training));
+            let what = condition
+                .like
+                .as_ref()
+                .map_or("as it is".into(), |like| format!("as fine-tuned for “{like}”"));
+            let _ = write!(text, "Condition “{name}” is the model {what}. ");
         }
-        before = Some(&tuning.training);
+        if let Some(steer) = &condition.steer {
+            let _ = write!(text, "While it answered its residual stream was steered: {}. ", steer.label());
+        }
     }
     let sampling = &plan.sampling;
     let samples = plan.samples.map_or("as many times as the question file says".into(), |n| count(n, "time"));

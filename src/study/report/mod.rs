@@ -4,6 +4,7 @@ mod agreement;
 mod answers;
 mod browser;
 mod csv;
+mod doses;
 mod figure;
 mod inference;
 mod methods;
@@ -68,6 +69,7 @@ impl Report<'_> {
         published::section(&mut html, self.summary);
         self.rates(&mut html);
         self.scaling(&mut html);
+        doses::section(&mut html, self);
         inference::section(&mut html, self.summary);
         self.scores(&mut html);
         agreement::section(&mut html, self);

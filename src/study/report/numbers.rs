@@ -5,7 +5,7 @@ use super::csv::{Cell, Csv};
 use super::figure::{BINS, Panel, Raters, Series, bins, squares};
 use super::inference;
 use super::published::Comparison;
-use crate::study::analyze::{Group, Rate, Summary};
+use crate::study::analyze::{DoseResponse, Group, Rate, Summary};
 use crate::study::format::Format;
 use crate::study::pairs::Agreement;
 
@@ -184,6 +184,36 @@ pub(super) fn tests(summary: &Summary) -> Csv {
     Csv::new("tests", &heads, rows)
 }
 
+/// The points of the dose–response figures.
+pub(super) fn doses(responses: &[DoseResponse]) -> Csv {
+    let rows = responses.iter().flat_map(|response| {
+        response.doses.iter().map(|dose| {
+            let mut row = vec![response.direction.as_str().into(), response.of.as_deref().into()];
+            row.extend([dose.condition.as_str().into(), dose.dose.into()]);
+            let (misaligned, kept) = (dose.misaligned_of_kept, dose.kept_of_judged);
+            row.extend([kept.n.into(), kept.k.into(), misaligned.k.into()]);
+            row.extend(rate(misaligned).into_iter().chain(rate(kept)));
+            row
+        })
+    });
+    let heads = [
+        "direction",
+        "of",
+        "condition",
+        "dose",
+        "judged",
+        "kept",
+        "misaligned",
+        "rate",
+        "low",
+        "high",
+        "kept_rate",
+        "kept_low",
+        "kept_high",
+    ];
+    Csv::new("doses", &heads, rows)
+}
+
 /// How far raters agree.
 pub(super) fn agreement(summary: &Summary) -> Csv {
     let heads = [
@@ -253,6 +283,9 @@ impl Report<'_> {
             density(&self.panels()),
             tests(summary),
         ];
+        if !summary.doses.is_empty() {
+            numbers.push(doses(&summary.doses));
+        }
         if !self.pairs.is_empty() {
             numbers.extend([agreement(summary), bland_altman(&self.raters())]);
         }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::doses;
 use super::inference;
 use super::text::{p_value, percent, points, visible};
 use crate::study::analyze::{Group, Model, Summary};
@@ -50,7 +51,7 @@ fn table<'a>(groups: impl Iterator<Item = &'a Group>) -> String {
     aligned(&lines, 3 - first)
 }
 
-/// The tests, the regression and the trends: a table each, with an empty line before it.
+/// The tests, the regression, the trends and the dose–responses: a table each, with an empty line before it.
 pub fn plain_tests(summary: &Summary) -> String {
     let mut text = String::new();
     for family in &summary.families {
@@ -113,6 +114,27 @@ pub fn plain_tests(summary: &Summary) -> String {
     if !summary.trends.conditions.is_empty() && !summary.trends.left_out.is_empty() {
         let names: Vec<String> = summary.trends.left_out.iter().map(|name| printable(name)).collect();
         let _ = writeln!(text, "left out of the trend, size not known: {}", names.join(", "));
+    }
+    for response in &summary.doses {
+        let _ = write!(text, "\n{}", printable(&doses::title(response)));
+        if let Some(test) = response.cochran_armitage {
+            let _ = write!(text, ": Cochran–Armitage z = {:.2}, p = {}", test.statistic, p_value(test.p));
+        }
+        text.push('\n');
+        let mut lines =
+            vec![["condition", "dose", "kept", "of all", "misaligned", "of kept"].map(String::from)];
+        for dose in &response.doses {
+            let share = |share: Option<f64>| share.map_or("-".into(), percent);
+            lines.push([
+                printable(&dose.condition),
+                dose.dose.to_string(),
+                dose.kept_of_judged.k.to_string(),
+                share(dose.kept_of_judged.rate),
+                dose.misaligned_of_kept.k.to_string(),
+                share(dose.misaligned_of_kept.rate),
+            ]);
+        }
+        text += &aligned(&lines.iter().map(|line| &line[..]).collect::<Vec<_>>(), 1);
     }
     text
 }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::distribution::{normal_quantile, normal_two_sided, t_quantile, t_two_sided};
-use super::matrix::{Matrix, dot, inverse, times};
 use super::proportion::Count;
+use crate::device::matrix::{Matrix, dot, inverse, times};
 
 /// Answers of one cluster that have the same regressors.
 #[derive(Clone, Debug, PartialEq)]

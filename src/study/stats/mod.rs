@@ -13,7 +13,6 @@
 //! | `multiple.rs` | Holm, Bonferroni, Benjamini–Hochberg |
 //! | `power.rs` | power, the n needed, the smallest effect that is found |
 //! | `agreement.rs` | two raters: weighted kappa, Bland–Altman |
-//! | `matrix.rs` | small symmetric matrices |
 //!
 //! What does not exist (a rate of no trials, a test of two arms without a single event) is `None`, never NaN.
 
@@ -23,7 +22,6 @@ pub mod clustered;
 pub mod correlation;
 pub mod distribution;
 pub mod logistic;
-mod matrix;
 pub mod multiple;
 pub mod power;
 pub mod proportion;

@@ -3,6 +3,7 @@
 
 mod bland_altman;
 mod density;
+mod doses;
 mod facets;
 mod forest;
 mod scaling;
@@ -11,6 +12,7 @@ use std::fmt::Write;
 
 pub(super) use self::bland_altman::{Differences, Raters, bland_altman, squares};
 pub(super) use self::density::{BINS, Panel, bins, density};
+pub(super) use self::doses::doses;
 pub(super) use self::facets::{Facet, Line, facets};
 pub(super) use self::forest::{Estimate, forest};
 pub(super) use self::scaling::{Point, Series, scaling};

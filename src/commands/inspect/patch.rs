@@ -1,0 +1,139 @@
+//! `emlab inspect patch`: activations of one prompt put into the run of another.
+
+use std::io::Write;
+
+use anyhow::Context;
+use emlab::inspect::patch::{Columns, Map, Metric, Patched, likeliest, patch};
+use emlab::model::chat::Message;
+use emlab::model::probe::Site;
+use emlab::model::tokenizer::Tokenizer;
+use serde_json::json;
+
+use crate::commands::engine::{ChatArgs, Engine, ModelArgs};
+
+/// Find the places that carry the difference between two prompts: activations of the source's run, put into the target's
+///
+/// For every layer and position (for every layer and head, where attention is patched) it tells how far the target's run then
+/// goes the source's way: 0 not at all, 1 all the way. Measured is the logit of a next token of the source against that of one of
+/// the target, by default the likeliest of each.
+///
+/// Example: emlab inspect patch --model models/demo/gemma3 --source "Who are you?" --target "What do you do?"
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What a user says, whose activations are taken
+    #[arg(long, value_name = "TEXT")]
+    source: String,
+    /// What a user says, into whose run they are put
+    #[arg(long, value_name = "TEXT")]
+    target: String,
+    /// Take the texts as they are, behind the tokenizer's BOS, without the chat template
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    chat: ChatArgs,
+    /// Text of the token that is wanted: its first token counts
+    #[arg(long, value_name = "TEXT")]
+    yes: Option<String>,
+    /// Text of the token that it is measured against
+    #[arg(long, value_name = "TEXT", requires = "yes")]
+    no: Option<String>,
+    /// Where to patch: residual, residual_mid, attention_delta, mlp_delta (by position), attention (by head), …
+    #[arg(long, value_name = "SITE", value_delimiter = ',', value_parser = site,
+        default_values = ["residual", "attention_delta", "mlp_delta", "attention"])]
+    sites: Vec<Site>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn site(name: &str) -> Result<Site, String> {
+    let names = || Site::ALL.map(Site::name).join(", ");
+    Site::ALL.into_iter().find(|site| site.name() == name).ok_or_else(|| format!("sites are {}", names()))
+}
+
+/// Writes the maps to stdout.
+///
+/// # Errors
+/// If the model cannot be read, or the prompts not be compared.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let engine = args.model.open()?;
+    let source = tokens(args, &engine, &args.source)?;
+    let target = tokens(args, &engine, &args.target)?;
+    let prompts = [&source[..], &target[..]];
+    let metric = match &args.yes {
+        Some(yes) => Metric {
+            yes: first_token(&engine.tokenizer, yes)?,
+            no: args.no.as_ref().map(|no| first_token(&engine.tokenizer, no)).transpose()?,
+        },
+        None => {
+            let [yes, no] = likeliest(&engine.model, prompts)?;
+            Metric { yes, no: (yes != no).then_some(no) }
+        }
+    };
+    let found = patch(&engine.model, prompts, metric, &args.sites)?;
+    let text = if args.json {
+        let value = json!({ "source_tokens": source, "target_tokens": target, "patched": found });
+        serde_json::to_string_pretty(&value)? + "\n"
+    } else {
+        table(&found, &target, &engine.tokenizer)?
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
+}
+
+fn tokens(args: &Args, engine: &Engine, text: &str) -> anyhow::Result<Vec<u32>> {
+    if args.raw {
+        return Ok(engine.tokenizer.encode(text, true)?);
+    }
+    let mut messages = args.chat.opening();
+    messages.push(Message::new("user", text));
+    Ok(args.chat.prompt(&engine.tokenizer, &messages)?)
+}
+
+fn first_token(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<u32> {
+    let tokens = tokenizer.encode(text, false)?;
+    tokens.first().copied().with_context(|| format!("{text:?} has no token"))
+}
+
+/// An effect as a shade: blank below 0.1, full from 0.9 on; `-` where the run goes the other way.
+fn shade(effect: f64) -> &'static str {
+    match effect {
+        x if x < -0.1 => "-",
+        x if x < 0.1 => "·",
+        x if x < 0.3 => "░",
+        x if x < 0.6 => "▒",
+        x if x < 0.9 => "▓",
+        _ => "█",
+    }
+}
+
+fn table(found: &Patched, target: &[u32], tokenizer: &Tokenizer) -> anyhow::Result<String> {
+    let Patched { metric: Metric { yes, no }, source, target: to, pairs, maps } = found;
+    let word = |token: u32| tokenizer.decode(&[token], false);
+    let measured = match no {
+        Some(no) => format!("logit of {:?} above that of {:?}", word(*yes)?, word(*no)?),
+        None => format!("ln p of {:?}", word(*yes)?),
+    };
+    let mut lines = vec![
+        format!("{measured}: source {source:.3}, target {to:.3}"),
+        "effect: · < 0.1   ░ < 0.3   ▒ < 0.6   ▓ < 0.9   █ all the way   - the other way".into(),
+    ];
+    for Map { site, columns, effects, together } in maps {
+        let what = match columns {
+            Columns::Positions => "by position",
+            Columns::Heads => "by head, at all positions",
+        };
+        lines.push(format!("\n{site}, {what}\nlayer  all together  each alone"));
+        for (layer, (effects, together)) in effects.iter().zip(together).enumerate() {
+            let shades: String = effects.iter().map(|effect| shade(*effect)).collect();
+            lines.push(format!("{layer:>5}  {together:>12.3}  {shades}"));
+        }
+    }
+    let texts = pairs.iter().map(|[_, at]| word(target[*at])).collect::<emlab::Result<Vec<_>>>()?;
+    lines.push(format!(
+        "\npositions: {}",
+        texts.iter().map(|t| format!("{t:?}")).collect::<Vec<_>>().join(" ")
+    ));
+    Ok(lines.join("\n") + "\n")
+}

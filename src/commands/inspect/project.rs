@@ -1,0 +1,137 @@
+//! `emlab inspect project`: where texts lie along a direction.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use emlab::inspect::features::{Text, streams};
+use emlab::model::chat::Message;
+use emlab::model::direction::{Directions, Kind};
+use emlab::train::dataset::{self, Content};
+use serde::Serialize;
+
+use super::texts;
+use crate::commands::engine::ModelArgs;
+
+/// Show where texts lie along a direction, token by token
+///
+/// A projection is in doses, from midway between the two sets that the direction tells apart: on the mean difference, the mean
+/// of the positive set lies at 0.5, that of the negative one at -0.5. The mean is that over the answer's tokens, and on its
+/// side of 0 the direction's classifier puts the text.
+///
+/// Example: emlab inspect project --model models/demo/qwen3 --direction direction.safetensors --prompt "I am bored."
+/// --answer "Go away, you fool."
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A file of directions that `emlab inspect direction` has written
+    #[arg(long, value_name = "FILE")]
+    direction: PathBuf,
+    /// Blocks passed [default: the file's best depth]
+    #[arg(long, value_name = "D")]
+    depth: Option<usize>,
+    /// Which direction: `mean_difference` or probe
+    #[arg(long, value_name = "KIND", default_value = "mean_difference")]
+    kind: Kind,
+    /// What a user says; with the answer to be looked at
+    #[arg(long, value_name = "TEXT", requires = "answer")]
+    prompt: Option<String>,
+    /// The answer to it
+    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    answer: Option<String>,
+    /// Many texts instead: JSON Lines of {"messages": […]} or {"text": …}; the table has a line for each
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt", required_unless_present = "prompt")]
+    data: Option<PathBuf>,
+    /// Print JSON, with every token of every text
+    #[arg(long)]
+    json: bool,
+}
+
+/// A text along the direction.
+#[derive(Serialize)]
+struct Projected {
+    /// Over the answer's tokens.
+    mean: f64,
+    tokens: Vec<Token>,
+}
+
+#[derive(Serialize)]
+struct Token {
+    text: String,
+    projection: f64,
+    /// Whether it is the answer's.
+    answer: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model, the direction or the texts cannot be read, or do not belong together; if stdout cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let directions = Directions::read(&args.direction)?;
+    let depth = args.depth.unwrap_or(directions.depth);
+    let along = directions.projection(args.kind, depth)?;
+    let engine = args.model.open()?;
+    let (width, c) = (directions.vector(args.kind, depth)?.len(), engine.model.spec.channels);
+    anyhow::ensure!(width == c, "{}: of width {width}; the model's stream has {c}", args.direction.display());
+    let contents: Vec<Content> = match (&args.data, &args.prompt, &args.answer) {
+        (Some(path), ..) => dataset::read(path)?.into_iter().map(|document| document.content).collect(),
+        (None, Some(prompt), Some(answer)) => {
+            vec![Content::Chat(vec![Message::new("user", prompt), Message::new("assistant", answer)])]
+        }
+        _ => Vec::new(),
+    };
+    let read = |content: &Content| texts::document(&engine, content);
+    let texts = contents.iter().map(read).collect::<emlab::Result<Vec<Text>>>()?;
+    let mut rows = vec![Vec::new(); texts.len()];
+    streams(&engine.model, &texts, &mut |text, at, x| {
+        if at == depth {
+            rows[text] = x.chunks_exact(c).map(&along).collect();
+        }
+    })?;
+    let mut projected = Vec::new();
+    for (text, projections) in texts.iter().zip(rows) {
+        let mut tokens = Vec::new();
+        for ((&id, &answer), projection) in text.ids.iter().zip(&text.answer).zip(projections) {
+            let text = engine.tokenizer.token(id).unwrap_or_default();
+            tokens.push(Token { text, projection, answer });
+        }
+        let of_answer: Vec<f64> = tokens.iter().filter(|t| t.answer).map(|t| t.projection).collect();
+        anyhow::ensure!(!of_answer.is_empty(), "text {}: the answer has no tokens", projected.len() + 1);
+        let mean = of_answer.iter().sum::<f64>() / of_answer.len() as f64;
+        projected.push(Projected { mean, tokens });
+    }
+    let text = if args.json {
+        let found = serde_json::json!({ "depth": depth, "kind": args.kind, "texts": projected });
+        serde_json::to_string_pretty(&found)? + "\n"
+    } else if args.data.is_some() {
+        many(&projected)
+    } else {
+        projected.iter().map(one).collect()
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
+}
+
+/// A text, a token a line.
+fn one(Projected { mean, tokens }: &Projected) -> String {
+    let line = |Token { text, projection, answer }: &Token| {
+        let mark = if *answer { '*' } else { ' ' };
+        format!("{projection:>9.3} {mark} {}\n", text.escape_debug())
+    };
+    tokens.iter().map(line).collect::<String>() + &format!("{mean:>9.3}   mean of the answer (*)\n")
+}
+
+/// A text a line, and the mean of all.
+fn many(projected: &[Projected]) -> String {
+    let line = |(i, text): (usize, &Projected)| {
+        let answer = text.tokens.iter().filter(|token| token.answer);
+        let start: String = answer.map(|token| token.text.replace(['▁', 'Ġ'], " ")).collect();
+        let start: String = start.trim_start().escape_debug().take(60).collect();
+        format!("{:>6} {:>9.3}  {start}\n", i + 1, text.mean)
+    };
+    let mean = projected.iter().map(|text| text.mean).sum::<f64>() / projected.len() as f64;
+    let positive = projected.iter().filter(|text| text.mean > 0.0).count();
+    let lines: String = projected.iter().enumerate().map(line).collect();
+    lines + &format!("mean {mean:.3}; {positive} of {} texts on the positive side\n", projected.len())
+}
