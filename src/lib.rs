@@ -16,6 +16,7 @@ pub mod device;
 pub mod error;
 pub mod fetch;
 pub mod generate;
+mod html;
 pub mod inspect;
 pub mod interrupt;
 pub mod model;

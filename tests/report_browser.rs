@@ -1,11 +1,13 @@
-//! The report in a real browser: headless Chromium, where there is one (the variable CHROMIUM names it, or it is found
-//! on the path). Without one, these tests say so and pass.
+//! The report in a real browser.
 #![allow(clippy::unwrap_used)]
+
+mod browser;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use browser::{chromium, driven, open, title};
 use emlab::device::philox::Key;
 use emlab::study::analyze::summarise;
 use emlab::study::pairs::{METRICS, Pairs};
@@ -21,52 +23,6 @@ const HOSTILE: [&str; 6] = [
     "\u{1b}[2J\u{1b}]0;ran\u{7}",
     "right to \u{202e}tfel\u{2028}line",
 ];
-
-fn chromium() -> Option<PathBuf> {
-    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["chromium", "google-chrome", "chromium-browser"];
-    let found = std::env::split_paths(&path)
-        .flat_map(|folder| names.map(|name| folder.join(name)))
-        .find(|program| program.is_file());
-    let program = named.or(found);
-    if program.is_none() {
-        eprintln!("left out: no Chromium (set CHROMIUM, or install chromium)");
-    }
-    program
-}
-
-/// The page as the browser sees it once its script has run, and what the browser logged.
-struct Seen {
-    page: String,
-    log: String,
-}
-
-fn open(chromium: &Path, report: &Path) -> Seen {
-    open_with(chromium, report, &[])
-}
-
-fn open_with(chromium: &Path, report: &Path, arguments: &[&str]) -> Seen {
-    let profile = tempfile::tempdir().unwrap();
-    let net_log = profile.path().join("net.json");
-    let output = Command::new(chromium)
-        // Containers and root have no sandbox to give; the page is ours.
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-component-update"])
-        .args(["--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"])
-        .args(arguments)
-        .args(["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"])
-        .arg(format!("--log-net-log={}", net_log.display()))
-        .arg(format!("--user-data-dir={}", profile.path().display()))
-        .arg(format!("file://{}", report.display()))
-        .output()
-        .unwrap();
-    let net_log = std::fs::read_to_string(net_log).unwrap_or_default();
-    assert!(!net_log.contains("hostile.invalid"), "the page asks nobody for anything");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let seen = Seen { page: text(output.stdout), log: String::from_utf8_lossy(&output.stderr).into_owned() };
-    assert!(seen.page.contains("</html>"), "{}", seen.log);
-    seen
-}
 
 fn analyze(folder: &Path, table: &str) -> (String, PathBuf) {
     std::fs::write(folder.join("table.jsonl"), table).unwrap();
@@ -98,18 +54,6 @@ fn hostile_table() -> String {
     table
 }
 
-/// A report with a script at its end, and the policy out of its way.
-fn driven(html: &str, script: &str) -> String {
-    let begin = html.find("script-src '").unwrap();
-    let end = begin + html[begin..].find(';').unwrap();
-    format!("{}script-src 'unsafe-inline'{}", &html[..begin], &html[end..]).replace("</body>", script)
-}
-
-fn title(seen: &Seen) -> &str {
-    let page = &seen.page;
-    &page[page.find("<title>").unwrap() + "<title>".len()..page.find("</title>").unwrap()]
-}
-
 fn articles(page: &str) -> usize {
     page.matches("<article class=\"answer").count()
 }
@@ -128,7 +72,7 @@ fn hostile_answers_are_text_everywhere() {
     assert!(!html.contains(['\u{1b}', '\u{7}', '\u{202e}']));
 
     let Some(chromium) = chromium() else { return };
-    let seen = open(&chromium, &report);
+    let seen = open(&chromium, &report, &[]);
     assert!(!seen.log.contains("CONSOLE"), "no error and no message: {}", seen.log);
     assert!(seen.page.contains("<title>Judged answers</title>"));
     assert_eq!(articles(&seen.page), 18);
@@ -148,7 +92,7 @@ fn no_script_runs_but_the_report_s_own() {
     // As if escaping had failed.
     let html = html.replace("</h1>", "</h1><script>document.title='ran'</script>");
     std::fs::write(out.join("changed.html"), html).unwrap();
-    let seen = open(&chromium, &out.join("changed.html"));
+    let seen = open(&chromium, &out.join("changed.html"), &[]);
     assert!(seen.page.contains("<title>Judged answers</title>"));
     assert!(seen.log.contains("Content Security Policy"), "{}", seen.log);
     assert_eq!(articles(&seen.page), 18, "the report's own script runs all the same");
@@ -211,7 +155,7 @@ fn the_browser_of_answers_filters_a_full_study() {
         </script></body>";
     let html = driven(&html, steps);
     std::fs::write(out.join("driven.html"), html).unwrap();
-    let seen = open(&chromium, &out.join("driven.html"));
+    let seen = open(&chromium, &out.join("driven.html"), &[]);
     assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
     assert_eq!(articles(&seen.page), 20, "a page at a time");
     let found: Vec<&str> = title(&seen).split(';').collect();
@@ -287,7 +231,7 @@ fn how_far_raters_agree_is_shown_in_both_themes() {
     std::fs::write(folder.path().join("raters.html"), driven(&html, script)).unwrap();
     for (scheme, ink) in [("1", "rgb(27, 31, 36)"), ("0", "rgb(232, 234, 237)")] {
         let theme = format!("--blink-settings=preferredColorScheme={scheme}");
-        let seen = open_with(&chromium, &folder.path().join("raters.html"), &[&theme]);
+        let seen = open(&chromium, &folder.path().join("raters.html"), &[&theme]);
         assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
         assert!(!seen.page.contains("<img"));
         assert_eq!(title(&seen), format!("6;0;{ink}"));

@@ -1,5 +1,6 @@
 //! `emlab inspect`: looks into models and adapters. One file a subcommand.
 
+mod compare;
 mod diff;
 mod direction;
 mod kernel;
@@ -19,6 +20,7 @@ pub struct Args {
 enum Command {
     Trace(trace::Args),
     Diff(diff::Args),
+    Compare(compare::Args),
     Patch(patch::Args),
     Direction(direction::Args),
     Project(project::Args),
@@ -33,6 +35,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match &args.command {
         Command::Trace(args) => trace::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Patch(args) => patch::run(args),
         Command::Direction(args) => direction::run(args),
         Command::Project(args) => project::run(args),

@@ -14,9 +14,10 @@ use crate::commands::engine::{ChatArgs, ModelArgs};
 
 /// Show one text's way through a model: attention, residual stream, neurons, and what the model would say at every depth
 ///
-/// Writes a folder: index.html, one page to look at, which needs no network; trace.json and trace.safetensors, the numbers
-/// for notebooks. A prompt is written in the model's chat template, with what the model would answer after; a raw text as it
-/// is, behind the tokenizer's BOS. On the command line the result is told in short.
+/// Writes a folder: index.html, one page to look at, which needs no network (attention is in it in 256 steps, in 16 if that is
+/// too much for a page, or not at all); trace.json and trace.safetensors, the numbers for notebooks. A prompt is written in
+/// the model's chat template, with what the model would answer after; a raw text as it is, behind the tokenizer's BOS. On the
+/// command line the result is told in short.
 ///
 /// Example: emlab inspect trace --model models/demo/gemma3 --prompt "Who are you?" --out trace
 #[derive(clap::Args)]
@@ -103,6 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     });
     trace.write_tensors(&args.out)?;
     trace.write_json(&args.out, &engine.tokenizer, &about)?;
+    trace.write_page(&args.out, &engine.tokenizer, &about)?;
     let text = summary(&trace, &engine.tokenizer)? + &format!("\n{}/index.html\n", args.out.display());
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }

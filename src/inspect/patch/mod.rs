@@ -32,14 +32,12 @@ pub struct Metric {
 impl Metric {
     fn of(self, logits: &[f32]) -> f64 {
         let logit = |token: u32| f64::from(logits[token as usize]);
-        match self.no {
-            Some(no) => logit(self.yes) - logit(no),
-            None => {
-                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-                logit(self.yes) - f64::from(max) - sum.ln()
-            }
+        if let Some(no) = self.no {
+            return logit(self.yes) - logit(no);
         }
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
+        logit(self.yes) - f64::from(max) - sum.ln()
     }
 }
 

@@ -69,11 +69,11 @@ impl Probe for Put<'_> {
             for [from, to] in &change.pairs {
                 let part = &kept[from * width..][change.part.clone()];
                 let first = (copy * self.length + to) * width + change.part.start;
-                match x.dtype() {
-                    DType::Bf16 => {
-                        x.write(first, Tensor::from_f32(&[part.len()], part.to_vec()).to_bf16().bf16())?
-                    }
-                    _ => x.write(first, part)?,
+                if x.dtype() == DType::Bf16 {
+                    let part = Tensor::from_f32(&[part.len()], part.to_vec()).to_bf16();
+                    x.write(first, part.bf16())?;
+                } else {
+                    x.write(first, part)?;
                 }
             }
             changed = true;

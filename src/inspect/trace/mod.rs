@@ -6,12 +6,14 @@
 //! | `lens.rs` | what the model would say at every depth |
 //! | `cost.rs` | time, bytes and arithmetic of every op |
 //! | `files.rs` | a trace as safetensors and JSON |
+//! | `page/` | a trace as one page to look at |
 //!
 //! A depth d is the residual stream after d blocks: 0 is the embedding, L what the final norm reads.
 
 pub mod cost;
 mod files;
 pub mod lens;
+mod page;
 mod record;
 
 use serde::Serialize;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Report;
 use super::text::visible;
+use crate::html;
 use crate::study::analyze::{Fate, fate};
 use crate::study::judge::aggregate::Category;
 use crate::study::plan::Thresholds;
@@ -119,8 +120,7 @@ struct Data {
 /// `browser.js` reads them.
 type Entry = (usize, usize, usize, usize, usize, usize, Option<f64>, Option<f64>, u8, u8, String);
 
-/// The answers as JSON that can stand inside a script element: `<` would begin a tag that ends it, and two line ends of
-/// Unicode are none in JSON.
+/// The answers, as JSON inside a script element.
 fn json(report: &Report, chosen: &[usize]) -> String {
     let [mut models, mut conditions, mut formats, mut questions, mut prompts] =
         std::array::from_fn(|_| Names::default());
@@ -155,8 +155,7 @@ fn json(report: &Report, chosen: &[usize]) -> String {
         prompts: prompts.names,
         rows,
     };
-    let json = serde_json::to_string(&data).expect("text and finite numbers");
-    json.replace('<', "\\u003c").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
+    html::json(&data)
 }
 
 /// Its place in the script's list of outcomes.

@@ -25,7 +25,7 @@ use super::analyze::Summary;
 use super::pairs::Pairs;
 use super::plan::Plan;
 use super::table::Row;
-use crate::Result;
+use crate::{Result, html};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -62,8 +62,8 @@ impl Report<'_> {
              <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src '{}'; \
              script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
              <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n",
-            text::hash(STYLE),
-            text::hash(browser::SCRIPT)
+            html::hash(STYLE),
+            html::hash(browser::SCRIPT)
         );
         self.headline(&mut html);
         published::section(&mut html, self.summary);

@@ -1,0 +1,80 @@
+//! `index.html`: a trace as one page to look at, which needs no network.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `attention.rs` | the attention weights, small enough for a page |
+//! | `source.rs` | the source files that compute what the page shows, and where in them |
+//! | `body.html`, `style.css` | what stands on the page, and how it looks |
+//! | `base.js` | data, elements, texts, numbers, colours, what is selected |
+//! | `tokens.js` `attention.js` `streams.js` `lens.js` `ops.js` | one panel each |
+//! | `plot.js` `source.js` | lines over depth; shapes in numbers and the source files |
+//! | `main.js` | controls and keys |
+
+mod attention;
+mod source;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Trace;
+use crate::device::file;
+use crate::error::Result;
+use crate::html;
+use crate::model::tokenizer::Tokenizer;
+
+const STYLE: &str = include_str!("style.css");
+const BODY: &str = include_str!("body.html");
+const SCRIPT: &str = concat!(
+    include_str!("base.js"),
+    include_str!("plot.js"),
+    include_str!("tokens.js"),
+    include_str!("attention.js"),
+    include_str!("streams.js"),
+    include_str!("lens.js"),
+    include_str!("ops.js"),
+    include_str!("source.js"),
+    include_str!("main.js"),
+);
+
+impl Trace {
+    /// Writes `index.html` into `dir`. `about` is that of [`json`](Self::json): the page shows its `model`, `adapter`,
+    /// `family`, `device` and `precision`.
+    ///
+    /// # Errors
+    /// As [`write_json`](Self::write_json).
+    pub fn write_page(&self, dir: &Path, tokenizer: &Tokenizer, about: &Value) -> Result<()> {
+        file::make_folder(dir)?;
+        let html = self.page(&self.json(tokenizer, about)?);
+        file::replace(&dir.join("index.html"), |out| out.write_all(html.as_bytes()))
+    }
+
+    /// The page around `trace`, the [`json`](Self::json) of this trace.
+    fn page(&self, trace: &Value) -> String {
+        let title = html::escape(trace["about"]["model"].as_str().unwrap_or("a model"));
+        // The one script and the one style are ours, known by their hashes: whatever else might come to stand in the file
+        // has no effect.
+        let mut page = format!(
+            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src '{}'; \
+             script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
+             <title>Trace of {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{BODY}",
+            html::hash(STYLE),
+            html::hash(SCRIPT)
+        );
+        let mut data = |id: &str, json: String| {
+            let _ = writeln!(page, "<script type=\"application/json\" id=\"{id}\">{json}</script>");
+        };
+        data("trace", html::json(trace));
+        data("sources", html::json(&source::sources()));
+        let packed = attention::pack(self, attention::BUDGET);
+        data("levels", html::json(&packed.as_ref().map(|packed| packed.levels)));
+        for (layer, weights) in packed.iter().flat_map(|packed| packed.layers.iter().enumerate()) {
+            data(&format!("attention-{layer}"), format!("\"{weights}\""));
+        }
+        let _ = writeln!(page, "<script>{SCRIPT}</script>\n</body>\n</html>");
+        page
+    }
+}
