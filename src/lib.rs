@@ -26,3 +26,8 @@ pub mod study;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The Rust in the documentation, which `cargo test --doc` runs.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/transformer.md")]
+pub struct TransformerWalk;

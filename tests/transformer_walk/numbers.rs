@@ -45,20 +45,23 @@ pub fn check(text: &str) -> Checked {
     Checked { text: right.join("\n") + "\n", faults }
 }
 
+/// The row whose first element is moved, to see what the loss does.
+const NUDGED: usize = 1;
+
 /// Every activation of a pass, and every gradient.
 #[derive(Default)]
 struct Recorder {
     values: Vec<(usize, Site, Vec<f32>)>,
     gradients: Vec<(usize, Site, Vec<f32>)>,
-    /// What is added to the first element of the last row of the embedded text.
+    /// What is added to the first element of [`NUDGED`] of the embedded text.
     nudge: f32,
 }
 
 impl Probe for Recorder {
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
         if site == Site::Embedding {
-            let [n, c] = x.dims()?;
-            x.f32_mut()[(n - 1) * c] += self.nudge;
+            let [_, c] = x.dims()?;
+            x.f32_mut()[NUDGED * c] += self.nudge;
         }
         self.values.push((layer, site, x.f32().to_vec()));
         Ok(self.nudge != 0.0)
@@ -127,11 +130,12 @@ impl Walk {
         match what[0] {
             "tokens" => self.tokens(),
             "site" => self.site(number(1), what[2], number(3)),
+            "norm" => self.norm(number(1)),
             "scores" => self.scores(number(1), number(2), false),
             "weights" => self.scores(number(1), number(2), true),
             "stream" => self.stream(),
             "loss" => self.loss_table(),
-            "dlogits" => self.dlogits(),
+            "dlogits" => self.dlogits(number(1)),
             "gradients" => self.gradients(),
             "slope" => self.slope(),
             other => panic!("no numbers `{other}`"),
@@ -152,11 +156,27 @@ impl Walk {
         head.extend(["…".into(), "length".into()]);
         let rows = self.rows(layer, site).into_iter().zip(&self.ids).map(|(row, id)| {
             let mut cells = vec![self.token(*id)];
-            cells.extend(row[..columns].iter().map(|x| three(f64::from(*x))));
-            cells.extend(["".into(), three(length(row))]);
+            cells.extend(row[..columns].iter().map(|x| places(f64::from(*x))));
+            cells.extend(["".into(), places(length(row))]);
             cells
         });
         table(&head.iter().map(|name| &**name).collect::<Vec<_>>(), rows.collect())
+    }
+
+    /// The first elements of the last row through the first norm: what goes in, the factors, what comes out.
+    fn norm(&self, columns: usize) -> Vec<String> {
+        let [x, y] = [Site::Embedding, Site::AttentionNorm].map(|site| *self.rows(0, site).last().unwrap());
+        let square: f64 = x.iter().map(|x| f64::from(*x).powi(2)).sum();
+        let r = (square / x.len() as f64 + f64::from(self.model.spec.norm_eps)).powf(-0.5);
+        let parameters = self.model.trainable();
+        let is = |name: &str| name == "model.layers.0.input_layernorm.weight";
+        let (_, gain) = parameters.iter().find(|(name, _)| is(name)).unwrap();
+        let rows = (0..columns).map(|c| {
+            let mut cells = vec![c.to_string()];
+            cells.extend([f64::from(x[c]), r, f64::from(gain.value.f32()[c]), f64::from(y[c])].map(places));
+            cells
+        });
+        table(&["column", "x", "r", "w", "x · r · w"], rows.collect())
     }
 
     /// scale · q·k of one head, or its softmax over the keys that a query sees: from the queries and keys, in double
@@ -180,9 +200,9 @@ impl Walk {
                 let out: f64 = weights.iter().zip(&qkv).map(|(w, row)| w * f64::from(row[values + c])).sum();
                 assert!((out - f64::from(outs[i][head * d + c])).abs() < 1e-4, "layer {layer}, head {head}");
             }
-            let shown = if softmax { weights } else { scores };
+            let chosen = if softmax { weights } else { scores };
             let mut cells = vec![self.token(self.ids[i])];
-            cells.extend(shown.into_iter().map(three));
+            cells.extend(chosen.into_iter().map(places));
             cells.resize(queries.len() + 1, String::new());
             all.push(cells);
         }
@@ -193,12 +213,13 @@ impl Walk {
 
     /// Lengths of the stream at the last row and of what is added to it.
     fn stream(&self) -> Vec<String> {
+        let one = |x| rounded(x, 1);
         let last = |layer, site| length(self.rows(layer, site).last().unwrap());
         let rows = (0..self.model.spec.layers).map(|layer| {
             let before = if layer == 0 { last(0, Site::Embedding) } else { last(layer - 1, Site::Residual) };
             let sites = [Site::AttentionDelta, Site::ResidualMid, Site::MlpDelta, Site::Residual];
-            let mut cells = vec![layer.to_string(), three(before)];
-            cells.extend(sites.map(|site| three(last(layer, site))));
+            let mut cells = vec![layer.to_string(), one(before)];
+            cells.extend(sites.map(|site| one(last(layer, site))));
             cells
         });
         let head = ["block", "stream", "+ attention", "= between", "+ MLP", "= after"];
@@ -209,21 +230,24 @@ impl Walk {
         let rows = self.logits.iter().zip(&self.ids).zip(&self.ids[1..]).map(|((row, id), next)| {
             let (logit, lse) = (f64::from(row[*next as usize]), lse(row));
             let mut cells = vec![self.token(*id), self.token(*next)];
-            cells.extend([logit, lse, (logit - lse).exp(), lse - logit].map(three));
+            cells.extend([logit, lse, (logit - lse).exp(), lse - logit].map(places));
             cells
         });
         table(&["after", "comes", "its logit", "lse", "probability", "loss"], rows.collect())
     }
 
-    /// The likeliest tokens after the last row, and the gradient by their logits.
-    fn dlogits(&self) -> Vec<String> {
-        let (row, target) = (self.logits.last().unwrap(), *self.ids.last().unwrap());
+    /// The likeliest tokens after a row and the one that comes, and the gradient of that row's loss by their logits.
+    fn dlogits(&self, at: usize) -> Vec<String> {
+        let (row, target) = (&self.logits[at], self.ids[at + 1]);
         let mut order: Vec<u32> = (0..row.len() as u32).collect();
         order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
-        let rows = order[..3].iter().map(|id| {
+        order.truncate(3);
+        order.retain(|id| *id != target);
+        order.push(target);
+        let rows = order.iter().map(|id| {
             let p = (f64::from(row[*id as usize]) - lse(row)).exp();
             let target = f64::from(u8::from(*id == target));
-            vec![self.token(*id), three(p), format!("{target:.0}"), three(p - target)]
+            vec![self.token(*id), places(p), format!("{target:.0}"), places(p - target)]
         });
         table(&["token", "p", "onehot", "∂loss/∂logit"], rows.collect())
     }
@@ -233,7 +257,7 @@ impl Walk {
         let all = |layer, site: Site| {
             let (.., dx) =
                 self.recorder.gradients.iter().find(|(l, s, _)| (*l, *s) == (layer, site)).unwrap();
-            three(length(dx))
+            places(length(dx))
         };
         let layers = self.model.spec.layers;
         let mut rows = vec![vec!["the head's input".into(), all(layers, Site::FinalNorm)]];
@@ -246,16 +270,17 @@ impl Walk {
 
     /// One element of the gradient, against the loss a little to both sides.
     fn slope(&mut self) -> Vec<String> {
-        const STEP: f32 = 1.0 / 64.0;
-        let dx = rows(&self.recorder.gradients, 0, Site::Embedding, self.ids.len() - 1).last().unwrap()[0];
+        const STEP: f32 = 1.0 / 16.0;
+        let dx = rows(&self.recorder.gradients, 0, Site::Embedding, self.ids.len() - 1)[NUDGED][0];
         let mut saved = Saved::for_training(&self.model);
         let [up, down] =
             [STEP, -STEP].map(|nudge| self.loss(&mut saved, &mut Recorder { nudge, ..Recorder::default() }));
         let difference = (up - down) / f64::from(2.0 * STEP);
         assert!((difference - f64::from(dx)).abs() < 1e-2 * f64::from(dx).abs(), "{difference} {dx}");
-        let cells = [down, up, difference, f64::from(dx)].map(|x| format!("{x:.4}"));
-        let head = ["loss at x − 1/64", "loss at x + 1/64", "difference / (1/32)", "backward"];
-        table(&head, vec![cells.to_vec()])
+        let mut cells = [down, up].map(|loss| rounded(loss, 4)).to_vec();
+        cells.extend([difference, f64::from(dx)].map(places));
+        let head = ["loss at x − 1/16", "loss at x + 1/16", "difference / (1/8)", "backward"];
+        table(&head, vec![cells])
     }
 }
 
@@ -273,9 +298,21 @@ fn lse(row: &[f32]) -> f64 {
     row.iter().map(|x| f64::from(*x).exp()).sum::<f64>().ln()
 }
 
-fn three(x: f64) -> String {
-    let text = format!("{x:.3}");
-    if text == "-0.000" { "0.000".into() } else { text }
+/// A number to three places, from 10 on to two.
+fn places(x: f64) -> String {
+    rounded(x, if x.abs() < 10.0 { 3 } else { 2 })
+}
+
+/// A number to some places. Processors differ in the last bits of a sum: a number that they could round differently is
+/// refused, and another must be chosen.
+fn rounded(x: f64, digits: usize) -> String {
+    /// How far two processors may differ, of the number and at all.
+    const APART: [f64; 2] = [3e-6, 1e-6];
+    let (unit, apart) = (10f64.powi(-(digits as i32)), APART[0] * x.abs() + APART[1]);
+    let from_half = ((x.abs() / unit).fract() - 0.5).abs() * unit;
+    assert!(from_half > apart, "{x} may be rounded up or down");
+    let text = format!("{x:.digits$}");
+    if text.trim_matches(['-', '0', '.']).is_empty() { text.replace('-', "") } else { text }
 }
 
 fn table(head: &[&str], rows: Vec<Vec<String>>) -> Vec<String> {
