@@ -88,6 +88,44 @@ fn untimed_traces_are_the_same_page() {
     assert!(a == b);
 }
 
+/// A walk through the page of the demo's trace: every panel once.
+const WALK: &str = "
+    const found = {};
+    document.querySelectorAll('.chip')[6].click();
+    set('layer', 2);
+    found.selected = texts('#selected')[0];
+    found.layer = texts('#layer-name')[0];
+    over(document.querySelectorAll('.chip')[8], 'pointerover');
+    found.chip = tips();
+    await show('attention');
+    document.querySelectorAll('#heads button')[2].click();
+    const n = document.querySelectorAll('.chip').length;
+    const map = document.getElementById('map');
+    over(map, 'pointermove', 3.5 / n, 7.5 / n);
+    found.weight = tips();
+    over(map, 'pointermove', 9.5 / n, 7.5 / n);
+    found.blind = tips();
+    document.getElementById('by-reads').click();
+    found.reads = document.getElementById('strip').className;
+    await show('streams');
+    found.lines = document.querySelectorAll('#streams path').length;
+    await show('mlp');
+    found.neurons = texts('#neurons .bar');
+    await show('lens');
+    found.cell = said(3, 6).textContent;
+    found.top = texts('#top .bar');
+    over(said(4, 7), 'pointerover');
+    found.said = tips();
+    said(2, 5).click();
+    found.clicked = [texts('#layer-name')[0], texts('#selected')[0], texts('#said-where')[0]];
+    document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }));
+    document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true }));
+    found.keys = [texts('#layer-name')[0], texts('#selected')[0]];
+    found.ops = document.querySelectorAll('#by-op tbody tr').length;
+    for (const link of document.querySelectorAll('#attention a')) link.click();
+    found.source = texts('pre .now');
+    return found;";
+
 #[test]
 fn the_page_shows_what_the_trace_holds() {
     let Some(chromium) = chromium() else { return };
@@ -100,43 +138,7 @@ fn the_page_shows_what_the_trace_holds() {
     assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
     assert!(seen.page.contains("aria-selected=\"true\""));
 
-    let steps = "
-        const found = {};
-        document.querySelectorAll('.chip')[6].click();
-        set('layer', 2);
-        found.selected = texts('#selected')[0];
-        found.layer = texts('#layer-name')[0];
-        over(document.querySelectorAll('.chip')[8], 'pointerover');
-        found.chip = tips();
-        await show('attention');
-        document.querySelectorAll('#heads button')[2].click();
-        const n = document.querySelectorAll('.chip').length;
-        const map = document.getElementById('map');
-        over(map, 'pointermove', 3.5 / n, 7.5 / n);
-        found.weight = tips();
-        over(map, 'pointermove', 9.5 / n, 7.5 / n);
-        found.blind = tips();
-        document.getElementById('by-reads').click();
-        found.reads = document.getElementById('strip').className;
-        await show('streams');
-        found.lines = document.querySelectorAll('#streams path').length;
-        await show('mlp');
-        found.neurons = texts('#neurons .bar');
-        await show('lens');
-        found.cell = said(3, 6).textContent;
-        found.top = texts('#top .bar');
-        over(said(4, 7), 'pointerover');
-        found.said = tips();
-        said(2, 5).click();
-        found.clicked = [texts('#layer-name')[0], texts('#selected')[0], texts('#said-where')[0]];
-        document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowRight', bubbles: true }));
-        document.body.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true }));
-        found.keys = [texts('#layer-name')[0], texts('#selected')[0]];
-        found.ops = document.querySelectorAll('#by-op tbody tr').length;
-        for (const link of document.querySelectorAll('#attention a')) link.click();
-        found.source = texts('pre .now');
-        return found;";
-    let found = drive(&chromium, &page, steps, &["--window-size=1280,800"]);
+    let found = drive(&chromium, &page, WALK, &["--window-size=1280,800"]);
     let trace: Value = serde_json::from_slice(&std::fs::read(out.join("trace.json")).unwrap()).unwrap();
     let n = trace["tokens"].as_array().unwrap().len();
     let text = |value: &Value| {

@@ -45,7 +45,7 @@ fn triangles(trace: &Trace, layer: usize, levels: u16) -> Vec<u8> {
     let top = f32::from(levels - 1);
     let rows = trace.attention[layer * heads * n * n..][..heads * n * n].chunks(n);
     rows.enumerate()
-        .flat_map(|(row, weights)| &weights[..row % n + 1])
+        .flat_map(|(row, weights)| &weights[..=(row % n)])
         .map(|weight| (weight.clamp(0.0, 1.0).sqrt() * top).round() as u8)
         .collect()
 }
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn coarser_or_none_where_there_is_much() {
         let n = 200;
-        let random = |i: usize| f32::from((i * 2_654_435_761 >> 8) as u8) / 255.0;
+        let random = |i: usize| f32::from(((i * 2_654_435_761) >> 8) as u8) / 255.0;
         let trace = trace((0..n * n).map(random).collect(), n);
         let fine = pack(&trace, 1 << 20).unwrap();
         assert_eq!(fine.levels, 256);
