@@ -21,7 +21,7 @@ pub fn check(text: &str) -> Checked {
             while command.ends_with('\\') {
                 (command, _) = lines.next().unwrap();
                 right.push(command.to_owned());
-                whole += &format!("\n{command}");
+                whole.extend(["\n", command]);
             }
             let mut shown = Vec::new();
             while let Some((line, _)) = lines.next_if(|(line, _)| !line.starts_with("$ ") && *line != "```") {

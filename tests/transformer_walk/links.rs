@@ -27,7 +27,7 @@ pub fn check(text: &str) -> Checked {
                             link.path, link.line
                         ));
                     }
-                    right += &format!("[{0}:{found}](../{0}#L{found})", link.path);
+                    right += &link.at(found);
                 }
                 Err(fault) => {
                     faults.push(format!("{number}: {fault}"));
@@ -64,6 +64,12 @@ impl<'a> Link<'a> {
             from = end;
         }
         None
+    }
+
+    /// The link, to another line.
+    fn at(&self, line: usize) -> String {
+        let path = self.path;
+        format!("[{path}:{line}](../{path}#L{line})")
     }
 
     /// The line that holds what is quoted, of several the nearest.

@@ -151,13 +151,13 @@ impl Walk {
     /// The first columns of every row at a site, and the row's length.
     fn site(&self, layer: usize, name: &str, columns: usize) -> Vec<String> {
         let site = Site::ALL.into_iter().find(|site| site.name() == name).unwrap();
-        let mut head = vec!["after".to_owned()];
+        let mut head = vec!["row".to_owned()];
         head.extend((0..columns).map(|i| format!("column {i}")));
         head.extend(["…".into(), "length".into()]);
         let rows = self.rows(layer, site).into_iter().zip(&self.ids).map(|(row, id)| {
             let mut cells = vec![self.token(*id)];
             cells.extend(row[..columns].iter().map(|x| places(f64::from(*x))));
-            cells.extend(["".into(), places(length(row))]);
+            cells.extend([String::new(), places(length(row))]);
             cells
         });
         table(&head.iter().map(|name| &**name).collect::<Vec<_>>(), rows.collect())
