@@ -62,15 +62,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let source = tokens(args, &engine, &args.source)?;
     let target = tokens(args, &engine, &args.target)?;
     let prompts = [&source[..], &target[..]];
-    let metric = match &args.yes {
-        Some(yes) => Metric {
-            yes: first_token(&engine.tokenizer, yes)?,
-            no: args.no.as_ref().map(|no| first_token(&engine.tokenizer, no)).transpose()?,
-        },
-        None => {
-            let [yes, no] = likeliest(&engine.model, prompts)?;
-            Metric { yes, no: (yes != no).then_some(no) }
-        }
+    let metric = if let Some(yes) = &args.yes {
+        let no = args.no.as_ref().map(|no| first_token(&engine.tokenizer, no)).transpose()?;
+        Metric { yes: first_token(&engine.tokenizer, yes)?, no }
+    } else {
+        let [yes, no] = likeliest(&engine.model, prompts)?;
+        Metric { yes, no: (yes != no).then_some(no) }
     };
     let found = patch(&engine.model, prompts, metric, &args.sites)?;
     let text = if args.json {
