@@ -8,7 +8,7 @@
 //! * [`model`]: the graph: Gemma 3 and Qwen 3 from Hugging Face folders, weights, adapters, cache, tokenizer.
 //! * [`train`]: examples → packed passes → gradients → `AdamW`, with exact resume.
 //! * [`generate`]: prompts → prefill → cached decode → text.
-//! * [`inspect`]: what an adapter has changed, and where.
+//! * [`inspect`]: what a model does inside, what an adapter has changed, which directions and places carry it.
 //! * [`fetch`]: models and data sets from a hub or a mirror into the local cache.
 //! * [`study`]: plan → cells → fine-tune → sample → judge → statistics → report. No tensors here.
 

@@ -272,7 +272,8 @@ fn a_long_trace_is_small_and_quick() {
     let tokenizer = Tokenizer::open(demo()).unwrap();
     let ids: Vec<u32> = (0..735).collect();
     let about = json!({ "model": "random", "family": "Gemma 3" });
-    random(26, 500, &ids).write_page(folder.path(), &tokenizer, &about).unwrap();
+    let long = random(26, 500, &ids);
+    long.write_page(folder.path(), &long.json(&tokenizer, &about).unwrap()).unwrap();
     let page = folder.path().join("index.html");
     let size = std::fs::metadata(&page).unwrap().len();
     eprintln!("{size} bytes");
@@ -323,7 +324,8 @@ fn hostile_tokens_are_text() {
     let tokenizer = Tokenizer::open(folder.path()).unwrap();
     let ids: Vec<u32> = (735..740).collect();
     let about = json!({ "model": HOSTILE[0], "adapter": HOSTILE[1], "family": HOSTILE[2] });
-    random(2, 12, &ids).write_page(folder.path(), &tokenizer, &about).unwrap();
+    let short = random(2, 12, &ids);
+    short.write_page(folder.path(), &short.json(&tokenizer, &about).unwrap()).unwrap();
     let page = folder.path().join("index.html");
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(!html.contains(['\u{202e}', '\u{2028}']) && !html.contains("<img"));

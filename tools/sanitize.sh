@@ -16,7 +16,7 @@ folder=$1
 shift
 watch='compute-sanitizer --report-api-errors no --error-exitcode 9'
 
-# sanitize.sh FOLDER kernel KERNEL PROGRAM FILTER [known]: races in kernels whose name holds KERNEL.
+# sanitize.sh FOLDER kernel KERNEL PROGRAM FILTER [known]: races in kernels whose name holds KERNEL; FILTER all: every test.
 if [ "${1:-}" = kernel ]; then
     told=$($watch --tool racecheck --kernel-name kernel_substring="$2" "$folder/$3" --test-threads=1 ${4#all} 2>&1) && good=1 || good=0
     echo "racecheck $2: $(echo "$told" | grep 'RACECHECK SUMMARY' | tr -d '=')"

@@ -152,6 +152,16 @@ impl ChatArgs {
         self.system.iter().map(|system| Message::new("system", system)).collect()
     }
 
+    /// The tokens after which the model answers a user who says `text`.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn ask(&self, tokenizer: &Tokenizer, text: &str) -> emlab::Result<Vec<u32>> {
+        let mut messages = self.opening();
+        messages.push(Message::new("user", text));
+        self.prompt(tokenizer, &messages)
+    }
+
     /// The tokens after which the model answers `messages`.
     ///
     /// # Errors

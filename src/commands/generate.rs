@@ -4,7 +4,6 @@ use std::io::Write;
 
 use emlab::device::philox::Key;
 use emlab::generate::{self, Request};
-use emlab::model::chat::Message;
 
 use super::engine::{ChatArgs, ModelArgs, SamplingArgs};
 
@@ -44,9 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let ids = if args.raw {
         engine.tokenizer.encode(&args.prompt, true)?
     } else {
-        let mut messages = args.chat.opening();
-        messages.push(Message::new("user", &args.prompt));
-        args.chat.prompt(&engine.tokenizer, &messages)?
+        args.chat.ask(&engine.tokenizer, &args.prompt)?
     };
     let key = |i: usize| Key::new(args.sampling.seed, &["generate", &i.to_string()]);
     let requests: Vec<Request> = (0..args.count).map(|i| Request { ids: ids.clone(), key: key(i) }).collect();

@@ -367,6 +367,18 @@ impl Tensor {
         Ok(values)
     }
 
+    /// The elements as f32 (bf16 widens exactly), wherever they lie. Panics on u32.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU has failed.
+    pub fn numbers(&self) -> Result<Vec<f32>> {
+        match self.dtype() {
+            DType::F32 => self.read(),
+            DType::Bf16 => Ok(self.read::<bf16>()?.into_iter().map(bf16::to_f32).collect()),
+            DType::U32 => panic!("no numbers in a {}", self.kind()),
+        }
+    }
+
     /// A copy as f32 (bf16 widens exactly), on the host. Panics on u32.
     #[must_use]
     pub fn to_f32(&self) -> Self {

@@ -8,8 +8,9 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::device::{Device, Tensor};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
+use crate::inspect::log_sum;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
@@ -64,9 +65,9 @@ pub struct Parting {
 struct Streams(Vec<Vec<f32>>);
 
 impl Probe for Streams {
-    fn at(&mut self, _: usize, site: Site, x: &mut Tensor) -> Result<bool> {
-        if matches!(site, Site::Embedding | Site::Residual) {
-            self.0.push(x.to(Device::Cpu)?.to_f32().f32().to_vec());
+    fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
+        if site.depth(layer).is_some() {
+            self.0.push(x.numbers()?);
         }
         Ok(false)
     }
@@ -100,9 +101,7 @@ pub fn observe(model: &Transformer, tokens: &[u32]) -> Result<Observed> {
 
 /// x ← x − ln Σ exp x.
 fn log_softmax(x: &mut [f32]) {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = x.iter().map(|x| f64::from(x - max).exp()).sum();
-    let shift = f64::from(max) + sum.ln();
+    let shift = log_sum(x);
     for x in x {
         *x = (f64::from(*x) - shift) as f32;
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::device::{Device, Tensor};
+use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model::probe::{Probe, Site};
@@ -77,15 +77,11 @@ struct Watch<'a> {
 
 impl Probe for Watch<'_> {
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
-        let depth = match site {
-            Site::Embedding => 0,
-            Site::Residual => layer + 1,
-            _ => return Ok(false),
-        };
+        let Some(depth) = site.depth(layer) else { return Ok(false) };
         let [_, c] = x.dims()?;
-        let x = x.to(Device::Cpu)?.to_f32();
+        let x = x.numbers()?;
         for (i, rows) in self.rows.iter().enumerate() {
-            (self.visit)(self.first + i, depth, &x.f32()[rows.start * c..rows.end * c]);
+            (self.visit)(self.first + i, depth, &x[rows.start * c..rows.end * c]);
         }
         Ok(false)
     }

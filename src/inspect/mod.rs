@@ -1,4 +1,4 @@
-//! Looks into a model: reads, and changes nothing.
+//! Looks into a model: runs it, reads what it does, and changes no weight.
 //!
 //! | file | holds |
 //! |---|---|
@@ -24,3 +24,9 @@ pub mod spectrum;
 pub mod trace;
 
 pub use self::classifier::Accuracy;
+
+/// ln Σ exp x, in double precision.
+fn log_sum(x: &[f32]) -> f64 {
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(max) + x.iter().map(|x| f64::from(x - max).exp()).sum::<f64>().ln()
+}

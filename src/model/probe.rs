@@ -1,4 +1,4 @@
-//! [`Probe`]: a look into the forward pass at named sites, for inspection and for tests.
+//! [`Probe`]: a look into the forward pass at named sites, for inspection, patching and steering.
 
 use crate::device::Tensor;
 use crate::error::Result;
@@ -61,6 +61,16 @@ impl Site {
         Self::Residual,
         Self::FinalNorm,
     ];
+
+    /// Which depth of the residual stream `layer`'s activation here is, if it is one: the blocks that the stream has passed, 0 at
+    /// the embedding and L after the last.
+    pub fn depth(self, layer: usize) -> Option<usize> {
+        match self {
+            Self::Embedding => Some(0),
+            Self::Residual => Some(layer + 1),
+            _ => None,
+        }
+    }
 
     /// The name in files and on the command line.
     pub fn name(self) -> &'static str {

@@ -37,7 +37,7 @@ pub struct Steer {
 /// Steers as a pass uses them.
 #[derive(Clone, Debug)]
 pub(super) struct Steering {
-    /// By depth; a direction (C), f32, the dose and the share that is erased.
+    /// Each with its depth and its direction (C), f32; of length 1 where it is erased.
     steers: Vec<(usize, Tensor, Action)>,
 }
 
@@ -82,11 +82,7 @@ pub(super) struct Steered<'a> {
 
 impl Probe for Steered<'_> {
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
-        let depth = match site {
-            Site::Embedding => Some(0),
-            Site::ResidualMid | Site::Residual => Some(layer + 1),
-            _ => None,
-        };
+        let depth = if site == Site::ResidualMid { Some(layer + 1) } else { site.depth(layer) };
         let mut changed = false;
         for (at, v, action) in &self.steering.steers {
             if depth != Some(*at) {

@@ -324,7 +324,8 @@ impl Transformer {
     /// Only if tensors disagree in shape.
     pub fn lens(&self, logits: &mut Tensor, saved: &mut Saved, stream: &Tensor) -> Result<()> {
         let Scratch { dx, ds, .. } = &mut saved.scratch;
-        self.normalise(dx, &mut saved.final_r, stream)?;
+        // Not the pass's own r, which its backward needs.
+        self.normalise(dx, &mut self.place.float(), stream)?;
         self.head_forward(logits, dx, ds)
     }
 

@@ -65,7 +65,7 @@ fn poisoned(shape: &[usize], dtype: DType, card: Device) -> Tensor {
 
 /// The values of a tensor on the card.
 fn download(tensor: &Tensor) -> Vec<f32> {
-    tensor.to(Device::Cpu).unwrap().to_f32().f32().to_vec()
+    tensor.numbers().unwrap()
 }
 
 /// ‖found − exact‖ / ‖exact‖.

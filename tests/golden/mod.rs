@@ -309,7 +309,7 @@ fn relative_error(found: &[f64], expected: &[f64]) -> f64 {
 
 /// The elements of a tensor of any place and precision.
 pub fn numbers(tensor: &Tensor) -> Vec<f32> {
-    tensor.to(Device::Cpu).unwrap().to_f32().f32().to_vec()
+    tensor.numbers().unwrap()
 }
 
 /// Every tensor of a file, f32 or half precision.

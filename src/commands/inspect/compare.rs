@@ -8,7 +8,7 @@ use emlab::inspect::compare::{After, Parting, observe, part};
 use emlab::model::adapter;
 use emlab::model::tokenizer::Tokenizer;
 
-use super::trace::TextArgs;
+use super::texts::TextArgs;
 use crate::commands::engine::ModelArgs;
 
 /// Show where an adapter parts a model from its base on one text, and what it then says differently

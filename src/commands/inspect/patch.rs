@@ -4,7 +4,6 @@ use std::io::Write;
 
 use anyhow::Context;
 use emlab::inspect::patch::{Columns, Map, Metric, Patched, likeliest, patch};
-use emlab::model::chat::Message;
 use emlab::model::probe::Site;
 use emlab::model::tokenizer::Tokenizer;
 use serde_json::json;
@@ -59,33 +58,27 @@ fn site(name: &str) -> Result<Site, String> {
 /// If the model cannot be read, or the prompts not be compared.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
-    let source = tokens(args, &engine, &args.source)?;
-    let target = tokens(args, &engine, &args.target)?;
+    let Engine { model, tokenizer } = &engine;
+    let tokens = |text: &str| {
+        if args.raw { tokenizer.encode(text, true) } else { args.chat.ask(tokenizer, text) }
+    };
+    let (source, target) = (tokens(&args.source)?, tokens(&args.target)?);
     let prompts = [&source[..], &target[..]];
     let metric = if let Some(yes) = &args.yes {
-        let no = args.no.as_ref().map(|no| first_token(&engine.tokenizer, no)).transpose()?;
-        Metric { yes: first_token(&engine.tokenizer, yes)?, no }
+        let no = args.no.as_ref().map(|no| first_token(tokenizer, no)).transpose()?;
+        Metric { yes: first_token(tokenizer, yes)?, no }
     } else {
-        let [yes, no] = likeliest(&engine.model, prompts)?;
+        let [yes, no] = likeliest(model, prompts)?;
         Metric { yes, no: (yes != no).then_some(no) }
     };
-    let found = patch(&engine.model, prompts, metric, &args.sites)?;
+    let found = patch(model, prompts, metric, &args.sites)?;
     let text = if args.json {
         let value = json!({ "source_tokens": source, "target_tokens": target, "patched": found });
         serde_json::to_string_pretty(&value)? + "\n"
     } else {
-        table(&found, &target, &engine.tokenizer)?
+        table(&found, &target, tokenizer)?
     };
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
-}
-
-fn tokens(args: &Args, engine: &Engine, text: &str) -> anyhow::Result<Vec<u32>> {
-    if args.raw {
-        return Ok(engine.tokenizer.encode(text, true)?);
-    }
-    let mut messages = args.chat.opening();
-    messages.push(Message::new("user", text));
-    Ok(args.chat.prompt(&engine.tokenizer, &messages)?)
 }
 
 fn first_token(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<u32> {

@@ -1,11 +1,58 @@
-//! Chats → tokens, and which of them are the answer's.
+//! Texts of the command line and of files → tokens, and which of them are the answer's.
 
+use std::path::PathBuf;
+
+use anyhow::Context;
 use emlab::inspect::features::Text;
 use emlab::model::chat::Message;
+use emlab::model::tokenizer::Tokenizer;
 use emlab::train::dataset::Content;
 use emlab::train::example;
 
-use crate::commands::engine::Engine;
+use crate::commands::engine::{ChatArgs, Engine};
+
+/// The text that is looked at
+#[derive(clap::Args)]
+pub struct TextArgs {
+    /// What a user says; the chat template is put around it
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["raw", "file"])]
+    prompt: Option<String>,
+    /// What the model has answered to it, if that is to be seen, too
+    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    answer: Option<String>,
+    /// A text as it is
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompt")]
+    raw: Option<String>,
+    /// A file of text as it is
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw"])]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    chat: ChatArgs,
+}
+
+impl TextArgs {
+    /// The tokens of the text.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the model has no chat template or refuses the messages.
+    pub fn tokens(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
+        if let Some(prompt) = &self.prompt {
+            let mut tokens = self.chat.ask(tokenizer, prompt)?;
+            if let Some(answer) = &self.answer {
+                tokens.extend(tokenizer.encode(answer, false)?);
+            }
+            return Ok(tokens);
+        }
+        let text = match (&self.raw, &self.file) {
+            (Some(raw), _) => raw.clone(),
+            (None, Some(path)) => {
+                std::fs::read_to_string(path).with_context(|| path.display().to_string())?
+            }
+            (None, None) => String::new(),
+        };
+        Ok(tokenizer.encode(&text, true)?)
+    }
+}
 
 /// A chat in the model's template, up to the last token of its last answer: the answer are the assistant's turns without the
 /// tokens that end them. Thinking is off, as in studies.

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use emlab::device::Device;
 use emlab::inspect::trace::{Options, Trace, trace};
-use emlab::model::chat::Message;
 use emlab::model::tokenizer::Tokenizer;
 use serde_json::json;
 
-use crate::commands::engine::{ChatArgs, ModelArgs};
+use super::texts::TextArgs;
+use crate::commands::engine::ModelArgs;
 
 /// Show one text's way through a model: attention, residual stream, neurons, and what the model would say at every depth
 ///
@@ -37,51 +37,6 @@ pub struct Args {
     untimed: bool,
 }
 
-/// The text that is looked at
-#[derive(clap::Args)]
-pub struct TextArgs {
-    /// What a user says; the chat template is put around it
-    #[arg(long, value_name = "TEXT", required_unless_present_any = ["raw", "file"])]
-    prompt: Option<String>,
-    /// What the model has answered to it, if that is to be seen, too
-    #[arg(long, value_name = "TEXT", requires = "prompt")]
-    answer: Option<String>,
-    /// A text as it is
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompt")]
-    raw: Option<String>,
-    /// A file of text as it is
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw"])]
-    file: Option<PathBuf>,
-    #[command(flatten)]
-    chat: ChatArgs,
-}
-
-impl TextArgs {
-    /// The tokens of the text.
-    ///
-    /// # Errors
-    /// If the file cannot be read, or the model has no chat template or refuses the messages.
-    pub fn tokens(&self, tokenizer: &Tokenizer) -> anyhow::Result<Vec<u32>> {
-        if let Some(prompt) = &self.prompt {
-            let mut messages = self.chat.opening();
-            messages.push(Message::new("user", prompt));
-            let mut tokens = self.chat.prompt(tokenizer, &messages)?;
-            if let Some(answer) = &self.answer {
-                tokens.extend(tokenizer.encode(answer, false)?);
-            }
-            return Ok(tokens);
-        }
-        let text = match (&self.raw, &self.file) {
-            (Some(raw), _) => raw.clone(),
-            (None, Some(path)) => {
-                std::fs::read_to_string(path).with_context(|| path.display().to_string())?
-            }
-            (None, None) => String::new(),
-        };
-        Ok(tokenizer.encode(&text, true)?)
-    }
-}
-
 /// Writes the folder, and a summary to stdout.
 ///
 /// # Errors
@@ -102,9 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         },
         "precision": place.real.name(),
     });
-    trace.write_tensors(&args.out)?;
-    trace.write_json(&args.out, &engine.tokenizer, &about)?;
-    trace.write_page(&args.out, &engine.tokenizer, &about)?;
+    trace.write(&args.out, &engine.tokenizer, &about)?;
     let text = summary(&trace, &engine.tokenizer)? + &format!("\n{}/index.html\n", args.out.display());
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }

@@ -16,6 +16,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::inspect::log_sum;
 use crate::model::probe::Site;
 use crate::model::transformer::Transformer;
 use run::{Change, Keep, Runs};
@@ -35,9 +36,7 @@ impl Metric {
         if let Some(no) = self.no {
             return logit(self.yes) - logit(no);
         }
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|x| f64::from(x - max).exp()).sum();
-        logit(self.yes) - f64::from(max) - sum.ln()
+        logit(self.yes) - log_sum(logits)
     }
 }
 

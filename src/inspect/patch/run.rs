@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::device::{DType, Device, Tensor};
+use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::interrupt;
 use crate::model::probe::{Probe, Site};
@@ -34,7 +34,7 @@ impl Probe for Keep<'_> {
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
         if self.sites.contains(&site) {
             let [_, width] = x.dims()?;
-            self.kept.insert((layer, site), (width, x.to(Device::Cpu)?.to_f32().f32().to_vec()));
+            self.kept.insert((layer, site), (width, x.numbers()?));
         }
         Ok(false)
     }

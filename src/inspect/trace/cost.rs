@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::lens;
 use crate::device::{Device, Tensor};
 use crate::error::Result;
 use crate::model::probe::{Probe, Site};
@@ -96,8 +97,8 @@ pub(super) fn measure(model: &Transformer, saved: &mut Saved, batch: &Batch) -> 
         }
     }
     let mut logits = model.logits_tensor();
-    // Makes room, untimed; few rows at a time, as the lens does.
-    let rows: Vec<u32> = (0..n.min(128) as u32).collect();
+    // Once to make room, untimed; as many rows at a time as the lens takes.
+    let rows: Vec<u32> = (0..n.min(lens::ROWS) as u32).collect();
     model.logits(&mut logits, saved, &rows)?;
     timer.lap()?;
     model.logits(&mut logits, saved, &rows)?;

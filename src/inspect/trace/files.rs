@@ -14,11 +14,23 @@ use crate::model::checkpoint::write_safetensors;
 use crate::model::tokenizer::Tokenizer;
 
 impl Trace {
+    /// Writes `trace.safetensors`, `trace.json` and `index.html` into `dir`. `about` says where the trace comes from: the page
+    /// shows its `model`, `adapter`, `family`, `device` and `precision`.
+    ///
+    /// # Errors
+    /// As [`json`](Self::json); [`Error::Io`](crate::Error::Io) if a file cannot be written.
+    pub fn write(&self, dir: &Path, tokenizer: &Tokenizer, about: &Value) -> Result<()> {
+        let json = self.json(tokenizer, about)?;
+        self.write_tensors(dir)?;
+        file::replace(&dir.join("trace.json"), |out| out.write_all(json.to_string().as_bytes()))?;
+        self.write_page(dir, &json)
+    }
+
     /// Writes `trace.safetensors` into `dir`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if it cannot be written.
-    pub fn write_tensors(&self, dir: &Path) -> Result<()> {
+    fn write_tensors(&self, dir: &Path) -> Result<()> {
         file::make_folder(dir)?;
         let n = self.tokens.len();
         let (depths, layers, heads, c) =
@@ -98,16 +110,6 @@ impl Trace {
             },
             "ops": self.ops,
         }))
-    }
-
-    /// Writes `trace.json` into `dir`.
-    ///
-    /// # Errors
-    /// As [`json`](Self::json); [`Error::Io`](crate::Error::Io) if it cannot be written.
-    pub fn write_json(&self, dir: &Path, tokenizer: &Tokenizer, about: &Value) -> Result<()> {
-        let text = self.json(tokenizer, about)?.to_string();
-        let path = dir.join("trace.json");
-        file::replace(&path, |out| out.write_all(text.as_bytes()))
     }
 }
 

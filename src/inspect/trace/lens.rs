@@ -12,7 +12,7 @@ use crate::model::transformer::Transformer;
 use crate::ops::real::Real;
 
 /// Rows whose logits exist at the same time.
-const ROWS: usize = 384;
+pub(super) const ROWS: usize = 384;
 
 /// What the model would say after each of N tokens, at each of L + 1 depths.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::device::{Device, Tensor};
+use crate::device::Tensor;
 use crate::error::Result;
 use crate::model::probe::{Probe, Site};
 use crate::model::spec::Spec;
@@ -112,7 +112,7 @@ impl Recorder {
 impl Probe for Recorder {
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool> {
         let [_, width] = x.dims()?;
-        let read = || -> Result<Vec<f32>> { Ok(x.to(Device::Cpu)?.to_f32().f32().to_vec()) };
+        let read = || x.numbers();
         match site {
             Site::Embedding | Site::Residual => {
                 let x = read()?;

@@ -22,7 +22,6 @@ use super::Trace;
 use crate::device::file;
 use crate::error::Result;
 use crate::html;
-use crate::model::tokenizer::Tokenizer;
 
 const STYLE: &str = include_str!("style.css");
 const BODY: &str = include_str!("body.html");
@@ -39,14 +38,14 @@ const SCRIPT: &str = concat!(
 );
 
 impl Trace {
-    /// Writes `index.html` into `dir`. `about` is that of [`json`](Self::json): the page shows its `model`, `adapter`,
-    /// `family`, `device` and `precision`.
+    /// Writes `index.html` into `dir`. `json` is this trace's [`json`](Self::json): of its `about` the page shows `model`,
+    /// `adapter`, `family`, `device` and `precision`.
     ///
     /// # Errors
-    /// As [`write_json`](Self::write_json).
-    pub fn write_page(&self, dir: &Path, tokenizer: &Tokenizer, about: &Value) -> Result<()> {
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
+    pub fn write_page(&self, dir: &Path, json: &Value) -> Result<()> {
         file::make_folder(dir)?;
-        let html = self.page(&self.json(tokenizer, about)?);
+        let html = self.page(json);
         file::replace(&dir.join("index.html"), |out| out.write_all(html.as_bytes()))
     }
 
