@@ -74,8 +74,13 @@ fn op_at(layer: usize, site: Site, post_norms: bool) -> Option<&'static str> {
     }
 }
 
-/// Runs `batch`, one document, once more and times it; the head's logits of all rows, too.
-pub(super) fn measure(model: &Transformer, saved: &mut Saved, batch: &Batch) -> Result<Vec<Op>> {
+/// Runs `batch`, one document, once more and times it; the head, too, whose `logits` have had room for as many rows before.
+pub(super) fn measure(
+    model: &Transformer,
+    saved: &mut Saved,
+    logits: &mut Tensor,
+    batch: &Batch,
+) -> Result<Vec<Op>> {
     let mut timer = Timer { device: model.place.device, before: Instant::now(), seconds: Vec::new() };
     timer.lap()?;
     model.forward(saved, batch, &mut timer)?;
@@ -96,12 +101,10 @@ pub(super) fn measure(model: &Transformer, saved: &mut Saved, batch: &Batch) -> 
             }
         }
     }
-    let mut logits = model.logits_tensor();
-    // Once to make room, untimed; as many rows at a time as the lens takes.
+    // As many rows at a time as the lens takes.
     let rows: Vec<u32> = (0..n.min(lens::ROWS) as u32).collect();
-    model.logits(&mut logits, saved, &rows)?;
     timer.lap()?;
-    model.logits(&mut logits, saved, &rows)?;
+    model.logits(logits, saved, &rows)?;
     let share = n as f64 / rows.len() as f64;
     let (v, c) = (model.spec.vocab, model.spec.channels);
     ops.push(Op {

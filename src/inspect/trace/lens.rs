@@ -42,13 +42,14 @@ struct Said {
     next: Option<(f32, u32)>,
 }
 
-/// Of the streams (L + 1, N, C) of `ids` (N).
+/// Of the streams (L + 1, N, C) of `ids` (N); `logits` are room for as many rows as are computed together.
 ///
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
 pub(super) fn lens(
     model: &Transformer,
     saved: &mut Saved,
+    logits: &mut Tensor,
     streams: &[f32],
     ids: &[u32],
     top: usize,
@@ -56,7 +57,6 @@ pub(super) fn lens(
     let (n, c) = (ids.len(), model.spec.channels);
     let top = top.min(model.spec.vocab);
     let mut lens = Lens { top, ..Lens::default() };
-    let mut logits = model.logits_tensor();
     let mut rows = model.place.real();
     for (chunk, streams) in streams.chunks(ROWS * c).enumerate() {
         let count = streams.len() / c;
@@ -64,7 +64,7 @@ pub(super) fn lens(
         let stream = if rows.dtype() == stream.dtype() { stream } else { stream.to_bf16() };
         rows.resize(&[count, c])?;
         rows.copy_from(&stream.to(model.place.device)?)?;
-        model.lens(&mut logits, saved, &rows)?;
+        model.lens(logits, saved, &rows)?;
         let host;
         let logits = match logits.device() {
             Device::Cpu => logits.f32(),

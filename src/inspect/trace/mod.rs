@@ -110,8 +110,9 @@ pub fn trace(model: &Transformer, tokens: &[u32], options: Options) -> Result<Tr
     let mut saved = Saved::for_inference(model);
     let mut recorder = Recorder::new(spec, n);
     model.forward(&mut saved, &batch, &mut recorder)?;
-    let ops = if options.time { cost::measure(model, &mut saved, &batch)? } else { Vec::new() };
-    let lens = lens::lens(model, &mut saved, &recorder.streams, tokens, options.top)?;
+    let mut logits = model.logits_tensor();
+    let lens = lens::lens(model, &mut saved, &mut logits, &recorder.streams, tokens, options.top)?;
+    let ops = if options.time { cost::measure(model, &mut saved, &mut logits, &batch)? } else { Vec::new() };
     let Recorder { streams, final_norm, attention, norms, mlp, .. } = recorder;
     let sizes = Sizes {
         vocab: spec.vocab,
