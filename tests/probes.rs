@@ -60,10 +60,12 @@ fn run(model: &Transformer, batch: &Batch, probe: &mut dyn Probe) -> Vec<f32> {
     numbers(&saved.hidden)
 }
 
+fn load(golden: &Golden) -> Transformer {
+    Transformer::load(&golden.folder, golden.place).unwrap()
+}
+
 fn check(test: impl Fn(&Golden, &Transformer)) {
-    check_all(&places(), &MODELS, |golden| {
-        test(golden, &Transformer::load(&golden.folder, golden.place).unwrap());
-    });
+    check_all(&places(), &MODELS, |golden| test(golden, &load(golden)));
 }
 
 #[test]
@@ -73,7 +75,7 @@ fn what_is_not_changed_stays_as_it_is() {
         let plain = run(model, &batch, &mut ());
         assert_eq!(run(model, &batch, &mut Keep::default()), plain, "{}", golden.title());
         assert_eq!(run(model, &batch, &mut Touch), plain, "{}", golden.title());
-        let mut steered = model.clone();
+        let mut steered = load(golden);
         let nothing =
             |depth| Steer { depth, direction: vec![1.0; model.spec.channels], action: Action::Add(0.0) };
         steered.steer(&(0..=model.spec.layers).map(nothing).collect::<Vec<_>>()).unwrap();
@@ -114,7 +116,7 @@ fn steering_moves_the_stream_and_nothing_else() {
         };
         for depth in [0, layers] {
             let place = if depth == 0 { (0, Site::Embedding) } else { (depth - 1, Site::Residual) };
-            let mut steered = model.clone();
+            let mut steered = load(golden);
             steered
                 .steer(&[Steer { depth, direction: direction.clone(), action: Action::Add(-1.5) }])
                 .unwrap();
@@ -126,7 +128,7 @@ fn steering_moves_the_stream_and_nothing_else() {
             }
         }
         // Erased everywhere: nothing that a block reads has a share along the direction.
-        let mut steered = model.clone();
+        let mut steered = load(golden);
         let erase = |depth| Steer { depth, direction: direction.clone(), action: Action::Erase };
         steered.steer(&(0..=layers).map(erase).collect::<Vec<_>>()).unwrap();
         let mut found = Keep::default();
@@ -149,7 +151,7 @@ fn steering_moves_the_stream_and_nothing_else() {
 #[test]
 fn what_cannot_steer_says_so() {
     let golden = Golden::read("qwen3", places()[0]);
-    let mut model = Transformer::load(&golden.folder, golden.place).unwrap();
+    let mut model = load(&golden);
     let c = model.spec.channels;
     for (depth, direction, dose, part) in [
         (model.spec.layers + 1, vec![1.0; c], 1.0, "depths 0 to"),

@@ -9,7 +9,7 @@
 # a link there if nothing is.
 set -eu
 folder=${1:-target/gpu}
-tests='small_model cuda_vs_cpu model_golden train_golden inference generate'
+tests='small_model cuda_vs_cpu model_golden train_golden inference generate probes'
 rm -rf "$folder"
 mkdir -p "$folder"
 cargo build --release

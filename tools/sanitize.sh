@@ -52,6 +52,7 @@ glu_ cuda_vs_cpu glu::
 rope_ cuda_vs_cpu rope::
 sample_ cuda_vs_cpu sample::a_draw
 mask_ cuda_vs_cpu mask::
+steer_ cuda_vs_cpu steer::
 embedding_ cuda_vs_cpu embedding::embedding
 END
         continue
@@ -60,6 +61,6 @@ END
     skip=
     [ "$tool" = memcheck ] || skip='--skip long'
     $watch --tool "$tool" "$folder/small_model" --test-threads=1 $skip || status=1
-    $watch --tool "$tool" "$folder/cuda_vs_cpu" --test-threads=1 mask:: adamw:: || status=1
+    $watch --tool "$tool" "$folder/cuda_vs_cpu" --test-threads=1 mask:: adamw:: steer:: || status=1
 done
 exit $status

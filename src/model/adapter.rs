@@ -245,7 +245,7 @@ pub fn read_to_train(dir: &Path, model: &mut Transformer) -> Result<()> {
 }
 
 /// One projection's adapter: W becomes W + scale · B·A.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Factors {
     /// The module, `model.layers.3.self_attn.q_proj` for instance.
     pub module: String,

@@ -41,7 +41,7 @@ pub(super) enum Attend<'a> {
 }
 
 /// The weights and the choices of one block.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Block {
     pub(super) layer: usize,
     pub(super) rope: Rope,

@@ -11,7 +11,7 @@ use crate::model::place::Place;
 use crate::ops::linear::{self, Adapter, Dropout, Gradients};
 
 /// Frozen or trained weight (O, I), rows grouped in one segment a projection, and perhaps an adapter.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Linear {
     /// (O, I).
     pub weight: Parameter,
@@ -30,7 +30,7 @@ pub struct Segment {
 }
 
 /// The adapters of all adapted segments, stacked as `ops::linear` wants them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Stacked {
     /// (G·R, I).
     a: Parameter,

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::model::place::Place;
 
 /// A weight. It is trained iff it has a gradient.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Parameter {
     /// What the ops compute with.
     pub value: Tensor,

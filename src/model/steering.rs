@@ -35,7 +35,7 @@ pub struct Steer {
 }
 
 /// Steers as a pass uses them.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Steering {
     /// Each with its depth and its direction (C), f32; of length 1 where it is erased.
     steers: Vec<(usize, Tensor, Action)>,

@@ -23,7 +23,7 @@ use crate::ops::norm::{self, Norm};
 use crate::ops::{embedding, linear};
 
 /// A model: its sizes, its weights, and its adapters if there are any.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Transformer {
     /// Sizes and choices.
     pub spec: Spec,
