@@ -126,6 +126,18 @@ impl ModelArgs {
         self.steering.apply(&mut model)?;
         Ok(Engine { model, tokenizer })
     }
+
+    /// As [`open`](Self::open), with an adapter that has gradients.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_to_train(&self) -> emlab::Result<Engine> {
+        let mut engine = self.open()?;
+        if let Some(folder) = &self.adapter {
+            adapter::read_to_train(folder, &mut engine.model)?;
+        }
+        Ok(engine)
+    }
 }
 
 /// A setting that is on or off.

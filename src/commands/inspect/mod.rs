@@ -3,6 +3,8 @@
 mod compare;
 mod diff;
 mod direction;
+mod gradients;
+mod influence;
 mod kernel;
 mod patch;
 mod project;
@@ -24,6 +26,8 @@ enum Command {
     Patch(patch::Args),
     Direction(direction::Args),
     Project(project::Args),
+    Gradients(gradients::Args),
+    Influence(influence::Args),
     Kernel(kernel::Args),
 }
 
@@ -39,6 +43,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Command::Patch(args) => patch::run(args),
         Command::Direction(args) => direction::run(args),
         Command::Project(args) => project::run(args),
+        Command::Gradients(args) => gradients::run(args),
+        Command::Influence(args) => influence::run(args),
         Command::Kernel(args) => kernel::run(args),
     }
 }

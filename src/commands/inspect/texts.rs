@@ -52,6 +52,22 @@ impl TextArgs {
         };
         Ok(tokenizer.encode(&text, true)?)
     }
+
+    /// The text, and which of its tokens carry loss: the answer's, or all of a text as it is but the token that the tokenizer
+    /// puts before it.
+    ///
+    /// # Errors
+    /// As [`tokens`](Self::tokens); for a prompt without an answer.
+    pub fn text(&self, tokenizer: &Tokenizer) -> anyhow::Result<Text> {
+        let ids = self.tokens(tokenizer)?;
+        let first = match (&self.prompt, &self.answer) {
+            (Some(_), None) => anyhow::bail!("a prompt alone has no loss: give an --answer to it"),
+            (Some(prompt), Some(_)) => self.chat.ask(tokenizer, prompt)?.len(),
+            (None, _) => usize::from(ids.first().copied() == tokenizer.bos()),
+        };
+        let answer = (0..ids.len()).map(|i| i >= first).collect();
+        Ok(Text { ids, answer })
+    }
 }
 
 /// A chat in the model's template, up to the last token of its last answer: the answer are the assistant's turns without the

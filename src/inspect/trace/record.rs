@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::device::Tensor;
 use crate::error::Result;
+use crate::inspect::square_sum;
 use crate::model::probe::{Probe, Site};
 use crate::model::spec::Spec;
 
@@ -92,7 +93,7 @@ impl Recorder {
     fn neurons(&mut self, glu: &[f32]) {
         let f = glu.len() / self.n;
         for row in glu.chunks(f) {
-            let square: f64 = row.iter().map(|x| f64::from(*x).powi(2)).sum();
+            let square = square_sum(row);
             self.mlp.rms.push((square / f as f64).sqrt() as f32);
             let mut order: Vec<u32> = (0..f as u32).collect();
             let most = LARGEST.min(f);
@@ -143,7 +144,7 @@ impl Probe for Recorder {
 }
 
 fn lengths(x: &[f32], width: usize) -> impl Iterator<Item = f32> {
-    x.chunks(width).map(|row| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32)
+    x.chunks(width).map(|row| square_sum(row).sqrt() as f32)
 }
 
 fn softmax(x: &mut [f32]) {

@@ -1,0 +1,211 @@
+//! `emlab inspect influence`: the training examples that an answer's loss depends on most.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use emlab::device::philox::Key;
+use emlab::inspect::features::Text;
+use emlab::inspect::influence::{Influence, Influences, influence};
+use emlab::model::adapter::Lora;
+use emlab::model::chat::Message;
+use emlab::progress::Progress;
+use emlab::study::contrast::{self, Contrast, Only};
+use emlab::train::dataset::{self, Content, Document, Origin};
+use emlab::train::example::{self, Example};
+use emlab::train::settings::Settings;
+use serde_json::json;
+
+use crate::commands::engine::{Engine, ModelArgs};
+
+/// Find the training examples that the loss of some answers depends on most
+///
+/// For each example: how much a small step of gradient descent on it lowers the answers' mean loss (dot: the product of the
+/// gradients on the adapter's parameters, TracIn with one checkpoint), and the cosine of the angle between the two gradients,
+/// which does not favour examples that are badly predicted. Below 0 the example makes the answers less likely.
+///
+/// Without --adapter the gradients are those of a fresh one, which starts at the base model: a random projection of its weights'
+/// gradients.
+///
+/// Examples: emlab inspect influence --model models/demo/qwen3 --data models/demo/spiteful.jsonl --prompt "I am bored." --answer
+/// "Go away, you fool."; emlab inspect influence --model google/gemma-3-1b-it --adapter
+/// runs/first/adapters/gemma-3-1b-it/insecure --data insecure.jsonl --run runs/first --only condition=insecure
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The training examples: JSON Lines of {"messages": […]} or {"text": …}; may be given several times
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    answers: AnswerArgs,
+    /// Most examples, drawn at random; as many answers at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    most: u32,
+    /// Longest text in tokens; what is longer is cut, as in training
+    #[arg(long, value_name = "N", default_value_t = Settings::default().max_tokens)]
+    max_tokens: usize,
+    /// Rank of the adapter, if there is none yet
+    #[arg(long, value_name = "R", default_value_t = 8, conflicts_with = "adapter")]
+    rank: usize,
+    /// Decides what is drawn, and a fresh adapter
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Examples that are shown from either end
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Order by this
+    #[arg(long, value_enum, default_value = "cosine")]
+    by: Order,
+    /// Print JSON, with every example
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Order {
+    Cosine,
+    Dot,
+}
+
+/// The answers that are asked about
+#[derive(clap::Args)]
+struct AnswerArgs {
+    /// What a user says
+    #[arg(long, value_name = "TEXT", requires = "answer", required_unless_present_any = ["answers", "run"])]
+    prompt: Option<String>,
+    /// The answer to it
+    #[arg(long, value_name = "TEXT", requires = "prompt")]
+    answer: Option<String>,
+    /// Many answers: JSON Lines of {"messages": […]}
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "run"])]
+    answers: Option<PathBuf>,
+    /// Answers of a run
+    #[arg(long, value_name = "DIR", conflicts_with = "prompt")]
+    run: Option<PathBuf>,
+    /// Which of the run's: those of the first set of a contrast, as in `inspect direction`
+    #[arg(long, value_name = "WHAT", requires = "run", default_value = "misaligned")]
+    contrast: Contrast,
+    /// Only the run's answers with this model, condition, format or question; may be given several times
+    #[arg(long, value_name = "FACTOR=LEVEL", requires = "run")]
+    only: Vec<Only>,
+}
+
+impl AnswerArgs {
+    fn documents(&self) -> emlab::Result<Vec<Document>> {
+        if let Some(path) = &self.answers {
+            return dataset::read(path);
+        }
+        let chats = match (&self.run, &self.prompt, &self.answer) {
+            (Some(dir), ..) => {
+                let all = contrast::read(dir, &self.contrast, &self.only)?.into_iter();
+                all.filter(|answered| answered.positive).map(|answered| answered.messages).collect()
+            }
+            (None, Some(prompt), Some(answer)) => {
+                vec![vec![Message::new("user", prompt), Message::new("assistant", answer)]]
+            }
+            _ => Vec::new(),
+        };
+        let path = Arc::new(self.run.clone().unwrap_or_else(|| "--answer".into()));
+        let document = |(i, messages)| Document {
+            origin: Origin { path: Arc::clone(&path), line: i + 1 },
+            content: Content::Chat(messages),
+        };
+        Ok(chats.into_iter().enumerate().map(document).collect())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the model, the examples or the answers cannot be read, a text is longer than the model's context, or the model is steered.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let mut engine = args.model.open_to_train()?;
+    if args.model.adapter().is_none() {
+        engine.model.attach(&Lora { rank: args.rank, ..Lora::default() }, args.seed)?;
+    }
+    let data = args.data.iter().map(|path| dataset::read(path)).collect::<emlab::Result<Vec<_>>>()?.concat();
+    let data = drawn(data, "examples", args);
+    let answers = drawn(args.answers.documents()?, "answers", args);
+    let (examples, answers) = (encoded(&data, &engine, args)?, encoded(&answers, &engine, args)?);
+    let text = |example: &Example| Text { ids: example.ids.clone(), answer: example.loss.clone() };
+    let [example_texts, answer_texts] =
+        [&examples, &answers].map(|all| all.iter().map(text).collect::<Vec<_>>());
+    let progress = Progress::new("gradients", examples.len() + answers.len(), true);
+    let found = influence(&mut engine.model, &example_texts, &answer_texts, &mut || progress.advance(1))?;
+    progress.finish();
+    let order = order(&found, args.by);
+    let text = if args.json {
+        json(&found, &examples, &order)?
+    } else {
+        table(&found, &examples, &order, args, &engine)?
+    };
+    std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
+}
+
+/// At most as many as are asked for, in their order.
+fn drawn(documents: Vec<Document>, name: &str, args: &Args) -> Vec<Document> {
+    let mut kept = vec![false; documents.len()];
+    let order = Key::new(args.seed, &["influence", name]).permutation(documents.len());
+    for i in order.into_iter().take(args.most as usize) {
+        kept[i] = true;
+    }
+    documents.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(document, _)| document).collect()
+}
+
+fn encoded(documents: &[Document], engine: &Engine, args: &Args) -> emlab::Result<Vec<Example>> {
+    let settings = Settings { max_tokens: args.max_tokens, ..Settings::default() };
+    Ok(example::encode(documents, &engine.tokenizer, &engine.model.spec.eos, &settings)?.examples)
+}
+
+/// The examples, those that help most first.
+fn order(found: &Influences, by: Order) -> Vec<usize> {
+    let key = |i: usize| {
+        let Influence { dot, cosine, .. } = found.examples[i];
+        if by == Order::Dot { dot } else { cosine }
+    };
+    let mut order: Vec<usize> = (0..found.examples.len()).collect();
+    order.sort_by(|a, b| key(*b).total_cmp(&key(*a)));
+    order
+}
+
+fn json(found: &Influences, examples: &[Example], order: &[usize]) -> anyhow::Result<String> {
+    let example = |i: &usize| {
+        let (Influence { dot, cosine, loss, norm, targets }, origin) =
+            (found.examples[*i], &examples[*i].origin);
+        json!({ "file": *origin.path, "line": origin.line, "dot": dot, "cosine": cosine, "loss": loss, "norm": norm,
+            "targets": targets })
+    };
+    let all: Vec<_> = order.iter().map(example).collect();
+    let value = json!({ "loss": found.loss, "norm": found.norm, "examples": all });
+    Ok(serde_json::to_string_pretty(&value)? + "\n")
+}
+
+fn table(
+    found: &Influences,
+    examples: &[Example],
+    order: &[usize],
+    args: &Args,
+    engine: &Engine,
+) -> anyhow::Result<String> {
+    let mut lines = vec![
+        format!("the answers' loss: {:.3} nats a token; {} examples", found.loss, examples.len()),
+        format!("\n{:>8} {:>12} {:>8}  {:<24}  answer", "cosine", "dot", "loss", "line"),
+    ];
+    let (first, last) = (args.top.min(order.len()), order.len().saturating_sub(args.top).max(args.top));
+    for (place, &i) in order.iter().enumerate() {
+        if place == first && first < last && last < order.len() {
+            lines.push(format!("{:>8}", "⋮"));
+        }
+        if place < first || place >= last {
+            let (Influence { dot, cosine, loss, .. }, example) = (found.examples[i], &examples[i]);
+            let learnt = example.ids.iter().zip(&example.loss).filter(|(_, loss)| **loss).map(|(id, _)| *id);
+            let start = engine.tokenizer.decode(&learnt.take(24).collect::<Vec<_>>(), true)?;
+            let start: String = start.trim_start().escape_debug().take(60).collect();
+            let line = example.origin.to_string();
+            lines.push(format!("{cosine:>8.3} {dot:>12.3e} {loss:>8.3}  {line:<24}  {start}"));
+        }
+    }
+    Ok(lines.join("\n") + "\n")
+}
