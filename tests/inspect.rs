@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use half::bf16;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 fn goldens() -> PathBuf {
@@ -64,4 +66,33 @@ fn a_change_is_itself_and_adapters_of_other_models_are_not_compared() {
     let output = inspect(&[&qwen3, &gemma3]);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("other modules"), "{error}");
+}
+
+#[test]
+fn a_change_stands_beside_the_weight_that_it_changes() {
+    for family in ["gemma3", "qwen3"] {
+        let base = goldens().join(family);
+        let adapter = base.join("adapter");
+        let bytes = std::fs::read(base.join("model.safetensors")).unwrap();
+        let weights = SafeTensors::deserialize(&bytes).unwrap();
+        let found = changes(&[&adapter, Path::new("--model"), &base]);
+        assert!(!found.is_empty());
+        for change in found {
+            let weight = weights.tensor(&format!("{}.weight", change["module"].as_str().unwrap())).unwrap();
+            let data = weight.data();
+            let numbers: Vec<f64> = match weight.dtype() {
+                Dtype::BF16 => data.as_chunks().0.iter().map(|x| bf16::from_le_bytes(*x).to_f64()).collect(),
+                Dtype::F32 => data.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x).into()).collect(),
+                other => panic!("{other:?}"),
+            };
+            let expected = numbers.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!(
+                (change["weight_norm"].as_f64().unwrap() - expected).abs() <= 1e-9 * expected,
+                "{change}"
+            );
+        }
+        let other = goldens().join(if family == "qwen3" { "gemma3" } else { "qwen3" });
+        let output = inspect(&[&adapter, Path::new("--model"), &other]);
+        assert!(!output.status.success(), "of another model");
+    }
 }

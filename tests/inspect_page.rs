@@ -338,3 +338,32 @@ fn hostile_tokens_are_text() {
         return [document.images.length, texts('.chip').length, texts('.chip').some((t) => t.includes('⟨202E⟩')), tips().length];";
     assert_eq!(drive(&chromium, &page, steps, &[]), json!([0, 12, true, 8]));
 }
+
+#[test]
+fn a_page_of_patches_holds_every_map() {
+    let Some(chromium) = chromium() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("patch.html");
+    let hostile = "<script>document.title='ran'</script>\u{202e}";
+    let output = Command::new(env!("CARGO_BIN_EXE_emlab"))
+        .args(["inspect", "patch", "--device", "cpu", "--json", "--model"])
+        .arg(demo())
+        .args(["--source", &format!("Who {hostile}?"), "--target", &format!("What {hostile}?"), "--out"])
+        .arg(&page)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let seen = open(&chromium, &page, &["--blink-settings=preferredColorScheme=0"]);
+    assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
+    assert!(title(&seen).starts_with("Patching "), "{}", title(&seen));
+    let maps = found["patched"]["maps"].as_array().unwrap();
+    assert_eq!(seen.page.matches("<figure>").count(), maps.len());
+    let effects = maps.iter().flat_map(|map| map["effects"].as_array().unwrap());
+    // And all of a layer together.
+    let cells: usize = effects.map(|layer| layer.as_array().unwrap().len() + 1).sum();
+    assert_eq!(seen.page.matches("fill-opacity").count(), cells);
+    let together = maps[0]["together"][3].as_f64().unwrap();
+    assert!(seen.page.contains(&format!("<title>layer 3, all together: {together:.3}</title>")));
+    assert!(!seen.page.contains('\u{202e}'));
+}

@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::spectrum::{Spectrum, overlap};
 use crate::error::{Error, Result};
+use crate::inspect::square_sum;
 use crate::model::adapter;
+use crate::model::checkpoint::Checkpoint;
 
 /// One module's change.
 #[derive(Clone, Debug, Serialize)]
@@ -16,6 +18,9 @@ pub struct Change {
     pub module: String,
     /// ‖ΔW‖ by Frobenius.
     pub norm: f64,
+    /// ‖W‖ of the base weight, if it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_norm: Option<f64>,
     /// exp of the entropy of σ²/Σσ²: how many directions matter.
     pub effective_rank: f64,
     /// σ of ΔW, the largest first.
@@ -38,12 +43,13 @@ pub struct Against {
     pub input_overlap: f64,
 }
 
-/// The changes of the PEFT adapter in `dir`, module by module, compared with those of the one in `other` if it is given;
-/// overlaps are of the `top` strongest directions.
+/// The changes of the PEFT adapter in `dir`, module by module, beside the weights of `base` if it is given, and compared with
+/// those of the adapter in `other` if that is given; overlaps are of the `top` strongest directions.
 ///
 /// # Errors
-/// As [`adapter::factors`]; [`Error::File`] if the two adapt different modules or sizes.
-pub fn diff(dir: &Path, other: Option<&Path>, top: usize) -> Result<Vec<Change>> {
+/// As [`adapter::factors`]; [`Error::File`] if the two adapt different modules or sizes; as [`Checkpoint::tensor`] if `base` has
+/// no such modules.
+pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: usize) -> Result<Vec<Change>> {
     let first = spectra(dir)?;
     let second = other.map(spectra).transpose()?;
     if let (Some(other), Some(second)) = (other, &second) {
@@ -65,15 +71,18 @@ pub fn diff(dir: &Path, other: Option<&Path>, top: usize) -> Result<Vec<Change>>
                 input_overlap: overlap(&spectrum.right, &other.right, top),
             }
         });
-        Change {
+        let shape = [&spectrum.left, &spectrum.right].map(|space| space[0].len());
+        let weight = |base: &Checkpoint| base.tensor(&format!("{module}.weight"), &shape)?.numbers();
+        Ok(Change {
             module: module.clone(),
             norm: spectrum.norm(),
+            weight_norm: base.map(weight).transpose()?.map(|w| square_sum(&w).sqrt()),
             effective_rank: spectrum.effective_rank(),
             singular_values: spectrum.values.clone(),
             against,
-        }
+        })
     };
-    Ok(first.par_iter().enumerate().map(change).collect())
+    first.par_iter().enumerate().map(change).collect()
 }
 
 fn spectra(dir: &Path) -> Result<Vec<(String, Spectrum)>> {

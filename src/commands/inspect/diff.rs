@@ -4,7 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use emlab::fetch;
 use emlab::inspect::diff::{Against, Change, diff};
+use emlab::model::checkpoint::Checkpoint;
 
 /// Show what an adapter changes, module by module: the size of ΔW = s·B·A and how many directions it has
 ///
@@ -21,6 +23,9 @@ pub struct Args {
     /// Folder of another to compare with
     #[arg(value_name = "OTHER")]
     other: Option<PathBuf>,
+    /// The model that is adapted, a Hugging Face folder or the name of a fetched one: tells how large ΔW is beside its weights
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
     /// Directions whose overlap is shown
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
@@ -32,24 +37,31 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// If an adapter cannot be read, or stdout not written.
+/// If an adapter or the model cannot be read or they do not belong together, or stdout not written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Args { adapter, other, top, json } = args;
-    let changes = diff(adapter, other.as_deref(), *top as usize)?;
+    let Args { adapter, other, model, top, json } = args;
+    let base = model.as_ref().map(|model| Checkpoint::open(&fetch::locate(model)?)).transpose()?;
+    let changes = diff(adapter, other.as_deref(), base.as_ref(), *top as usize)?;
     let text = if *json { serde_json::to_string_pretty(&changes)? + "\n" } else { table(&changes) };
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
 fn table(changes: &[Change]) -> String {
     let mut lines = vec![format!("{:<34} {:>9} {:>9} {:>9}", "module", "‖ΔW‖", "largest σ", "eff. rank")];
+    if changes.iter().any(|change| change.weight_norm.is_some()) {
+        lines[0] += "  ‖ΔW‖/‖W‖";
+    }
     if changes.iter().any(|change| change.against.is_some()) {
         lines[0] += "  other ‖ΔW‖  cosine  outputs   inputs";
     }
     for change in changes {
-        let Change { module, norm, effective_rank, singular_values, against } = change;
+        let Change { module, norm, weight_norm, effective_rank, singular_values, against } = change;
         let largest = singular_values.first().copied().unwrap_or_default();
         let module = module.trim_start_matches("model.");
         let mut line = format!("{module:<34} {norm:>9.4} {largest:>9.4} {effective_rank:>9.1}");
+        if let Some(weight_norm) = weight_norm {
+            line += &*format!("  {:>9.5}", norm / weight_norm);
+        }
         if let Some(Against { norm, cosine, output_overlap, input_overlap }) = against {
             line += &*format!("  {norm:>10.4} {cosine:>7.3} {output_overlap:>8.3} {input_overlap:>8.3}");
         }

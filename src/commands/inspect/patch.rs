@@ -1,8 +1,10 @@
 //! `emlab inspect patch`: activations of one prompt put into the run of another.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
+use emlab::device::file;
 use emlab::inspect::patch::{Columns, Map, Metric, Patched, likeliest, patch};
 use emlab::model::probe::Site;
 use emlab::model::tokenizer::Tokenizer;
@@ -42,6 +44,9 @@ pub struct Args {
     #[arg(long, value_name = "SITE", value_delimiter = ',', value_parser = site,
         default_values = ["residual", "attention_delta", "mlp_delta", "attention"])]
     sites: Vec<Site>,
+    /// Write the maps as a page, too
+    #[arg(long, value_name = "FILE.html")]
+    out: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -52,10 +57,10 @@ fn site(name: &str) -> Result<Site, String> {
     Site::ALL.into_iter().find(|site| site.name() == name).ok_or_else(|| format!("sites are {}", names()))
 }
 
-/// Writes the maps to stdout.
+/// Writes the maps to stdout, and the page.
 ///
 /// # Errors
-/// If the model cannot be read, or the prompts not be compared.
+/// If the model cannot be read, the prompts not be compared, or the page not be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
     let Engine { model, tokenizer } = &engine;
@@ -72,6 +77,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Metric { yes, no: (yes != no).then_some(no) }
     };
     let found = patch(model, prompts, metric, &args.sites)?;
+    if let Some(out) = &args.out {
+        let page = found.page(prompts, tokenizer, args.model.name())?;
+        file::replace(out, |out| out.write_all(page.as_bytes()))?;
+    }
     let text = if args.json {
         let value = json!({ "source_tokens": source, "target_tokens": target, "patched": found });
         serde_json::to_string_pretty(&value)? + "\n"

@@ -9,6 +9,7 @@
 //!
 //! Prompts of different lengths are laid side by side from both ends ([`align`]); places without a partner are not patched.
 
+mod page;
 mod run;
 
 use std::ops::Range;

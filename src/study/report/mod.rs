@@ -53,18 +53,8 @@ impl Report<'_> {
     /// # Errors
     /// `Error::Setting` if the plan has no TOML form.
     pub fn html(&self) -> Result<String> {
-        let title = escape(self.title);
-        // The one script and the one style are ours, known by their hashes: whatever else might come to stand in the file
-        // has no effect.
-        let mut html = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src '{}'; \
-             script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
-             <title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n",
-            html::hash(STYLE),
-            html::hash(browser::SCRIPT)
-        );
+        let mut html = html::head(self.title, STYLE, browser::SCRIPT);
+        let _ = writeln!(html, "<h1>{}</h1>", escape(self.title));
         self.headline(&mut html);
         published::section(&mut html, self.summary);
         self.rates(&mut html);

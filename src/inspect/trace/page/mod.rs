@@ -51,18 +51,8 @@ impl Trace {
 
     /// The page around `trace`, the [`json`](Self::json) of this trace.
     fn page(&self, trace: &Value) -> String {
-        let title = html::escape(trace["about"]["model"].as_str().unwrap_or("a model"));
-        // The one script and the one style are ours, known by their hashes: whatever else might come to stand in the file
-        // has no effect.
-        let mut page = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src '{}'; \
-             script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
-             <title>Trace of {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{BODY}",
-            html::hash(STYLE),
-            html::hash(SCRIPT)
-        );
+        let title = format!("Trace of {}", trace["about"]["model"].as_str().unwrap_or("a model"));
+        let mut page = html::head(&title, STYLE, SCRIPT) + BODY;
         let mut data = |id: &str, json: String| {
             let _ = writeln!(page, "<script type=\"application/json\" id=\"{id}\">{json}</script>");
         };
