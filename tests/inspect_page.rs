@@ -357,7 +357,7 @@ fn a_page_of_patches_holds_every_map() {
     let seen = open(&chromium, &page, &["--blink-settings=preferredColorScheme=0"]);
     assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
     assert!(title(&seen).starts_with("Patching "), "{}", title(&seen));
-    let maps = found["patched"]["maps"].as_array().unwrap();
+    let maps = found["maps"].as_array().unwrap();
     assert_eq!(seen.page.matches("<figure>").count(), maps.len());
     let effects = maps.iter().flat_map(|map| map["effects"].as_array().unwrap());
     // And all of a layer together.

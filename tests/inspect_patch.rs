@@ -25,9 +25,9 @@ const TARGET: [u32; 6] = [2, 9, 55, 30, 41, 8];
 #[test]
 fn the_whole_stream_is_the_other_run_and_the_update_of_the_same_token_is_nothing() {
     check(|golden, model| {
-        let metric = Metric { yes: 3, no: Some(4) };
+        let metric = Metric::Logits { yes: 3, no: 4 };
         let sites = [Site::Residual, Site::ResidualMid, Site::AttentionDelta, Site::Attention];
-        let found = patch(&model, [&SOURCE, &TARGET], metric, &sites).unwrap();
+        let found = patch(&model, [&SOURCE, &TARGET], &metric, &sites).unwrap();
         let near = |x: f64, y: f64| assert!((x - y).abs() < 2e-3, "{}: {x} {y}", golden.title());
         for map in &found.maps[..2] {
             assert_eq!((map.columns, map.effects.len()), (Columns::Positions, model.spec.layers));
@@ -53,16 +53,29 @@ fn the_whole_stream_is_the_other_run_and_the_update_of_the_same_token_is_nothing
 }
 
 #[test]
-fn without_a_second_token_the_log_probability_is_measured() {
-    check(|_, model| {
-        let [yes, _] = likeliest(&model, [&SOURCE, &TARGET]).unwrap();
-        let found = patch(&model, [&SOURCE, &TARGET], Metric { yes, no: None }, &[Site::MlpDelta]).unwrap();
-        assert!(found.source < 0.0 && found.target < 0.0);
-        let whole: Vec<u32> = SOURCE.iter().copied().chain([yes]).collect();
-        let seen = observe(&model, &whole).unwrap();
-        let nll = part(&seen, &seen, 1).unwrap().after[SOURCE.len() - 1].nll.unwrap()[0];
-        assert!((f64::from(nll) + found.source).abs() < 1e-4);
-        assert!(part(&seen, &observe(&model, &TARGET).unwrap(), 1).is_err());
+fn an_answer_is_measured_as_a_whole() {
+    check(|golden, model| {
+        for answer in [&[33][..], &[33, 7, 50]] {
+            let metric = Metric::Answer(answer.to_vec());
+            let sites = [Site::ResidualMid, Site::MlpDelta];
+            let found = patch(&model, [&SOURCE, &TARGET], &metric, &sites).unwrap();
+            for (prompt, found) in [(SOURCE, found.source), (TARGET, found.target)] {
+                let whole = [&prompt[..], answer].concat();
+                let seen = observe(&model, &whole).unwrap();
+                let after = part(&seen, &seen, 1).unwrap().after;
+                let nll: f64 = after[5..5 + answer.len()].iter().map(|a| f64::from(a.nll.unwrap()[0])).sum();
+                assert!((nll + found).abs() < 1e-4 * nll, "{}: {found} {nll}", golden.title());
+            }
+            // The answer's tokens are positions, too, and the same in both: with the stream of all of them the runs are the same.
+            assert_eq!(found.pairs.len(), 5 + answer.len());
+            for together in &found.maps[0].together {
+                assert!((together - 1.0).abs() < 2e-3, "{}: {together}", golden.title());
+            }
+        }
+        let found = likeliest(&model, [&SOURCE, &SOURCE]).unwrap();
+        assert!(matches!(&found, Metric::Answer(one) if one.len() == 1), "{found:?}");
+        let first = observe(&model, &SOURCE).unwrap();
+        assert!(part(&first, &observe(&model, &TARGET).unwrap(), 1).is_err());
     });
 }
 
@@ -90,15 +103,18 @@ fn a_model_does_not_part_from_itself_and_an_adapter_parts_it_after_the_embedding
 fn what_cannot_be_patched_says_so() {
     let golden = Golden::read("qwen3", places()[0]);
     let model = Transformer::load(&golden.folder, golden.place).unwrap();
-    let metric = Metric { yes: 3, no: Some(4) };
+    let metric = Metric::Logits { yes: 3, no: 4 };
     for (source, target, metric, site, message) in [
-        (&SOURCE[..], &[][..], metric, Site::Residual, "0 tokens"),
-        (&SOURCE[..], &SOURCE[..], metric, Site::Residual, "same metric"),
-        (&SOURCE[..3], &[5, 6][..], metric, Site::Residual, "no position"),
-        (&SOURCE[..], &TARGET[..], Metric { yes: 9999, no: None }, Site::Residual, "vocabulary"),
-        (&SOURCE[..], &TARGET[..], metric, Site::Embedding, "inside layers"),
+        (&SOURCE[..], &[][..], &metric, Site::Residual, "0 tokens"),
+        (&SOURCE[..], &SOURCE[..], &metric, Site::Residual, "same metric"),
+        (&SOURCE[..3], &[5, 6][..], &metric, Site::Residual, "no position"),
+        (&SOURCE[..], &TARGET[..], &Metric::Answer(vec![9999]), Site::Residual, "vocabulary"),
+        (&SOURCE[..], &TARGET[..], &Metric::Answer(vec![]), Site::Residual, "without tokens"),
+        (&SOURCE[..], &TARGET[..], &metric, Site::Embedding, "inside layers"),
     ] {
         let error = patch(&model, [source, target], metric, &[site]).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
     }
+    let error = likeliest(&model, [&SOURCE, &[]]).unwrap_err().to_string();
+    assert!(error.contains("0 tokens"), "{error}");
 }

@@ -8,7 +8,6 @@ use emlab::device::file;
 use emlab::inspect::patch::{Columns, Map, Metric, Patched, likeliest, patch};
 use emlab::model::probe::Site;
 use emlab::model::tokenizer::Tokenizer;
-use serde_json::json;
 
 use crate::commands::engine::{ChatArgs, Engine, ModelArgs};
 
@@ -16,7 +15,7 @@ use crate::commands::engine::{ChatArgs, Engine, ModelArgs};
 ///
 /// For every layer and position (for every layer and head, where attention is patched) it tells how far the target's run then
 /// goes the source's way: 0 not at all, 1 all the way. Measured is the logit of a next token of the source against that of one of
-/// the target, by default the likeliest of each.
+/// the target, by default the likeliest of each; or how likely a whole answer is.
 ///
 /// Example: emlab inspect patch --model models/demo/gemma3 --source "Who are you?" --target "What do you do?"
 #[derive(clap::Args)]
@@ -34,10 +33,10 @@ pub struct Args {
     raw: bool,
     #[command(flatten)]
     chat: ChatArgs,
-    /// Text of the token that is wanted: its first token counts
+    /// The answer whose logarithm of probability is measured; with --no, only the logit of its first token
     #[arg(long, value_name = "TEXT")]
     yes: Option<String>,
-    /// Text of the token that it is measured against
+    /// Text against whose first token that of --yes is measured
     #[arg(long, value_name = "TEXT", requires = "yes")]
     no: Option<String>,
     /// Where to patch: residual, residual_mid, attention_delta, mlp_delta (by position), attention (by head), …
@@ -69,24 +68,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let (source, target) = (tokens(&args.source)?, tokens(&args.target)?);
     let prompts = [&source[..], &target[..]];
-    let metric = if let Some(yes) = &args.yes {
-        let no = args.no.as_ref().map(|no| first_token(tokenizer, no)).transpose()?;
-        Metric { yes: first_token(tokenizer, yes)?, no }
-    } else {
-        let [yes, no] = likeliest(model, prompts)?;
-        Metric { yes, no: (yes != no).then_some(no) }
+    let metric = match (&args.yes, &args.no) {
+        (Some(yes), None) => Metric::Answer(tokenizer.encode(yes, false)?),
+        (Some(yes), Some(no)) => {
+            Metric::Logits { yes: first_token(tokenizer, yes)?, no: first_token(tokenizer, no)? }
+        }
+        (None, _) => likeliest(model, prompts)?,
     };
-    let found = patch(model, prompts, metric, &args.sites)?;
+    let found = patch(model, prompts, &metric, &args.sites)?;
     if let Some(out) = &args.out {
-        let page = found.page(prompts, tokenizer, args.model.name())?;
+        let page = found.page(tokenizer, args.model.name())?;
         file::replace(out, |out| out.write_all(page.as_bytes()))?;
     }
-    let text = if args.json {
-        let value = json!({ "source_tokens": source, "target_tokens": target, "patched": found });
-        serde_json::to_string_pretty(&value)? + "\n"
-    } else {
-        table(&found, &target, tokenizer)?
-    };
+    let text =
+        if args.json { serde_json::to_string_pretty(&found)? + "\n" } else { table(&found, tokenizer)? };
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
@@ -107,15 +102,10 @@ fn shade(effect: f64) -> &'static str {
     }
 }
 
-fn table(found: &Patched, target: &[u32], tokenizer: &Tokenizer) -> anyhow::Result<String> {
-    let Patched { metric: Metric { yes, no }, source, target: to, pairs, maps } = found;
-    let word = |token: u32| tokenizer.decode(&[token], false);
-    let measured = match no {
-        Some(no) => format!("logit of {:?} above that of {:?}", word(*yes)?, word(*no)?),
-        None => format!("ln p of {:?}", word(*yes)?),
-    };
+fn table(found: &Patched, tokenizer: &Tokenizer) -> anyhow::Result<String> {
+    let Patched { source, target, target_tokens, pairs, maps, .. } = found;
     let mut lines = vec![
-        format!("{measured}: source {source:.3}, target {to:.3}"),
+        format!("{}: source {source:.3}, target {target:.3}", found.measured(tokenizer)?),
         "effect: · < 0.1   ░ < 0.3   ▒ < 0.6   ▓ < 0.9   █ all the way   - the other way".into(),
     ];
     for Map { site, columns, effects, together } in maps {
@@ -129,7 +119,8 @@ fn table(found: &Patched, target: &[u32], tokenizer: &Tokenizer) -> anyhow::Resu
             lines.push(format!("{layer:>5}  {together:>12.3}  {shades}"));
         }
     }
-    let texts = pairs.iter().map(|[_, at]| word(target[*at])).collect::<emlab::Result<Vec<_>>>()?;
+    let word = |[_, at]: &[usize; 2]| tokenizer.decode(&[target_tokens[*at]], false);
+    let texts = pairs.iter().map(word).collect::<emlab::Result<Vec<_>>>()?;
     lines.push(format!(
         "\npositions: {}",
         texts.iter().map(|t| format!("{t:?}")).collect::<Vec<_>>().join(" ")

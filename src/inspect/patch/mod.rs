@@ -2,13 +2,14 @@
 //! which places carry the difference (Meng et al., arXiv 2202.05262; Heimersheim and Nanda, arXiv 2404.15255).
 //!
 //! ```text
-//! metric m        logit(yes) − logit(no) at the last position; without a `no`, ln p(yes)
+//! metric m        logit(yes) − logit(no) of the next token, or Σ ln p of the tokens of an answer
 //! effect          (m_patched − m_target) / (m_source − m_target): 0 where nothing changes, 1 where the target's run now
 //!                 says what the source's does
 //! ```
 //!
 //! Prompts of different lengths are laid side by side from both ends ([`align`]); places without a partner are not patched.
 
+mod metric;
 mod page;
 mod run;
 
@@ -17,29 +18,10 @@ use std::ops::Range;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::inspect::log_sum;
 use crate::model::probe::Site;
 use crate::model::transformer::Transformer;
+pub use metric::Metric;
 use run::{Change, Keep, Runs};
-
-/// What is read off a run: the next token at the end of the prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Metric {
-    /// The token that is wanted.
-    pub yes: u32,
-    /// Another, if it is measured against one.
-    pub no: Option<u32>,
-}
-
-impl Metric {
-    fn of(self, logits: &[f32]) -> f64 {
-        let logit = |token: u32| f64::from(logits[token as usize]);
-        if let Some(no) = self.no {
-            return logit(self.yes) - logit(no);
-        }
-        logit(self.yes) - log_sum(logits)
-    }
-}
 
 /// What a column of a map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -73,6 +55,10 @@ pub struct Patched {
     pub source: f64,
     /// As above.
     pub target: f64,
+    /// What was run: the prompt, and of an answer all but the last token.
+    pub source_tokens: Vec<u32>,
+    /// As above.
+    pub target_tokens: Vec<u32>,
     /// The columns of [`Columns::Positions`]: a position of the source and its partner in the target.
     pub pairs: Vec<[usize; 2]>,
     /// One map a site.
@@ -99,28 +85,23 @@ pub fn align(source: &[u32], target: &[u32]) -> Vec<[usize; 2]> {
 /// [`Error::Setting`] for an empty prompt or one longer than the model's context, prompts without a common position, a metric
 /// that does not tell the two prompts apart, or a site that cannot be patched; [`Error::Run`] for a token outside the
 /// vocabulary.
-pub fn patch(
-    model: &Transformer,
-    [source, target]: [&[u32]; 2],
-    metric: Metric,
-    sites: &[Site],
-) -> Result<Patched> {
+pub fn patch(model: &Transformer, prompts: [&[u32]; 2], metric: &Metric, sites: &[Site]) -> Result<Patched> {
     let (spec, layers) = (&model.spec, model.spec.layers);
-    for tokens in [source, target] {
-        if tokens.is_empty() || tokens.len() > spec.context {
-            let (found, context) = (tokens.len(), spec.context);
-            return Err(Error::Setting(format!("a prompt of {found} tokens: patching takes 1 to {context}")));
-        }
+    let [source, target] = prompts.map(|prompt| metric.text(prompt));
+    for (prompt, text) in prompts.iter().zip([&source, &target]) {
+        fits(model, if prompt.is_empty() { prompt } else { text })?;
     }
-    if let Some(token) =
-        [Some(metric.yes), metric.no].into_iter().flatten().find(|t| *t as usize >= spec.vocab)
-    {
+    let tokens = metric.tokens();
+    if tokens.is_empty() {
+        return Err(Error::Setting("an answer without tokens has no probability".into()));
+    }
+    if let Some(token) = tokens.iter().find(|token| **token as usize >= spec.vocab) {
         return Err(Error::Run(format!("token id {token} is outside the model's vocabulary")));
     }
     if let Some(site) = sites.iter().find(|site| matches!(site, Site::Embedding | Site::FinalNorm)) {
         return Err(Error::Setting(format!("{}: patching is at sites inside layers", site.name())));
     }
-    let pairs = align(source, target);
+    let pairs = align(&source, &target);
     if pairs.is_empty() {
         return Err(Error::Setting(
             "the prompts have no position in common: neither begin nor end alike".into(),
@@ -128,8 +109,8 @@ pub fn patch(
     }
     let mut runs = Runs::new(model);
     let mut keep = Keep::new(sites);
-    let from = metric.of(&runs.one(source, &mut keep)?);
-    let to = metric.of(&runs.one(target, &mut ())?);
+    let from = runs.one(&source, metric, &mut keep)?;
+    let to = runs.one(&target, metric, &mut ())?;
     let range = from - to;
     if range == 0.0 {
         return Err(Error::Setting(
@@ -159,7 +140,8 @@ pub fn patch(
             }
             changes.push(change(&pairs, whole));
         }
-        let effects = runs.many(target, &keep, &changes, &|logits| (metric.of(logits) - to) / range)?;
+        let found = runs.many(&target, metric, &keep, &changes)?;
+        let effects: Vec<f64> = found.into_iter().map(|m| (m - to) / range).collect();
         let mut map = Map { site: site.name(), columns, effects: Vec::new(), together: Vec::new() };
         for row in effects.chunks(count + 1) {
             map.effects.push(row[..count].to_vec());
@@ -167,21 +149,40 @@ pub fn patch(
         }
         maps.push(map);
     }
-    Ok(Patched { metric, source: from, target: to, pairs, maps })
+    Ok(Patched {
+        metric: metric.clone(),
+        source: from,
+        target: to,
+        source_tokens: source,
+        target_tokens: target,
+        pairs,
+        maps,
+    })
 }
 
-/// The likeliest next tokens of the two prompts: the natural choice of `yes` and `no` where they differ.
+/// Refuses a text that cannot be run.
+fn fits(model: &Transformer, tokens: &[u32]) -> Result<()> {
+    let (found, context) = (tokens.len(), model.spec.context);
+    if (1..=context).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Setting(format!("a prompt of {found} tokens: patching takes 1 to {context}")))
+}
+
+/// The likeliest next token of the source, against that of the target where it is another.
 ///
 /// # Errors
-/// Whatever the model returns.
-pub fn likeliest(model: &Transformer, prompts: [&[u32]; 2]) -> Result<[u32; 2]> {
+/// [`Error::Setting`] for an empty prompt or one longer than the model's context; whatever the model returns.
+pub fn likeliest(model: &Transformer, prompts: [&[u32]; 2]) -> Result<Metric> {
     let mut runs = Runs::new(model);
     let mut best = |tokens: &[u32]| -> Result<u32> {
-        let logits = runs.one(tokens, &mut ())?;
+        fits(model, tokens)?;
+        let logits = runs.logits(tokens)?;
         let largest = |a: usize, b: usize| if logits[b] > logits[a] { b } else { a };
         Ok((0..logits.len()).reduce(largest).unwrap_or(0) as u32)
     };
-    Ok([best(prompts[0])?, best(prompts[1])?])
+    let (yes, no) = (best(prompts[0])?, best(prompts[1])?);
+    Ok(if yes == no { Metric::Answer(vec![yes]) } else { Metric::Logits { yes, no } })
 }
 
 #[cfg(test)]

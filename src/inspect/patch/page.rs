@@ -21,29 +21,37 @@ const NAME: usize = 14;
 const BOTTOM: usize = 110;
 
 impl Patched {
-    /// The page, whose title names `model`; `prompts` are the source's and the target's tokens.
+    /// The metric as a formula.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the tokenizer does not know a token.
-    pub fn page(&self, prompts: [&[u32]; 2], tokenizer: &Tokenizer, model: &str) -> Result<String> {
+    pub fn measured(&self, tokenizer: &Tokenizer) -> Result<String> {
         let word = |token: u32| tokenizer.decode(&[token], false);
+        Ok(match &self.metric {
+            Metric::Logits { yes, no } => format!("logit({:?}) − logit({:?})", word(*yes)?, word(*no)?),
+            Metric::Answer(answer) => format!("ln p({:?})", tokenizer.decode(answer, false)?),
+        })
+    }
+
+    /// The page, whose title names `model`.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if the tokenizer does not know a token.
+    pub fn page(&self, tokenizer: &Tokenizer, model: &str) -> Result<String> {
         let title = format!("Patching {model}");
         let mut page = head(&title, STYLE, "");
         let _ = writeln!(page, "<h1>{}</h1>", escape(&title));
-        let Metric { yes, no } = self.metric;
-        let measured = match no {
-            Some(no) => format!("logit({:?}) − logit({:?})", word(yes)?, word(no)?),
-            None => format!("ln p({:?})", word(yes)?),
-        };
-        let _ = writeln!(page, "<p class=\"formula\">m = {} of the next token</p>\n<dl>", escape(&measured));
+        let measured = escape(&self.measured(tokenizer)?);
+        let _ = writeln!(page, "<p class=\"formula\">m = {measured}</p>\n<dl>");
         for (name, tokens, value) in
-            [("source", prompts[0], self.source), ("target", prompts[1], self.target)]
+            [("source", &self.source_tokens, self.source), ("target", &self.target_tokens, self.target)]
         {
             let text = escape(&tokenizer.decode(tokens, false)?);
             let _ = writeln!(page, "<dt>{name}, m = {value:.3}</dt><dd>{text}</dd>");
         }
         page.push_str(EXPLANATION);
-        let positions = self.pairs.iter().map(|[_, at]| word(prompts[1][*at])).collect::<Result<Vec<_>>>()?;
+        let word = |[_, at]: &[usize; 2]| tokenizer.decode(&[self.target_tokens[*at]], false);
+        let positions = self.pairs.iter().map(word).collect::<Result<Vec<_>>>()?;
         for map in &self.maps {
             let (columns, what) = match map.columns {
                 Columns::Positions => (positions.clone(), "by position of the target"),

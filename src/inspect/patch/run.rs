@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::Metric;
 use crate::device::{DType, Tensor};
 use crate::error::Result;
 use crate::interrupt;
@@ -82,7 +83,7 @@ impl Probe for Put<'_> {
     }
 }
 
-/// Passes that end in the logits of the last position.
+/// Passes over texts, at whose end a metric is read.
 pub(super) struct Runs<'a> {
     model: &'a Transformer,
     saved: Saved,
@@ -95,35 +96,64 @@ impl<'a> Runs<'a> {
     }
 
     /// The logits (V) after `tokens`.
-    pub(super) fn one(&mut self, tokens: &[u32], probe: &mut dyn Probe) -> Result<Vec<f32>> {
-        self.pass(tokens, 1, probe)
+    pub(super) fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.pass(tokens, 1, &mut ())?;
+        self.last(&[tokens.len() as u32 - 1])
     }
 
-    /// `read` of the logits of `tokens` under each change.
+    /// The metric of `tokens`.
+    pub(super) fn one(&mut self, tokens: &[u32], metric: &Metric, probe: &mut dyn Probe) -> Result<f64> {
+        self.pass(tokens, 1, probe)?;
+        Ok(self.read(metric, tokens.len(), 1)?[0])
+    }
+
+    /// The metric of `tokens` under each change.
     pub(super) fn many(
         &mut self,
         tokens: &[u32],
+        metric: &Metric,
         keep: &Keep,
         changes: &[Change],
-        read: &dyn Fn(&[f32]) -> f64,
     ) -> Result<Vec<f64>> {
         let length = tokens.len();
         let mut all = Vec::with_capacity(changes.len());
         for changes in changes.chunks((BUDGET / length).max(1)) {
             interrupt::check()?;
-            let logits = self.pass(tokens, changes.len(), &mut Put { keep, changes, length })?;
-            all.extend(logits.chunks(self.model.spec.vocab).map(read));
+            self.pass(tokens, changes.len(), &mut Put { keep, changes, length })?;
+            all.extend(self.read(metric, length, changes.len())?);
         }
         Ok(all)
     }
 
-    /// The logits (copies, V) after each of as many copies of `tokens`.
-    fn pass(&mut self, tokens: &[u32], copies: usize, probe: &mut dyn Probe) -> Result<Vec<f32>> {
-        let starts: Vec<u32> = (0..=copies).map(|copy| (copy * tokens.len()) as u32).collect();
-        let last: Vec<u32> = starts[1..].iter().map(|end| end - 1).collect();
+    /// Runs as many copies of `tokens`, packed.
+    fn pass(&mut self, tokens: &[u32], copies: usize, probe: &mut dyn Probe) -> Result<()> {
+        let starts = (0..=copies).map(|copy| (copy * tokens.len()) as u32).collect();
         let batch = Batch { tokens: tokens.repeat(copies), starts, dropout: None };
-        self.model.forward(&mut self.saved, &batch, probe)?;
-        self.model.logits(&mut self.logits, &mut self.saved, &last)?;
+        self.model.forward(&mut self.saved, &batch, probe)
+    }
+
+    /// The metric at the end of each of the last pass's copies of `length` tokens.
+    fn read(&mut self, metric: &Metric, length: usize, copies: usize) -> Result<Vec<f64>> {
+        let ends = (1..=copies).map(|copy| (copy * length) as u32);
+        match metric {
+            Metric::Logits { yes, no } => {
+                let last: Vec<u32> = ends.map(|end| end - 1).collect();
+                let difference =
+                    |logits: &[f32]| f64::from(logits[*yes as usize]) - f64::from(logits[*no as usize]);
+                Ok(self.last(&last)?.chunks(self.model.spec.vocab).map(difference).collect())
+            }
+            Metric::Answer(answer) => {
+                let rows: Vec<u32> = ends.flat_map(|end| end - answer.len() as u32..end).collect();
+                let nll = self.model.loss(&mut self.saved, &rows, &answer.repeat(copies))?;
+                let sum = |nll: &[f32]| -nll.iter().map(|x| f64::from(*x)).sum::<f64>();
+                Ok(nll.chunks(answer.len()).map(sum).collect())
+            }
+        }
+    }
+
+    /// The logits (n, V) after rows of the last pass.
+    fn last(&mut self, rows: &[u32]) -> Result<Vec<f32>> {
+        self.model.logits(&mut self.logits, &mut self.saved, rows)?;
         self.logits.read::<f32>()
     }
 }
