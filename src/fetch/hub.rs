@@ -365,7 +365,7 @@ mod tests {
         let hub = hub(dir.path(), None);
         let message = hub.locate("qwen3-8b").unwrap_err().to_string();
         assert!(message.contains("Qwen/Qwen3-8B") && message.contains("emlab fetch qwen3-8b"), "{message}");
-        for bad in ["nothing", "a/b/c", "../x", "a/..", "a b/c", "a/b@../x", ""] {
+        for bad in ["nothing", "a/b/c", "../no-such-model", "a/..", "a b/c", "a/b@../x", ""] {
             let message = hub.locate(bad).unwrap_err().to_string();
             assert!(message.contains("emlab models"), "{message}");
         }
