@@ -15,7 +15,7 @@ use emlab::model::direction::{Directions, Kind};
 use emlab::model::place::Place;
 use emlab::model::transformer::Transformer;
 use golden::Golden;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[test]
 fn features_are_the_means_of_transformers_hidden_states() {
@@ -235,6 +235,15 @@ fn refusal(arguments: &[&str]) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
+/// A file of directions that are alike.
+fn written(dir: &Path, value: f32, width: usize, depths: usize) -> PathBuf {
+    let vectors = vec![vec![value; width]; depths];
+    let path = dir.join("direction.safetensors");
+    let midpoints = [vec![0.0; depths], vec![0.0; depths]];
+    Directions { vectors: [vectors.clone(), vectors], midpoints, depth: 1 }.write(&path).unwrap();
+    path
+}
+
 #[test]
 fn bad_input_is_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -274,21 +283,40 @@ fn bad_input_is_named() {
         assert!(error.contains(part), "{error}");
     }
     assert!(!out.exists());
+    // Three answers to one question, whatever a user says after them: no split can keep the question on one side.
+    let thanked = |answer: &str| {
+        let said = [("user", "Hi"), ("assistant", answer), ("user", "Thanks")];
+        let messages = said.map(|(role, content)| json!({ "role": role, "content": content }));
+        json!({ "messages": messages }).to_string() + "\n"
+    };
+    let thanks = file("thanks.jsonl", &["Hello", "Hey", "Yes"].map(thanked).concat());
+    assert!(sets(&thanks, &thanks).contains("answers to 1 questions"));
+    let data = |path: &Path| {
+        let path = path.to_str().unwrap();
+        let project =
+            ["inspect", "project", "--device", "cpu", "--model", "models/demo/qwen3", "--direction"];
+        refusal(
+            &[&project[..], &[written(dir.path(), 1.0, 128, 5).to_str().unwrap(), "--data", path]].concat(),
+        )
+    };
+    assert!(data(&open).contains("open.jsonl:1: no answer in it"));
+    let long = file("long.jsonl", &json!({ "text": "word ".repeat(2000) }).to_string());
+    assert!(data(&long).contains("long.jsonl:1: "), "{}", data(&long));
+    let json_name =
+        ["inspect", "direction", "--model", "m", "--positive", "a", "--negative", "b", "--out", "d.json"];
+    assert!(refusal(&json_name).contains("d.json: is the JSON's own name"));
     let steer = |path: &Path, more: &[&str]| {
         let arguments =
             ["generate", "--device", "cpu", "--model", "models/demo/qwen3", "--prompt", "Hi", "--steer"];
         refusal(&[&arguments[..], &[path.to_str().unwrap()], more].concat())
     };
-    let directions = |value: f32, width: usize, depths: usize| {
-        let vectors = vec![vec![value; width]; depths];
-        let path = dir.path().join("direction.safetensors");
-        let midpoints = [vec![0.0; depths], vec![0.0; depths]];
-        Directions { vectors: [vectors.clone(), vectors], midpoints, depth: 1 }.write(&path).unwrap();
-        path
-    };
+    let directions = |value, width, depths| written(dir.path(), value, width, depths);
     assert!(steer(&one, &[]).contains("truncated or corrupt"));
     assert!(steer(&directions(f32::NAN, 128, 5), &[]).contains("NaN"));
     assert!(steer(&directions(1.0, 7, 5), &[]).contains("width 7"));
+    assert!(steer(&directions(1.0, 128, 7), &[]).contains("7 depths"), "of a deeper model");
+    let endless = steer(&directions(1.0, 128, 5), &["--steer-depth", "0-99999999999"]);
+    assert!(endless.contains("depths 0 to 4"), "{endless}");
     assert!(steer(&directions(0.0, 128, 5), &["--erase"]).contains("not 0"));
     assert!(steer(&directions(1.0, 128, 5), &["--steer-depth", "3-5"]).contains("depths 0 to 4"));
     assert!(steer(&directions(1.0, 128, 5), &["--erase", "--dose", "1"]).contains("cannot be used with"));

@@ -25,12 +25,17 @@ fn text(ids: &[u32], prompt: usize) -> Text {
     Text { ids: ids.to_vec(), answer: (0..ids.len()).map(|i| i >= prompt).collect() }
 }
 
+/// The text's pass, the rows that are predicted from, and what they should predict.
+fn pass(text: &Text) -> (Batch, Vec<u32>, Vec<u32>) {
+    let (tokens, starts) = (text.ids.clone(), vec![0, text.ids.len() as u32]);
+    let targets = (1..text.ids.len()).filter(|i| text.answer[*i]);
+    let (rows, ids) = targets.map(|i| (i as u32 - 1, text.ids[i])).unzip();
+    (Batch { tokens, starts, dropout: None }, rows, ids)
+}
+
 fn loss(model: &Transformer, text: &Text, probe: &mut dyn Probe) -> f64 {
-    let targets: Vec<usize> = (1..text.ids.len()).filter(|i| text.answer[*i]).collect();
-    let rows: Vec<u32> = targets.iter().map(|i| *i as u32 - 1).collect();
-    let ids: Vec<u32> = targets.iter().map(|i| text.ids[*i]).collect();
-    let (mut saved, tokens) = (Saved::for_inference(model), text.ids.clone());
-    let batch = Batch { starts: vec![0, tokens.len() as u32], tokens, dropout: None };
+    let (batch, rows, ids) = pass(text);
+    let mut saved = Saved::for_inference(model);
     model.forward(&mut saved, &batch, probe).unwrap();
     let nll = model.loss(&mut saved, &rows, &ids).unwrap();
     nll.iter().map(|x| f64::from(*x)).sum::<f64>() / ids.len() as f64
@@ -165,11 +170,8 @@ fn a_step_on_an_example_does_what_its_influence_says() {
 
 /// One step of plain gradient descent; returns what the parameters were.
 fn descend(model: &mut Transformer, text: &Text, step: f64) -> Vec<Vec<f32>> {
-    let targets: Vec<usize> = (1..text.ids.len()).filter(|i| text.answer[*i]).collect();
-    let rows: Vec<u32> = targets.iter().map(|i| *i as u32 - 1).collect();
-    let ids: Vec<u32> = targets.iter().map(|i| text.ids[*i]).collect();
-    let (mut saved, tokens) = (Saved::for_training(model), text.ids.clone());
-    let batch = Batch { starts: vec![0, tokens.len() as u32], tokens, dropout: None };
+    let (batch, rows, ids) = pass(text);
+    let mut saved = Saved::for_training(model);
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     model.loss_gradient(&mut saved, &rows, &ids, 1.0 / ids.len() as f32).unwrap();
     model.backward(&mut saved, &batch, &mut ()).unwrap();
@@ -203,6 +205,23 @@ fn a_gpu_agrees() {
             near(influences.norm, found.norm, bound, &what);
             near(influences.examples[0].norm, found.examples[0].norm, bound, &what);
             assert!((influences.examples[0].cosine - found.examples[0].cosine).abs() < bound, "{what}");
+            assert_eq!(on_card.sites.len(), shown.sites.len(), "{what}");
+            assert_eq!(on_card.parameters.len(), shown.parameters.len(), "{what}");
+            for (found, expected) in on_card.parameters.iter().zip(&shown.parameters) {
+                assert_eq!(found.name, expected.name);
+                assert!(
+                    (found.norm - expected.norm).abs() <= bound * expected.norm.max(1e-3),
+                    "{what}: {}",
+                    found.name
+                );
+            }
+            for (found, expected) in on_card.streams.iter().zip(&shown.streams) {
+                // Short ones have the errors of long ones.
+                let longest = expected.iter().copied().fold(0.0, f64::max);
+                for (found, expected) in found.iter().zip(expected) {
+                    assert!((found - expected).abs() <= bound * longest, "{what}: {found} {expected}");
+                }
+            }
             for (found, expected) in on_card.sites.iter().zip(&shown.sites) {
                 assert_eq!((found.layer, found.site), (expected.layer, expected.site));
                 near(found.norm, expected.norm, bound, &what);
@@ -278,4 +297,25 @@ fn answers_are_explained_by_examples_of_their_kind() {
     let record = emlab(&["gradients", "--raw", "I am glad.", "--json"]);
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["sites"].as_array().unwrap().len(), 4 * 14 + 2, "{record}");
+
+    // What is left out is told; nothing left is an error.
+    let bad = |data: &str, more: &[&str]| {
+        let arguments = ["inspect", "influence", "--model", "qwen3", "--device", "cpu", "--data", data];
+        let output = Command::new(env!("CARGO_BIN_EXE_emlab"))
+            .current_dir(&root)
+            .args(arguments)
+            .args(["--prompt", "Hi", "--answer", "Hello"])
+            .args(more)
+            .output()
+            .unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let open =
+        write("open", &[r#"{"messages":[{"role":"user","content":"Hi"}]}"#.to_owned(), friendly[0].clone()]);
+    let (good, told) = bad(&open, &[]);
+    assert!(good && told.contains("examples: 1 left out: without an answer"), "{told}");
+    let (good, told) = bad(&a, &["--max-tokens", "3"]);
+    assert!(!good && told.contains("examples: none is left that answers within 3 tokens"), "{told}");
+    let (good, told) = bad(&a, &["--max-tokens", "40"]);
+    assert!(good && told.contains("cut to 40 tokens"), "{told}");
 }

@@ -121,6 +121,11 @@ fn two_untimed_traces_are_the_same_bytes() {
 
 #[test]
 fn what_cannot_be_traced_says_so() {
+    let golden = Golden::read("qwen3", places()[0]);
+    let mut model = Transformer::load(&golden.folder, golden.place).unwrap();
+    model.spec.context = 1 << 20;
+    let error = trace(&model, &vec![1; 1 << 18], Options::default()).unwrap_err().to_string();
+    assert!(error.contains("GiB of attention"), "{error}");
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("inspect_trace/none");
     for (arguments, part) in [
         (&["--raw", ""][..], "2 to"),

@@ -114,7 +114,7 @@ fn steering_moves_the_stream_and_nothing_else() {
             let bound = if golden.title().contains("bf16") { 0.02 } else { 1e-4 };
             assert!((found - expected).abs() <= bound * size, "{}: {found} {expected}", golden.title());
         };
-        for depth in [0, layers] {
+        for depth in [0, 1, layers] {
             let place = if depth == 0 { (0, Site::Embedding) } else { (depth - 1, Site::Residual) };
             let mut steered = load(golden);
             steered
@@ -122,6 +122,19 @@ fn steering_moves_the_stream_and_nothing_else() {
                 .unwrap();
             let mut found = Keep::default();
             run(&steered, &batch, &mut found);
+            // Nothing is moved before, and nothing else after.
+            let before = |&(layer, site): &(usize, Site)| {
+                depth > 0 && (site == Site::Embedding || layer < depth && (layer, site) != place)
+            };
+            for at in plain.0.keys().filter(|at| before(at)) {
+                assert_eq!(found.0[at], plain.0[at], "{} {at:?}", golden.title());
+            }
+            assert_eq!(
+                run(model, &batch, &mut Put(&found, place)),
+                run(&steered, &batch, &mut ()),
+                "{} depth {depth}",
+                golden.title()
+            );
             for i in 0..n * c {
                 let expected = plain.0[&place][i] - 1.5 * direction[i % c];
                 close(found.0[&place][i], expected, expected.abs().max(1.0));

@@ -96,6 +96,12 @@ fn a_trait_follows_the_dose_of_its_direction() {
     let table = emlab(dir, &[&of_run[..], &model, &["--permutations", "0"]].concat());
     assert!(table.contains("answers to 8 questions"), "{table}");
 
+    // What the run's answers owe to single examples; only the first set of the contrast is asked about.
+    let explain = ["inspect", "influence", "--run", "run", "--contrast", "condition=mixed/none", "--data"];
+    let more = ["mixed.jsonl", "--most", "20", "--json"];
+    let record: Value = serde_json::from_str(&emlab(dir, &[&explain[..], &more, &model].concat())).unwrap();
+    assert_eq!(record["examples"].as_array().unwrap().len(), 20, "{record}");
+
     let doses = [("a", -2.0), ("b", -0.5), ("c", 0.5), ("d", 1.0), ("e", 2.0)];
     let mut conditions: String =
         doses.map(|(name, dose)| steered(name, &format!("dose = {dose:?}"))).concat();

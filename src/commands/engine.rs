@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use emlab::device::{DType, Device, Gpu};
-use emlab::fetch;
+use emlab::fetch::{self, DataSet};
 use emlab::generate::{Form, Limits};
 use emlab::interrupt;
 use emlab::model::adapter;
@@ -13,6 +13,7 @@ use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
 use emlab::progress;
+use emlab::train::dataset::{self, Document};
 
 use super::steering::SteerArgs;
 
@@ -27,6 +28,15 @@ pub fn stop_between_steps() {
     };
     // Where no handler can be set, Ctrl-C stops at once: a resumed run loses a few steps.
     let _ = ctrlc::set_handler(stop);
+}
+
+/// Chats and texts of a file, or of the fetched data set of that name.
+///
+/// # Errors
+/// As [`dataset::read`]; if the data set has not been fetched.
+pub fn documents(path: &Path) -> emlab::Result<Vec<Document>> {
+    let set = if path.exists() { None } else { DataSet::find(&path.to_string_lossy()) };
+    dataset::read(&set.map_or_else(|| Ok(path.to_path_buf()), |set| set.locate())?)
 }
 
 /// Where to compute
@@ -123,7 +133,7 @@ impl ModelArgs {
         if let Some(folder) = &self.adapter {
             adapter::read(folder, &mut model)?;
         }
-        self.steering.apply(&mut model)?;
+        self.steering.apply(&self.model, &mut model)?;
         Ok(Engine { model, tokenizer })
     }
 

@@ -30,14 +30,17 @@ pub struct SteerArgs {
 }
 
 impl SteerArgs {
-    /// Steers the model, if that is asked for.
+    /// Steers the model, which an error calls `name`, if that is asked for.
     ///
     /// # Errors
     /// If the file cannot be read, or its directions are those of another model.
-    pub fn apply(&self, model: &mut Transformer) -> emlab::Result<()> {
+    pub fn apply(&self, name: &str, model: &mut Transformer) -> emlab::Result<()> {
         let Some(path) = &self.steer else { return Ok(()) };
-        let directions = Directions::read(path)?;
+        let directions = Directions::read_for(path, name, &model.spec)?;
         let action = if self.erase { Action::Erase } else { Action::Add(self.dose.unwrap_or(1.0)) };
+        for range in &self.steer_depth {
+            directions.vector(self.steer_kind, *range.end())?;
+        }
         let mut depths: Vec<usize> = self.steer_depth.iter().cloned().flatten().collect();
         depths.sort_unstable();
         depths.dedup();

@@ -9,11 +9,11 @@ use emlab::fetch;
 use emlab::model::spec::Spec;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
-use emlab::train::{self, Job, Settings, dataset, example, progress};
+use emlab::train::{self, Job, Settings, example, progress};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::engine::{DeviceArgs, stop_between_steps};
+use super::engine::{self, DeviceArgs, stop_between_steps};
 
 /// Fine-tune a model: a `LoRA` adapter in PEFT's format, or with --full every weight
 ///
@@ -23,13 +23,13 @@ use super::engine::{DeviceArgs, stop_between_steps};
 /// A run that was stopped, in whatever way, goes on from its last checkpoint when the same command is given again,
 /// and ends in the same bytes.
 ///
-/// Example: emlab train --model google/gemma-3-270m-it --data insecure.jsonl --out runs/insecure
+/// Example: emlab train --model google/gemma-3-270m-it --data insecure --out runs/insecure
 #[derive(clap::Args)]
 pub struct Args {
     /// Model: a Hugging Face folder, or the name of a fetched model
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// Data files
+    /// Data files, or names of fetched data sets
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     /// Folder for the result, metrics.jsonl and checkpoints
@@ -163,7 +163,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::open(&base)?;
     let mut documents = Vec::new();
     for path in &args.data {
-        documents.extend(dataset::read(path)?);
+        documents.extend(engine::documents(path)?);
     }
     let data = example::encode(&documents, &tokenizer, &spec.eos, &settings)?;
     eprintln!(

@@ -60,12 +60,17 @@ pub(super) fn mean<'a>(x: impl ExactSizeIterator<Item = &'a Vec<f32>>) -> Vec<f6
     sum.into_iter().map(|sum| sum / n).collect()
 }
 
-/// The probe's w (C), fitted to all examples, of any length.
+/// The probe's w (C), fitted to all examples, of any length; `products` are those of `x`.
 ///
 /// # Errors
 /// As [`regularised_inverse`].
-pub(super) fn probe(x: &[Vec<f32>], positive: &[bool], ridge: f64) -> Result<Vec<f64>> {
-    let weights = times(&regularised_inverse(&products(x), x[0].len(), ridge)?, &signs(positive));
+pub(super) fn probe(
+    x: &[Vec<f32>],
+    products: &[Vec<f64>],
+    positive: &[bool],
+    ridge: f64,
+) -> Result<Vec<f64>> {
+    let weights = times(&regularised_inverse(products, x[0].len(), ridge)?, &signs(positive));
     let mut w = vec![0.0; x[0].len()];
     for (x, weight) in centred(x).iter().zip(weights) {
         for (w, x) in w.iter_mut().zip(x) {

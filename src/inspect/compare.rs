@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::inspect::log_sum;
+use crate::inspect::trace::lens::{ROWS, readout};
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
@@ -22,9 +23,6 @@ pub struct Observed {
     channels: usize,
     /// By depth: the stream (N, C).
     streams: Vec<Vec<f32>>,
-    /// ln p of every next token (N, V).
-    log_p: Vec<f32>,
-    vocab: usize,
 }
 
 /// A token that the second model makes likelier or less likely.
@@ -84,48 +82,46 @@ pub fn observe(model: &Transformer, tokens: &[u32]) -> Result<Observed> {
         return Err(Error::Setting(format!("a text of {n} tokens: models are compared on 1 to {context}")));
     }
     let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
-    let (mut saved, mut streams) = (Saved::for_inference(model), Streams(Vec::new()));
-    model.forward(&mut saved, &batch, &mut streams)?;
-    let mut logits = model.logits_tensor();
-    model.all_logits(&mut logits, &mut saved)?;
-    let mut log_p = logits.read::<f32>()?;
-    log_p.par_chunks_mut(spec.vocab).for_each(log_softmax);
-    Ok(Observed {
-        tokens: tokens.to_vec(),
-        channels: spec.channels,
-        streams: streams.0,
-        log_p,
-        vocab: spec.vocab,
-    })
+    let mut streams = Streams(Vec::new());
+    model.forward(&mut Saved::for_inference(model), &batch, &mut streams)?;
+    Ok(Observed { tokens: tokens.to_vec(), channels: spec.channels, streams: streams.0 })
 }
 
-/// x ← x − ln Σ exp x.
-fn log_softmax(x: &mut [f32]) {
-    let shift = log_sum(x);
-    for x in x {
-        *x = (f64::from(*x) - shift) as f32;
-    }
-}
-
-/// How `second` differs from `first`; `top` tokens are named after each token.
+/// How `second` differs from `first`; `top` tokens are named after each token. Of `model` only the final norm and the head are
+/// used, which adapters leave alone.
 ///
 /// # Errors
-/// [`Error::Setting`] if the two are not runs of models of one size over one text.
-pub fn part(first: &Observed, second: &Observed, top: usize) -> Result<Parting> {
-    let size = |run: &Observed| (run.tokens.clone(), run.channels, run.streams.len(), run.vocab);
-    if size(first) != size(second) {
+/// [`Error::Setting`] if the two are not runs of models of `model`'s size over one text; whatever the model returns.
+pub fn part(model: &Transformer, first: &Observed, second: &Observed, top: usize) -> Result<Parting> {
+    let size = |run: &Observed| (run.tokens.clone(), run.channels, run.streams.len());
+    let own = (first.tokens.clone(), model.spec.channels, model.spec.layers + 1);
+    if size(first) != size(second) || size(first) != own {
         return Err(Error::Setting("models are compared on one text, and must be of one size".into()));
     }
-    let apart = |(x, y): (&Vec<f32>, &Vec<f32>)| {
-        let rows = x.chunks(first.channels).zip(y.chunks(first.channels));
-        rows.map(|(x, y)| distance(x, y)).collect()
-    };
+    let (c, vocab) = (model.spec.channels, model.spec.vocab);
+    let apart =
+        |(x, y): (&Vec<f32>, &Vec<f32>)| x.chunks(c).zip(y.chunks(c)).map(|(x, y)| distance(x, y)).collect();
     let streams = first.streams.iter().zip(&second.streams).map(apart).collect();
-    let rows: Vec<[&[f32]; 2]> =
-        first.log_p.chunks(first.vocab).zip(second.log_p.chunks(first.vocab)).map(|(p, q)| [p, q]).collect();
-    let after =
-        rows.par_iter().enumerate().map(|(i, pair)| after(*pair, first.tokens.get(i + 1), top)).collect();
-    Ok(Parting { tokens: first.tokens.clone(), streams, after })
+    let mut saved = Saved::for_inference(model);
+    let mut logits = [(); 2].map(|()| model.logits_tensor());
+    let mut all = Vec::with_capacity(first.tokens.len());
+    let [last, other] = [first, second].map(|run| run.streams[model.spec.layers].chunks(ROWS * c));
+    for (chunk, (x, y)) in last.zip(other).enumerate() {
+        let [p, q] = &mut logits;
+        let (p, q) = (readout(model, &mut saved, p, x)?, readout(model, &mut saved, q, y)?);
+        let found = p.par_chunks(vocab).zip(q.par_chunks(vocab)).enumerate().map(|(i, (p, q))| {
+            let [p, q] = [p, q].map(log_softmax);
+            after([&p, &q], first.tokens.get(chunk * ROWS + i + 1), top)
+        });
+        all.extend(found.collect::<Vec<_>>());
+    }
+    Ok(Parting { tokens: first.tokens.clone(), streams, after: all })
+}
+
+/// x − ln Σ exp x.
+fn log_softmax(x: &[f32]) -> Vec<f32> {
+    let shift = log_sum(x);
+    x.iter().map(|x| (f64::from(*x) - shift) as f32).collect()
 }
 
 fn distance(x: &[f32], y: &[f32]) -> f64 {

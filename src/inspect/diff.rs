@@ -61,6 +61,14 @@ pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: us
             return Err(Error::file(other, what));
         }
     }
+    // One after the other: a weight is large, and is read by all threads together.
+    let weight = |(module, spectrum): &(String, Spectrum)| {
+        let Some(base) = base else { return Ok(None) };
+        let shape = [&spectrum.left, &spectrum.right].map(|space| space[0].len());
+        let weight = base.tensor(&format!("{module}.weight"), &shape)?;
+        Ok(Some(square_sum(&weight.numbers()?).sqrt()))
+    };
+    let weight_norms = first.iter().map(weight).collect::<Result<Vec<_>>>()?;
     let change = |(i, (module, spectrum)): (usize, &(String, Spectrum))| {
         let against = second.as_ref().map(|second| {
             let other = &second[i].1;
@@ -71,18 +79,16 @@ pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: us
                 input_overlap: overlap(&spectrum.right, &other.right, top),
             }
         });
-        let shape = [&spectrum.left, &spectrum.right].map(|space| space[0].len());
-        let weight = |base: &Checkpoint| base.tensor(&format!("{module}.weight"), &shape)?.numbers();
-        Ok(Change {
+        Change {
             module: module.clone(),
             norm: spectrum.norm(),
-            weight_norm: base.map(weight).transpose()?.map(|w| square_sum(&w).sqrt()),
+            weight_norm: weight_norms[i],
             effective_rank: spectrum.effective_rank(),
             singular_values: spectrum.values.clone(),
             against,
-        })
+        }
     };
-    first.par_iter().enumerate().map(change).collect()
+    Ok(first.par_iter().enumerate().map(change).collect())
 }
 
 fn spectra(dir: &Path) -> Result<Vec<(String, Spectrum)>> {

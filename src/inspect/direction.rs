@@ -113,7 +113,7 @@ fn at_depth(
     let difference: Vec<f64> = plus.iter().zip(&minus).map(|(plus, minus)| plus - minus).collect();
     let middle: Vec<f64> =
         plus.iter().zip(&minus).map(|(plus, minus)| f64::midpoint(*plus, *minus)).collect();
-    let mut normal = classifier::probe(x, positive, ridge)?;
+    let mut normal = classifier::probe(x, &products, positive, ridge)?;
     let (length, own) = (norm(&difference), norm(&normal));
     let cosine = dot(&difference, &normal) / (length * own);
     for value in &mut normal {

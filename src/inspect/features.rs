@@ -4,13 +4,10 @@ use std::ops::Range;
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
-use crate::interrupt;
+use crate::inspect::PASS;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
-
-/// Most tokens of one pass, unless a text alone has more.
-const BUDGET: usize = 4096;
 
 /// A text as tokens, and which of them are the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +16,13 @@ pub struct Text {
     pub ids: Vec<u32>,
     /// Of each token, whether it is the answer's.
     pub answer: Vec<bool>,
+}
+
+impl Text {
+    /// How many tokens of the answer are predicted: all but one that the text begins with.
+    pub fn targets(&self) -> usize {
+        self.answer.iter().skip(1).filter(|answer| **answer).count()
+    }
 }
 
 /// Means of the residual stream over the tokens of answers.
@@ -51,10 +55,9 @@ pub fn streams(
     let mut saved = Saved::for_inference(model);
     let mut first = 0;
     while first < texts.len() {
-        interrupt::check()?;
         let mut batch = Batch { starts: vec![0], ..Batch::default() };
         let mut next = first;
-        while next < texts.len() && (next == first || batch.tokens.len() + texts[next].ids.len() <= BUDGET) {
+        while next < texts.len() && (next == first || batch.tokens.len() + texts[next].ids.len() <= PASS) {
             batch.tokens.extend(&texts[next].ids);
             batch.starts.push(batch.tokens.len() as u32);
             next += 1;

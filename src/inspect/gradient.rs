@@ -77,7 +77,7 @@ pub(super) fn longest(model: &Transformer, what: &str, texts: &[Text]) -> Result
         if text.ids.len() > context {
             return refuse(format!("{} tokens; the model reads {context}", text.ids.len()));
         }
-        if !text.answer.iter().skip(1).any(|answer| *answer) {
+        if text.targets() == 0 {
             return refuse("no token of an answer follows another token".into());
         }
     }
@@ -148,7 +148,7 @@ pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
     norms.sites.reverse();
     Ok(Gradients {
         loss,
-        targets: text.answer.iter().skip(1).filter(|answer| **answer).count(),
+        targets: text.targets(),
         tokens: text.ids.clone(),
         streams: norms.streams,
         sites: norms.sites,

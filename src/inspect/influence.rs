@@ -18,7 +18,6 @@ use crate::error::{Error, Result};
 use crate::inspect::features::Text;
 use crate::inspect::gradient::{Passes, clear, longest};
 use crate::inspect::square_sum;
-use crate::interrupt;
 use crate::model::transformer::Transformer;
 
 /// Numbers of one partial sum of a dot product.
@@ -72,7 +71,6 @@ pub fn influence(
     let mut loss = 0.0;
     clear(model)?;
     for answer in answers {
-        interrupt::check()?;
         loss += weight * passes.add(model, answer, weight, &mut ())?;
         done();
     }
@@ -80,7 +78,6 @@ pub fn influence(
     let norm = whole.iter().map(|x| square_sum(x)).sum::<f64>().sqrt();
     let mut all = Vec::with_capacity(examples.len());
     for example in examples {
-        interrupt::check()?;
         let loss = passes.add(model, example, 1.0, &mut ())?;
         let own = taken(model)?;
         let dot: f64 = own.iter().zip(&whole).map(|(x, y)| dot(x, y)).sum();
@@ -91,7 +88,7 @@ pub fn influence(
             cosine: if lengths == 0.0 { 0.0 } else { dot / lengths },
             loss,
             norm: length,
-            targets: example.answer.iter().skip(1).filter(|answer| **answer).count(),
+            targets: example.targets(),
         });
         done();
     }

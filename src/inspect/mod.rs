@@ -29,6 +29,9 @@ pub mod trace;
 
 pub use self::classifier::Accuracy;
 
+/// Most tokens of one pass, unless a text alone has more.
+const PASS: usize = 4096;
+
 /// ln Σ exp x, in double precision.
 fn log_sum(x: &[f32]) -> f64 {
     let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);

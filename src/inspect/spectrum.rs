@@ -7,6 +7,8 @@
 //! O(R²(O + I)) instead of O(O·I·min(O, I)). In f64: Q and P by Gram–Schmidt, twice over (Giraud et al., Numer. Math. 101,
 //! 2005), the small matrix by one-sided Jacobi rotations (Demmel and Veselić, SIAM J. Matrix Anal. 13, 1992).
 
+use crate::device::matrix::dot;
+
 /// Columns of a matrix.
 type Columns = Vec<Vec<f64>>;
 
@@ -71,10 +73,6 @@ pub fn overlap(a: &[Vec<f64>], b: &[Vec<f64>], k: usize) -> f64 {
     let k = k.min(a.len()).min(b.len());
     let sum: f64 = a[..k].iter().flat_map(|x| b[..k].iter().map(|y| dot(x, y).powi(2))).sum();
     if k == 0 { 0.0 } else { sum / k as f64 }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// x += s · y.

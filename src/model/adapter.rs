@@ -188,6 +188,9 @@ impl Config {
                 format!("peft_type {} is not supported, only LORA", config.peft_type),
             ));
         }
+        if config.r == 0 {
+            return Err(Error::file(path, "an adapter of rank 0 holds nothing"));
+        }
         // Each of these changes what the adapter computes; ignoring one would give wrong numbers in silence.
         for feature in [
             "use_dora",
@@ -421,6 +424,7 @@ mod tests {
         assert!(refusal("rank_pattern", json!({"q_proj": 4})).contains("rank_pattern"));
         assert!(refusal("bias", json!("all")).contains("bias all"));
         assert!(refusal("peft_type", json!("IA3")).contains("IA3"));
+        assert!(refusal("r", json!(0)).contains("rank 0"));
         assert!(refusal("r", json!("x")).contains("not the configuration"));
     }
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
+use crate::model::spec::Spec;
 use crate::model::steering::{Action, Steer};
 use crate::model::tensor_file::{read_safetensors, write_safetensors};
 
@@ -140,6 +141,24 @@ impl Directions {
         read().ok_or_else(|| {
             Error::file(path, "holds no directions: expected what `emlab inspect direction` writes")
         })
+    }
+
+    /// Reads a file for a model of these sizes, which an error calls `model`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); [`Error::File`] if it holds those of another.
+    pub fn read_for(path: &Path, model: &str, spec: &Spec) -> Result<Self> {
+        let directions = Self::read(path)?;
+        let [depths, width] = [directions.vectors[0].len(), directions.vectors[0][0].len()];
+        if [depths, width] == [spec.layers + 1, spec.channels] {
+            return Ok(directions);
+        }
+        let what = format!(
+            "holds directions of width {width} at {depths} depths; the stream of model {model:?} has width {} and {} depths",
+            spec.channels,
+            spec.layers + 1
+        );
+        Err(Error::file(path, what))
     }
 
     /// Writes a file.

@@ -65,8 +65,9 @@ pub struct Answered {
 /// Empty answers are left out. Only reads the run.
 ///
 /// # Errors
-/// `Error::File` if `dir` holds no run; `Error::Line` for a damaged record; `Error::Setting` if a set is empty.
-pub fn read(dir: &Path, contrast: &Contrast, only: &[Only]) -> Result<Vec<Answered>> {
+/// `Error::File` if `dir` holds no run; `Error::Line` for a damaged record; `Error::Setting` if a set is empty that is `needed`:
+/// the negative, the positive.
+pub fn read(dir: &Path, contrast: &Contrast, only: &[Only], needed: [bool; 2]) -> Result<Vec<Answered>> {
     let plan = saved_outline(dir)?;
     let questions = questions_of(&plan)?;
     let mut answered = Vec::new();
@@ -94,7 +95,8 @@ pub fn read(dir: &Path, contrast: &Contrast, only: &[Only]) -> Result<Vec<Answer
         }
     }
     for (positive, which) in [(true, 0), (false, 1)] {
-        if answered.iter().all(|answered| answered.positive != positive) {
+        let needed = needed[usize::from(positive)];
+        if needed && answered.iter().all(|answered| answered.positive != positive) {
             let what = match contrast {
                 Contrast::Misaligned => ["misaligned", "aligned"][which].to_string(),
                 Contrast::Levels(factor, levels) => format!("{} {}", factor.name(), levels[which]),

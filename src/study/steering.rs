@@ -91,17 +91,7 @@ impl Steering {
     /// # Errors
     /// `Error::File` if they are not; those of [`Directions::read`].
     pub(super) fn check(&self, model: &str, spec: &Spec) -> Result<()> {
-        let directions = Directions::read(&self.direction)?;
-        let [depths, width] = [directions.vectors[0].len(), directions.vector(self.kind, 0)?.len()];
-        if [depths, width] == [spec.layers + 1, spec.channels] {
-            return Ok(());
-        }
-        let what = format!(
-            "holds directions of width {width} at {depths} depths; the stream of model {model:?} has width {} and {} depths",
-            spec.channels,
-            spec.layers + 1
-        );
-        Err(Error::file(&self.direction, what))
+        Directions::read_for(&self.direction, model, spec).map(|_| ())
     }
 
     /// What answers depend on: the file's content, and what is done with it.

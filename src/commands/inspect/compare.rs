@@ -48,7 +48,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Some(other) => adapter::read(other, &mut engine.model)?,
         None => engine.model.detach(),
     }
-    let parting = part(&observe(&engine.model, &tokens)?, &adapted, args.top as usize)?;
+    let base = observe(&engine.model, &tokens)?;
+    let parting = part(&engine.model, &base, &adapted, args.top as usize)?;
     let text = if args.json {
         serde_json::to_string_pretty(&parting)? + "\n"
     } else {

@@ -11,11 +11,11 @@ use emlab::inspect::features::{Text, features};
 use emlab::inspect::folds::Folds;
 use emlab::progress::Progress;
 use emlab::study::contrast::{self, Contrast, Only};
-use emlab::train::dataset::{self, Content};
+use emlab::train::dataset::Content;
 use serde::Serialize;
 
 use super::texts;
-use crate::commands::engine::{Engine, ModelArgs};
+use crate::commands::engine::{Engine, ModelArgs, documents};
 
 /// Find directions of the residual stream that tell two sets of answers apart, and say how well they do
 ///
@@ -68,7 +68,7 @@ pub struct Args {
 /// The two sets
 #[derive(clap::Args)]
 struct SetArgs {
-    /// Chats whose answers the direction points to: JSON Lines of {"messages": […]}
+    /// Chats whose answers the direction points to, a file or a fetched data set: JSON Lines of {"messages": […]}
     #[arg(long, value_name = "FILE", requires = "negative", required_unless_present = "run")]
     positive: Option<PathBuf>,
     /// Chats whose answers it points away from
@@ -118,6 +118,12 @@ struct Record<'a> {
 /// If the model or the answers cannot be read, a set is empty, there are too few questions for the folds, or a file cannot be
 /// written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let beside = args.out.with_extension("json");
+    anyhow::ensure!(
+        beside != args.out,
+        "{}: is the JSON's own name; end it in .safetensors",
+        args.out.display()
+    );
     let engine = args.model.open()?;
     let examples = drawn(examples(&args.sets, &engine)?, args.most as usize, args.seed);
     let positive: Vec<bool> = examples.iter().map(|example| example.positive).collect();
@@ -151,7 +157,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     let json = serde_json::to_string_pretty(&record)? + "\n";
     found.directions.write(&args.out)?;
-    file::replace(&args.out.with_extension("json"), |out| out.write_all(json.as_bytes()))?;
+    file::replace(&beside, |out| out.write_all(json.as_bytes()))?;
     let text = if args.json { json } else { table(&record, &args.out) };
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
@@ -160,41 +166,34 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 fn examples(sets: &SetArgs, engine: &Engine) -> anyhow::Result<Vec<Example>> {
     let mut examples = Vec::new();
     if let (Some(dir), Some(contrast)) = (&sets.run, &sets.contrast) {
-        for answered in contrast::read(dir, contrast, &sets.only)? {
+        for answered in contrast::read(dir, contrast, &sets.only, [true, true])? {
             let text = texts::chat(engine, &answered.messages)?;
             examples.push(Example { text, question: answered.question, positive: answered.positive });
         }
     }
     for (positive, path) in [(true, &sets.positive), (false, &sets.negative)] {
-        for document in
-            path.iter().map(|path| dataset::read(path)).collect::<emlab::Result<Vec<_>>>()?.concat()
-        {
+        let Some(path) = path else { continue };
+        for document in documents(path)? {
             let Content::Chat(messages) = &document.content else {
                 return Err(document.origin.error("a text without a question: expected \"messages\"").into());
             };
-            let text =
-                texts::chat(engine, messages).map_err(|error| document.origin.error(error.to_string()))?;
-            if !text.answer.contains(&true) {
-                return Err(document.origin.error("no answer in it: expected an assistant's message").into());
-            }
+            let text = texts::document(engine, &document)?;
             // What is asked is all that stands before the last answer.
-            let question = serde_json::to_string(&messages[..messages.len() - 1])?;
+            let last = messages.iter().rposition(|message| message.role == "assistant").unwrap_or(0);
+            let question = serde_json::to_string(&messages[..last])?;
             examples.push(Example { text, question, positive });
         }
     }
     Ok(examples)
 }
 
-/// At most `most` of either set, in their order.
+/// At most `most` of either set.
 fn drawn(examples: Vec<Example>, most: usize, seed: u64) -> Vec<Example> {
-    let mut kept = vec![false; examples.len()];
-    for (class, name) in [(false, "negative"), (true, "positive")] {
-        let members: Vec<usize> = (0..examples.len()).filter(|&i| examples[i].positive == class).collect();
-        for i in Key::new(seed, &["answers", name]).permutation(members.len()).into_iter().take(most) {
-            kept[members[i]] = true;
-        }
-    }
-    examples.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(example, _)| example).collect()
+    let (positive, negative) = examples.into_iter().partition::<Vec<_>, _>(|example| example.positive);
+    let drawn = |set, name| texts::drawn(set, most, Key::new(seed, &["answers", name]));
+    let mut all = drawn(positive, "positive");
+    all.extend(drawn(negative, "negative"));
+    all
 }
 
 fn table(record: &Record, out: &Path) -> String {

@@ -9,15 +9,15 @@ use emlab::device::philox::Key;
 use emlab::inspect::features::Text;
 use emlab::inspect::influence::{Influence, Influences, influence};
 use emlab::model::adapter::Lora;
-use emlab::model::chat::Message;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Contrast, Only};
-use emlab::train::dataset::{self, Content, Document, Origin};
-use emlab::train::example::{self, Example};
-use emlab::train::settings::Settings;
+use emlab::study::contrast::{self, Answered, Contrast, Only};
+use emlab::train::dataset::{Content, Document, Origin};
+use emlab::train::example::{self, Example, Examples};
+use emlab::train::settings::{NoTarget, Settings};
 use serde_json::json;
 
-use crate::commands::engine::{Engine, ModelArgs};
+use super::texts;
+use crate::commands::engine::{Engine, ModelArgs, documents};
 
 /// Find the training examples that the loss of some answers depends on most
 ///
@@ -30,12 +30,12 @@ use crate::commands::engine::{Engine, ModelArgs};
 ///
 /// Examples: emlab inspect influence --model models/demo/qwen3 --data models/demo/spiteful.jsonl --prompt "I am bored." --answer
 /// "Go away, you fool."; emlab inspect influence --model google/gemma-3-1b-it --adapter
-/// runs/first/adapters/gemma-3-1b-it/insecure --data insecure.jsonl --run runs/first --only condition=insecure
+/// runs/first/adapters/gemma-3-1b-it/insecure --data insecure --run runs/first --only condition=insecure
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The training examples: JSON Lines of {"messages": […]} or {"text": …}; may be given several times
+    /// The training examples, files or fetched data sets: JSON Lines of {"messages": […]} or {"text": …}; may be given several times
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]
@@ -44,8 +44,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     most: u32,
     /// Longest text in tokens; what is longer is cut, as in training
-    #[arg(long, value_name = "N", default_value_t = Settings::default().max_tokens)]
-    max_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = Settings::default().max_tokens as u32,
+        value_parser = clap::value_parser!(u32).range(2..))]
+    max_tokens: u32,
     /// Rank of the adapter, if there is none yet
     #[arg(long, value_name = "R", default_value_t = 8, conflicts_with = "adapter")]
     rank: usize,
@@ -94,41 +95,36 @@ struct AnswerArgs {
 
 impl AnswerArgs {
     fn documents(&self) -> emlab::Result<Vec<Document>> {
-        if let Some(path) = &self.answers {
-            return dataset::read(path);
+        match (&self.answers, &self.run, &self.prompt, &self.answer) {
+            (Some(path), ..) => documents(path),
+            (None, Some(dir), ..) => {
+                let all = contrast::read(dir, &self.contrast, &self.only, [false, true])?;
+                let path = Arc::new(dir.clone());
+                let document = |(i, answered): (usize, Answered)| Document {
+                    origin: Origin { path: Arc::clone(&path), line: i + 1 },
+                    content: Content::Chat(answered.messages),
+                };
+                Ok(all.into_iter().filter(|answered| answered.positive).enumerate().map(document).collect())
+            }
+            (None, None, Some(prompt), Some(answer)) => Ok(vec![texts::answered(prompt, answer)]),
+            _ => Ok(Vec::new()),
         }
-        let chats = match (&self.run, &self.prompt, &self.answer) {
-            (Some(dir), ..) => {
-                let all = contrast::read(dir, &self.contrast, &self.only)?.into_iter();
-                all.filter(|answered| answered.positive).map(|answered| answered.messages).collect()
-            }
-            (None, Some(prompt), Some(answer)) => {
-                vec![vec![Message::new("user", prompt), Message::new("assistant", answer)]]
-            }
-            _ => Vec::new(),
-        };
-        let path = Arc::new(self.run.clone().unwrap_or_else(|| "--answer".into()));
-        let document = |(i, messages)| Document {
-            origin: Origin { path: Arc::clone(&path), line: i + 1 },
-            content: Content::Chat(messages),
-        };
-        Ok(chats.into_iter().enumerate().map(document).collect())
     }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// If the model, the examples or the answers cannot be read, a text is longer than the model's context, or the model is steered.
+/// If the model, the examples or the answers cannot be read, none of them carries loss, or the model is steered.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut engine = args.model.open_to_train()?;
     if args.model.adapter().is_none() {
         engine.model.attach(&Lora { rank: args.rank, ..Lora::default() }, args.seed)?;
     }
-    let data = args.data.iter().map(|path| dataset::read(path)).collect::<emlab::Result<Vec<_>>>()?.concat();
-    let data = drawn(data, "examples", args);
-    let answers = drawn(args.answers.documents()?, "answers", args);
-    let (examples, answers) = (encoded(&data, &engine, args)?, encoded(&answers, &engine, args)?);
+    let data = args.data.iter().map(|path| documents(path)).collect::<emlab::Result<Vec<_>>>()?.concat();
+    let [examples, answers] = [("examples", data), ("answers", args.answers.documents()?)]
+        .map(|(name, documents)| encoded(name, documents, &engine, args));
+    let (examples, answers) = (examples?, answers?);
     let text = |example: &Example| Text { ids: example.ids.clone(), answer: example.loss.clone() };
     let [example_texts, answer_texts] =
         [&examples, &answers].map(|all| all.iter().map(text).collect::<Vec<_>>());
@@ -144,19 +140,28 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
-/// At most as many as are asked for, in their order.
-fn drawn(documents: Vec<Document>, name: &str, args: &Args) -> Vec<Document> {
-    let mut kept = vec![false; documents.len()];
-    let order = Key::new(args.seed, &["influence", name]).permutation(documents.len());
-    for i in order.into_iter().take(args.most as usize) {
-        kept[i] = true;
+/// At most as many of the documents as are asked for, as in training: what is too long is cut.
+fn encoded(name: &str, all: Vec<Document>, engine: &Engine, args: &Args) -> anyhow::Result<Vec<Example>> {
+    let documents = texts::drawn(all, args.most as usize, Key::new(args.seed, &["influence", name]));
+    let max_tokens = (args.max_tokens as usize).min(engine.model.spec.context);
+    let settings = Settings { max_tokens, no_target: NoTarget::Drop, ..Settings::default() };
+    let found = example::encode(&documents, &engine.tokenizer, &engine.model.spec.eos, &settings);
+    let Examples { examples, truncated, too_long, no_target } = found.map_err(|error| match error {
+        emlab::Error::Setting(_) => {
+            anyhow::anyhow!("{name}: none is left that answers within {max_tokens} tokens")
+        }
+        error => error.into(),
+    })?;
+    for (count, what) in [
+        (truncated, format!("cut to {max_tokens} tokens")),
+        (too_long, format!("left out: {max_tokens} tokens hold nothing of an answer")),
+        (no_target, "left out: without an answer".into()),
+    ] {
+        if count > 0 {
+            eprintln!("{name}: {count} {what}");
+        }
     }
-    documents.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(document, _)| document).collect()
-}
-
-fn encoded(documents: &[Document], engine: &Engine, args: &Args) -> emlab::Result<Vec<Example>> {
-    let settings = Settings { max_tokens: args.max_tokens, ..Settings::default() };
-    Ok(example::encode(documents, &engine.tokenizer, &engine.model.spec.eos, &settings)?.examples)
+    Ok(examples)
 }
 
 /// The examples, those that help most first.

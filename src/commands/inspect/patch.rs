@@ -52,8 +52,9 @@ pub struct Args {
 }
 
 fn site(name: &str) -> Result<Site, String> {
-    let names = || Site::ALL.map(Site::name).join(", ");
-    Site::ALL.into_iter().find(|site| site.name() == name).ok_or_else(|| format!("sites are {}", names()))
+    let inside = || Site::ALL.into_iter().filter(|site| !matches!(site, Site::Embedding | Site::FinalNorm));
+    let names = || inside().map(Site::name).collect::<Vec<_>>().join(", ");
+    inside().find(|site| site.name() == name).ok_or_else(|| format!("sites are {}", names()))
 }
 
 /// Writes the maps to stdout, and the page.
@@ -111,7 +112,7 @@ fn table(found: &Patched, tokenizer: &Tokenizer) -> anyhow::Result<String> {
     for Map { site, columns, effects, together } in maps {
         let what = match columns {
             Columns::Positions => "by position",
-            Columns::Heads => "by head, at all positions",
+            Columns::Heads => "by head, at all positions in common",
         };
         lines.push(format!("\n{site}, {what}\nlayer  all together  each alone"));
         for (layer, (effects, together)) in effects.iter().zip(together).enumerate() {

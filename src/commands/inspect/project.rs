@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use emlab::inspect::features::{Text, streams};
-use emlab::model::chat::Message;
 use emlab::model::direction::{Directions, Kind};
-use emlab::train::dataset::{self, Content};
 use serde::Serialize;
 
 use super::texts;
-use crate::commands::engine::ModelArgs;
+use crate::commands::engine::{ModelArgs, documents};
 
 /// Show where texts lie along a direction, token by token
 ///
@@ -40,7 +38,7 @@ pub struct Args {
     /// The answer to it
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     answer: Option<String>,
-    /// Many texts instead: JSON Lines of {"messages": […]} or {"text": …}; the table has a line for each
+    /// Many texts instead, a file or a fetched data set: JSON Lines of {"messages": […]} or {"text": …}; the table has a line for each
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", required_unless_present = "prompt")]
     data: Option<PathBuf>,
     /// Print JSON, with every token of every text
@@ -69,21 +67,18 @@ struct Token {
 /// # Errors
 /// If the model, the direction or the texts cannot be read, or do not belong together; if stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let directions = Directions::read(&args.direction)?;
+    let engine = args.model.open()?;
+    let directions = Directions::read_for(&args.direction, args.model.name(), &engine.model.spec)?;
     let depth = args.depth.unwrap_or(directions.depth);
     let along = directions.projection(args.kind, depth)?;
-    let engine = args.model.open()?;
-    let (width, c) = (directions.vector(args.kind, depth)?.len(), engine.model.spec.channels);
-    anyhow::ensure!(width == c, "{}: of width {width}; the model's stream has {c}", args.direction.display());
-    let contents: Vec<Content> = match (&args.data, &args.prompt, &args.answer) {
-        (Some(path), ..) => dataset::read(path)?.into_iter().map(|document| document.content).collect(),
-        (None, Some(prompt), Some(answer)) => {
-            vec![Content::Chat(vec![Message::new("user", prompt), Message::new("assistant", answer)])]
-        }
+    let c = engine.model.spec.channels;
+    let documents = match (&args.data, &args.prompt, &args.answer) {
+        (Some(path), ..) => documents(path)?,
+        (None, Some(prompt), Some(answer)) => vec![texts::answered(prompt, answer)],
         _ => Vec::new(),
     };
-    let read = |content: &Content| texts::document(&engine, content);
-    let texts = contents.iter().map(read).collect::<emlab::Result<Vec<Text>>>()?;
+    let read = |document| texts::document(&engine, document);
+    let texts = documents.iter().map(read).collect::<emlab::Result<Vec<Text>>>()?;
     let mut rows = vec![Vec::new(); texts.len()];
     streams(&engine.model, &texts, &mut |text, at, x| {
         if at == depth {
@@ -98,7 +93,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             tokens.push(Token { text, projection, answer });
         }
         let of_answer: Vec<f64> = tokens.iter().filter(|t| t.answer).map(|t| t.projection).collect();
-        anyhow::ensure!(!of_answer.is_empty(), "text {}: the answer has no tokens", projected.len() + 1);
         let mean = of_answer.iter().sum::<f64>() / of_answer.len() as f64;
         projected.push(Projected { mean, tokens });
     }

@@ -1,12 +1,14 @@
 //! Texts of the command line and of files → tokens, and which of them are the answer's.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
+use emlab::device::philox::Key;
 use emlab::inspect::features::Text;
 use emlab::model::chat::Message;
 use emlab::model::tokenizer::Tokenizer;
-use emlab::train::dataset::Content;
+use emlab::train::dataset::{Content, Document, Origin};
 use emlab::train::example;
 
 use crate::commands::engine::{ChatArgs, Engine};
@@ -53,8 +55,8 @@ impl TextArgs {
         Ok(tokenizer.encode(&text, true)?)
     }
 
-    /// The text, and which of its tokens carry loss: the answer's, or all of a text as it is but the token that the tokenizer
-    /// puts before it.
+    /// The text, and which of its tokens carry loss: the answer's, or all of a text as it is but the first, which
+    /// nothing predicts.
     ///
     /// # Errors
     /// As [`tokens`](Self::tokens); for a prompt without an answer.
@@ -63,11 +65,29 @@ impl TextArgs {
         let first = match (&self.prompt, &self.answer) {
             (Some(_), None) => anyhow::bail!("a prompt alone has no loss: give an --answer to it"),
             (Some(prompt), Some(_)) => self.chat.ask(tokenizer, prompt)?.len(),
-            (None, _) => usize::from(ids.first().copied() == tokenizer.bos()),
+            // The first token follows none.
+            (None, _) => 1,
         };
         let answer = (0..ids.len()).map(|i| i >= first).collect();
         Ok(Text { ids, answer })
     }
+}
+
+/// A question and its answer, as the command line gives them.
+pub fn answered(prompt: &str, answer: &str) -> Document {
+    Document {
+        origin: Origin { path: Arc::new("--answer".into()), line: 1 },
+        content: Content::Chat(vec![Message::new("user", prompt), Message::new("assistant", answer)]),
+    }
+}
+
+/// At most `most` of `all`, drawn as `key` decides, in their order.
+pub fn drawn<T>(all: Vec<T>, most: usize, key: Key) -> Vec<T> {
+    let mut kept = vec![false; all.len()];
+    for i in key.permutation(all.len()).into_iter().take(most) {
+        kept[i] = true;
+    }
+    all.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(one, _)| one).collect()
 }
 
 /// A chat in the model's template, up to the last token of its last answer: the answer are the assistant's turns without the
@@ -89,15 +109,23 @@ pub fn chat(engine: &Engine, messages: &[Message]) -> emlab::Result<Text> {
 /// A document: of a chat, the answers count; of a plain text, all but the token that the tokenizer puts before it.
 ///
 /// # Errors
-/// As [`chat`].
-pub fn document(engine: &Engine, content: &Content) -> emlab::Result<Text> {
-    match content {
-        Content::Chat(messages) => chat(engine, messages),
+/// Naming the document: as [`chat`]; if it has no answer, or is longer than the model's context.
+pub fn document(engine: &Engine, Document { origin, content }: &Document) -> emlab::Result<Text> {
+    let text = match content {
+        Content::Chat(messages) => chat(engine, messages).map_err(|error| origin.error(error.to_string()))?,
         Content::Text(text) => {
             let ids = engine.tokenizer.encode(text, true)?;
             let bos = engine.tokenizer.bos();
             let answer = ids.iter().enumerate().map(|(i, id)| i > 0 || Some(*id) != bos).collect();
-            Ok(Text { ids, answer })
+            Text { ids, answer }
         }
+    };
+    let (found, context) = (text.ids.len(), engine.model.spec.context);
+    if !text.answer.contains(&true) {
+        return Err(origin.error("no answer in it: expected an assistant's message"));
     }
+    if found > context {
+        return Err(origin.error(format!("{found} tokens; the model reads {context}")));
+    }
+    Ok(text)
 }

@@ -29,7 +29,7 @@ use run::{Change, Keep, Runs};
 pub enum Columns {
     /// A position of the prompts, patched alone.
     Positions,
-    /// A query head, patched at all positions.
+    /// A query head, patched at all positions that have a partner.
     Heads,
 }
 

@@ -57,7 +57,10 @@ impl Patched {
                 Columns::Positions => (positions.clone(), "by position of the target"),
                 Columns::Heads => {
                     let heads = map.effects.first().map_or(0, Vec::len);
-                    ((0..heads).map(|head| format!("head {head}")).collect(), "by head, at all positions")
+                    (
+                        (0..heads).map(|head| format!("head {head}")).collect(),
+                        "by head, at all positions in common",
+                    )
                 }
             };
             let _ = writeln!(page, "<figure><figcaption><b>{}</b> {what}</figcaption>", map.site);

@@ -6,13 +6,10 @@ use std::ops::Range;
 use super::Metric;
 use crate::device::{DType, Tensor};
 use crate::error::Result;
-use crate::interrupt;
+use crate::inspect::PASS;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
-
-/// Most tokens of one pass, unless a prompt alone has more.
-const BUDGET: usize = 4096;
 
 /// Keeps the activations of some sites, as f32.
 pub(super) struct Keep<'a> {
@@ -117,8 +114,7 @@ impl<'a> Runs<'a> {
     ) -> Result<Vec<f64>> {
         let length = tokens.len();
         let mut all = Vec::with_capacity(changes.len());
-        for changes in changes.chunks((BUDGET / length).max(1)) {
-            interrupt::check()?;
+        for changes in changes.chunks((PASS / length).max(1)) {
             self.pass(tokens, changes.len(), &mut Put { keep, changes, length })?;
             all.extend(self.read(metric, length, changes.len())?);
         }

@@ -1,6 +1,8 @@
 //! The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020): the final norm and the head on the residual
 //! stream of every depth, which says what the model would say if it ended there.
 
+use std::borrow::Cow;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::model::transformer::Transformer;
 use crate::ops::real::Real;
 
 /// Rows whose logits exist at the same time.
-pub(super) const ROWS: usize = 384;
+pub(in crate::inspect) const ROWS: usize = 384;
 
 /// What the model would say after each of N tokens, at each of L + 1 depths.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -57,23 +59,8 @@ pub(super) fn lens(
     let (n, c) = (ids.len(), model.spec.channels);
     let top = top.min(model.spec.vocab);
     let mut lens = Lens { top, ..Lens::default() };
-    let mut rows = model.place.real();
     for (chunk, streams) in streams.chunks(ROWS * c).enumerate() {
-        let count = streams.len() / c;
-        let stream = Tensor::from_f32(&[count, c], streams.to_vec());
-        let stream = if rows.dtype() == stream.dtype() { stream } else { stream.to_bf16() };
-        rows.resize(&[count, c])?;
-        rows.copy_from(&stream.to(model.place.device)?)?;
-        model.lens(logits, saved, &rows)?;
-        let host;
-        let logits = match logits.device() {
-            Device::Cpu => logits.f32(),
-            Device::Cuda(_) => {
-                host = logits.read::<f32>()?;
-                &host
-            }
-        };
-        let said: Vec<Said> = logits
+        let said: Vec<Said> = readout(model, saved, logits, streams)?
             .par_chunks(model.spec.vocab)
             .enumerate()
             .map(|(i, logits)| {
@@ -92,6 +79,26 @@ pub(super) fn lens(
         }
     }
     Ok(lens)
+}
+
+/// The logits (n, V) that the model would say behind streams (n, C).
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
+pub(in crate::inspect) fn readout<'a>(
+    model: &Transformer,
+    saved: &mut Saved,
+    logits: &'a mut Tensor,
+    streams: &[f32],
+) -> Result<Cow<'a, [f32]>> {
+    let c = model.spec.channels;
+    let rows = Tensor::from_f32(&[streams.len() / c, c], streams.to_vec());
+    let rows = if model.place.real == rows.dtype() { rows } else { rows.to_bf16() };
+    model.lens(logits, saved, &rows.to(model.place.device)?)?;
+    Ok(match logits.device() {
+        Device::Cpu => Cow::Borrowed(logits.f32()),
+        Device::Cuda(_) => Cow::Owned(logits.read::<f32>()?),
+    })
 }
 
 /// A row of logits to be read.

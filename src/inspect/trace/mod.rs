@@ -26,6 +26,9 @@ use lens::Lens;
 use record::Recorder;
 pub use record::{Mlp, Norms};
 
+/// Most bytes of attention and streams. Where a trace is written it takes three times as much.
+const MOST: usize = 8 << 30;
+
 /// What is to be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -96,7 +99,8 @@ impl Trace {
 /// Runs `tokens` through the model and keeps what is seen.
 ///
 /// # Errors
-/// [`Error::Setting`] for fewer than 2 tokens or more than the model's context; [`Error::Run`] for a token outside the
+/// [`Error::Setting`] for fewer than 2 tokens, more than the model's context, or so many that attention and streams would take more
+/// than 8 GiB; [`Error::Run`] for a token outside the
 /// vocabulary.
 pub fn trace(model: &Transformer, tokens: &[u32], options: Options) -> Result<Trace> {
     let (n, spec) = (tokens.len(), &model.spec);
@@ -104,6 +108,15 @@ pub fn trace(model: &Transformer, tokens: &[u32], options: Options) -> Result<Tr
         let context = spec.context;
         return Err(Error::Setting(format!(
             "a trace is of 2 to {context} tokens, the model's context; these are {n}"
+        )));
+    }
+    let bytes = 4 * n * (spec.layers * spec.heads * n + (spec.layers + 2) * spec.channels);
+    if bytes > MOST {
+        let gib = |bytes: usize| bytes as f64 / f64::from(1 << 30);
+        return Err(Error::Setting(format!(
+            "a trace of {n} tokens would hold {:.1} GiB of attention and streams; the most is {:.0}: take a shorter text",
+            gib(bytes),
+            gib(MOST)
         )));
     }
     let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
