@@ -52,6 +52,8 @@ pub struct Gradients {
     pub targets: usize,
     /// The text (N).
     pub tokens: Vec<u32>,
+    /// Of each token, whether it is one of the M (N).
+    pub answer: Vec<bool>,
     /// ‖∂L/∂x_n‖ by depth 0 to L, and token.
     pub streams: Vec<Vec<f64>>,
     /// Every site, in the order of the forward pass.
@@ -150,6 +152,7 @@ pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
         loss,
         targets: text.targets(),
         tokens: text.ids.clone(),
+        answer: text.answer.iter().enumerate().map(|(i, answer)| i > 0 && *answer).collect(),
         streams: norms.streams,
         sites: norms.sites,
         parameters,

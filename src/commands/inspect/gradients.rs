@@ -51,13 +51,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let out = if args.json {
         serde_json::to_string_pretty(&found)? + "\n"
     } else {
-        table(&found, &text.answer, &engine.tokenizer, args.top)?
+        table(&found, &engine.tokenizer, args.top)?
     };
     std::io::stdout().lock().write_all(out.as_bytes()).context("stdout")
 }
 
-fn table(found: &Gradients, answer: &[bool], tokenizer: &Tokenizer, top: usize) -> anyhow::Result<String> {
-    let Gradients { loss, targets, tokens, streams, sites, parameters } = found;
+fn table(found: &Gradients, tokenizer: &Tokenizer, top: usize) -> anyhow::Result<String> {
+    let Gradients { loss, targets, tokens, answer, streams, sites, parameters } = found;
     let layers = streams.len() - 1;
     let mut lines = vec![
         format!("loss {loss:.4} nats a token, over {targets} tokens"),
