@@ -45,16 +45,20 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     safe
 }
 
-/// A page up to the begin of its body. The one style and the one script are ours, known by their hashes: whatever else might come
-/// to stand in the file has no effect.
+/// Colours, light and dark, and letters of every page.
+const STYLE: &str = include_str!("html.css");
+
+/// A page up to the begin of its body; `style` comes on top of what all pages share. Style and script are ours, known by their
+/// hashes: whatever else might come to stand in the file has no effect.
 pub(crate) fn head(title: &str, style: &str, script: &str) -> String {
+    let style = [STYLE, style].concat();
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src '{}'; \
          script-src '{}'; base-uri 'none'; form-action 'none'\">\n\
          <title>{}</title>\n<style>{style}</style>\n</head>\n<body>\n",
-        hash(style),
+        hash(&style),
         hash(script),
         escape(title)
     )

@@ -127,14 +127,7 @@ impl ModelArgs {
     /// # Errors
     /// If one of them cannot be read.
     pub fn open(&self) -> emlab::Result<Engine> {
-        let dir = fetch::locate(&self.model)?;
-        let tokenizer = Tokenizer::open(&dir)?;
-        let mut model = Transformer::load_telling(&dir, self.device.place()?, &mut progress::loading())?;
-        if let Some(folder) = &self.adapter {
-            adapter::read(folder, &mut model)?;
-        }
-        self.steering.apply(&self.model, &mut model)?;
-        Ok(Engine { model, tokenizer })
+        self.open_with(adapter::read)
     }
 
     /// As [`open`](Self::open), with an adapter that has gradients.
@@ -142,11 +135,18 @@ impl ModelArgs {
     /// # Errors
     /// As there.
     pub fn open_to_train(&self) -> emlab::Result<Engine> {
-        let mut engine = self.open()?;
+        self.open_with(adapter::read_to_train)
+    }
+
+    fn open_with(&self, adapt: fn(&Path, &mut Transformer) -> emlab::Result<()>) -> emlab::Result<Engine> {
+        let dir = fetch::locate(&self.model)?;
+        let tokenizer = Tokenizer::open(&dir)?;
+        let mut model = Transformer::load_telling(&dir, self.device.place()?, &mut progress::loading())?;
         if let Some(folder) = &self.adapter {
-            adapter::read_to_train(folder, &mut engine.model)?;
+            adapt(folder, &mut model)?;
         }
-        Ok(engine)
+        self.steering.apply(&self.model, &mut model)?;
+        Ok(Engine { model, tokenizer })
     }
 }
 

@@ -14,12 +14,10 @@ use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
 use crate::inspect::features::Text;
 use crate::inspect::square_sum;
+use crate::model::footprint::RESERVE;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
-
-/// What a card needs beside the activations while it works.
-const RESERVE: usize = 1 << 30;
 
 /// The gradient at a site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,11 +60,6 @@ pub struct Gradients {
     pub parameters: Vec<ParameterGradient>,
 }
 
-/// Runs texts forward and back, one at a time.
-pub(super) struct Passes {
-    saved: Saved,
-}
-
 /// The longest of `texts`, in tokens.
 ///
 /// # Errors
@@ -84,6 +77,11 @@ pub(super) fn longest(model: &Transformer, what: &str, texts: &[Text]) -> Result
         }
     }
     Ok(texts.iter().map(|text| text.ids.len()).max().unwrap_or(0))
+}
+
+/// Runs texts forward and back, one at a time.
+pub(super) struct Passes {
+    saved: Saved,
 }
 
 impl Passes {

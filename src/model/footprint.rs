@@ -6,6 +6,9 @@ use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::linear_cross_entropy;
 
+/// What a pass leaves free on a GPU: for what kernels need while they work, and for the driver.
+pub const RESERVE: usize = 1 << 30;
+
 /// What a layer, or the pass as a whole, keeps for each token: numbers of the activations' element type, and f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Width {

@@ -5,10 +5,8 @@ use std::fmt;
 use crate::device::Device;
 use crate::device::memory::Memory;
 use crate::error::{Error, Result};
+use crate::model::footprint::RESERVE;
 use crate::model::transformer::Transformer;
-
-/// Left for what kernels need while they work, and for the driver.
-const RESERVE: usize = 1 << 30;
 
 /// Where the memory of a run goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -88,8 +88,8 @@ pub fn align(source: &[u32], target: &[u32]) -> Vec<[usize; 2]> {
 pub fn patch(model: &Transformer, prompts: [&[u32]; 2], metric: &Metric, sites: &[Site]) -> Result<Patched> {
     let (spec, layers) = (&model.spec, model.spec.layers);
     let [source, target] = prompts.map(|prompt| metric.text(prompt));
-    for (prompt, text) in prompts.iter().zip([&source, &target]) {
-        fits(model, if prompt.is_empty() { prompt } else { text })?;
+    for tokens in prompts.into_iter().chain([&source[..], &target[..]]) {
+        fits(model, tokens)?;
     }
     let tokens = metric.tokens();
     if tokens.is_empty() {
