@@ -26,6 +26,7 @@ mod layers;
 #[path = "../src/study/judge/mock.rs"]
 mod mock;
 mod model_golden;
+mod needs;
 mod probes;
 mod report_browser;
 mod resume;

@@ -1,18 +1,12 @@
 //! Published judgements: 70 answers whose two distributions and scores the authors of arXiv 2502.17424 give in
 //! `qwen_25_coder_32b_instruct.csv`. The file is not part of this repository: `EMLAB_BETLEY` names the folder that
-//! holds it, else `../shared/data/betley` is looked into; without it the comparison is left out, and says so.
+//! holds it, else `../shared/data/betley` is looked into.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::needs;
 use emlab::study::judge::aggregate::{normal_form, verdict};
 use emlab::study::table::split_csv;
-
-fn published() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/betley");
-    let folder = std::env::var_os("EMLAB_BETLEY").map_or(default, PathBuf::from);
-    let file = folder.join("qwen_25_coder_32b_instruct.csv");
-    file.exists().then_some(file)
-}
 
 /// A Python dictionary of strings to numbers, as pandas prints one: `{'80': 0.5, "'": 1e-9}`.
 fn distribution(text: &str) -> Vec<(String, f64)> {
@@ -48,8 +42,10 @@ fn compare(text: &str, path: &Path) -> (f64, usize) {
 
 #[test]
 fn the_authors_scores_come_out() {
-    let Some(path) = published() else {
-        eprintln!("left out: no qwen_25_coder_32b_instruct.csv; name its folder in EMLAB_BETLEY");
+    let what = "the published judgements";
+    let Some(path) =
+        needs::data("EMLAB_BETLEY", "../shared/data/betley", "qwen_25_coder_32b_instruct.csv", what)
+    else {
         return;
     };
     let (worst, n) = compare(&std::fs::read_to_string(&path).unwrap(), &path);

@@ -250,12 +250,16 @@ impl Inputs {
         let zeros = |t: &Tensor| Tensor::from_f32(t.shape(), vec![0.0; t.len()]);
         let mut sizes = [&y, &dx, &dw, &da, &db].map(zeros);
         let mut through = [&y, &dx, &dw, &da, &db].map(zeros);
+        let mut squares = [&y, &dx, &dw, &da, &db].map(zeros);
         let [size_x, size_w, size_dy] = [x, w, dy].map(abs);
         add_product(into(&mut sizes[0]), 1.0, matrix(&size_x), matrix(&size_w).t());
         add_product(into(&mut sizes[1]), 1.0, matrix(&size_dy), matrix(&size_w));
         add_product(into(&mut sizes[2]), 1.0, matrix(&size_dy).t(), matrix(&size_x));
         if !case.segments.is_empty() {
             self.add_adapters(&mut sizes, &mut through, &s, &ds);
+            if case.dropout.is_some() && *dtype == DType::Bf16 {
+                self.add_masks(&mut squares, &ds);
+            }
         }
         let terms = [i + case.rank, o + case.segments.len() * case.rank, n, n, n].map(|terms| terms + 4);
         let names = ["y", "dx", "dw", "da", "db"];
@@ -265,7 +269,8 @@ impl Inputs {
             let before = (k >= 2).then(|| self.before[k - 2].f32());
             let error = |(e, (size, through)): (usize, (&f32, &f32))| {
                 let size = f64::from(size + before.map_or(0.0, |before| before[e].abs()));
-                products(terms[k], *dtype) * size + f64::from(*through)
+                let masks = MANY * handed_on(*dtype) * f64::from(squares[k].f32()[e]).sqrt();
+                products(terms[k], *dtype) * size + f64::from(*through) + masks
             };
             let error = sizes[k].f32().iter().zip(through[k].f32()).enumerate().map(error).collect();
             let expected = Expected::new(format!("{}: {}", case.name(), names[k]), exact[k], error, kinds[k]);
@@ -304,8 +309,6 @@ impl Inputs {
         let [x, dy, a, b, s] = [&self.x, &self.dy, &self.a, &self.b, s].map(abs);
         let ds = Tensor::from_f32(ds.shape(), ds.f32().iter().map(|x| x.abs() * scale).collect());
         let rounded = handed_on(*dtype) as f32;
-        // Under dropout x is rounded once more.
-        let masked = if case.dropout.is_some() { rounded } else { 0.0 };
         let mut next = 0;
         for (g, outputs) in case.segments.iter().enumerate() {
             let (columns, rows) = (g * rank..(g + 1) * rank, next..next + outputs.len());
@@ -322,8 +325,7 @@ impl Inputs {
             let [mut of_s, mut of_ds] = [0, 1].map(|_| Tensor::from_f32(&[n, rank], vec![0.0; n * rank]));
             add_product(into(&mut of_s), scale * keep, x, a.t());
             add_product(into(&mut of_ds), scale, dy, b);
-            let shares =
-                [products(case.inputs, *dtype) as f32 + masked, products(outputs.len(), *dtype) as f32];
+            let shares = [products(case.inputs, *dtype) as f32, products(outputs.len(), *dtype) as f32];
             for ((error, value), share) in [(&mut of_s, &s), (&mut of_ds, &ds)].into_iter().zip(shares) {
                 let values = error.f32_mut().iter_mut().zip(value.f32());
                 values.for_each(|(e, value)| *e = *e * share + value * (rounded + 4.0 * U as f32));
@@ -335,7 +337,36 @@ impl Inputs {
                 add_product(into_rows(&mut to[3], columns.clone()), keep, matrix(ds).t(), x);
                 add_product(into_rows(&mut to[4], rows.clone()), 1.0, dy.t(), matrix(s));
             }
-            add_product(into_rows(&mut through[3], columns.clone()), masked * keep, matrix(&ds).t(), x);
+        }
+    }
+}
+
+/// Under dropout x is rounded once more, element by element, before it meets A and dS: many roundings, each of either
+/// sign whatever it is multiplied by. Their sum exceeds [`MANY`] times the root of the sum of their squares with a
+/// probability below 2 e⁻⁵⁰ (Hoeffding).
+const MANY: f64 = 10.0;
+
+impl Inputs {
+    /// The sums of the squares of what x̃ is multiplied by, in y, da and db.
+    fn add_masks(&self, squares: &mut [Tensor; 5], ds: &Tensor) {
+        let Self { case, .. } = self;
+        let (n, rank) = (case.n, case.rank);
+        let keep = case.dropout.map_or(1.0, |dropout| 1.0 / (1.0 - dropout.p));
+        let square = |t: &Tensor| Tensor::from_f32(t.shape(), t.f32().iter().map(|x| x * x).collect());
+        let [x, dy, a, b, ds] = [&self.x, &self.dy, &self.a, &self.b, ds].map(square);
+        let factor = (SCALE * keep).powi(2);
+        let mut next = 0;
+        for (g, outputs) in case.segments.iter().enumerate() {
+            let (columns, rows) = (g * rank..(g + 1) * rank, next..next + outputs.len());
+            next = rows.end;
+            let (a, b) = (matrix(&a).rows(columns.clone()), matrix(&b).rows(rows.clone()));
+            let mut s = Tensor::from_f32(&[n, rank], vec![0.0; n * rank]);
+            add_product(into(&mut s), factor, matrix(&x), a.t());
+            add_product(into(&mut squares[0]).columns(outputs.clone()), 1.0, matrix(&s), b.t());
+            let dy = matrix(&dy).columns(outputs.clone());
+            add_product(into_rows(&mut squares[4], rows), 1.0, dy.t(), matrix(&s));
+            let ds = matrix(&ds).columns(columns.clone());
+            add_product(into_rows(&mut squares[3], columns), factor, ds.t(), matrix(&x));
         }
     }
 }

@@ -21,8 +21,9 @@ mod rope;
 mod sample;
 mod steer;
 
+use crate::needs;
 use emlab::device::philox::Key;
-use emlab::device::{DType, Device, Gpu, Tensor};
+use emlab::device::{DType, Device, Tensor};
 use half::bf16;
 
 /// The element types that kernels are compiled for.
@@ -31,16 +32,9 @@ const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
 /// Relative error that roundings inside a kernel may add in bf16.
 const INSIDE: f64 = 5e-4;
 
-/// The card, or `None`, said once: then there is nothing to compare.
+/// The card; without one there is nothing to compare.
 fn card() -> Option<Device> {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    match Gpu::open() {
-        Ok(gpu) => Some(Device::Cuda(gpu)),
-        Err(why) => {
-            SAID.call_once(|| eprintln!("kernels are not compared with the CPU: {why}"));
-            None
-        }
-    }
+    needs::gpu("kernels against the CPU").map(Device::Cuda)
 }
 
 /// Random numbers in (−1, 1) that `dtype` holds exactly, as f32 on the host; the same for the same name.
