@@ -251,7 +251,9 @@ impl Inputs {
                 let shrink = (max - next).exp();
                 max = next;
                 sum *= shrink;
-                y.iter_mut().for_each(|y| *y *= shrink);
+                for y in &mut y {
+                    *y *= shrink;
+                }
                 for (s, v) in scores.iter().zip(values) {
                     let p = (s - max).exp();
                     sum += p;

@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use emlab::device::product::{self, Store, View, ViewMut};
 use emlab::device::{DType, Tensor};
+use rayon::prelude::*;
 
 use super::{agree_within, download};
 
@@ -160,9 +161,11 @@ impl Expected {
         let exact = self.exact.f32();
         assert_eq!(found.len(), exact.len(), "{}: elements", self.name);
         let width = self.exact.shape().last().copied().unwrap_or(1).max(1);
-        let wrong: Vec<(usize, f64)> =
-            found.iter().enumerate().map(|(i, x)| (i, self.share(i, *x))).collect();
-        let wrong: Vec<(usize, f64)> = wrong.into_iter().filter(|(_, share)| *share > 1.0).collect();
+        let wrong: Vec<(usize, f64)> = (0..found.len())
+            .into_par_iter()
+            .map(|i| (i, self.share(i, found[i])))
+            .filter(|(_, share)| *share > 1.0)
+            .collect();
         let Some((worst, share)) = wrong.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1)) else {
             return Ok(());
         };

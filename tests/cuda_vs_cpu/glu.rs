@@ -50,12 +50,12 @@ pub fn expected(
     glu::forward(&mut y, x, activation).unwrap();
     glu::backward(&mut dx, dy, x, activation).unwrap();
     let (mut of_y, mut of_dx) = (vec![0.0; n * f], vec![0.0; 2 * n * f]);
-    for e in 0..n * f {
+    for (e, of_y) in of_y.iter_mut().enumerate() {
         let (row, i) = (e / f, e % f);
         let [gate, up] = [0, f].map(|half| f64::from(x.f32()[row * 2 * f + half + i]));
         let ([value, value_error, slope_error], dy) =
             (activation_errors(gate, activation), f64::from(dy.f32()[e]).abs());
-        of_y[e] = up.abs() * (value_error + 4.0 * U * value);
+        *of_y = up.abs() * (value_error + 4.0 * U * value);
         let slope = f64::from(dx.f32()[row * 2 * f + i]).abs();
         of_dx[row * 2 * f + i] = dy * up.abs() * slope_error + 8.0 * U * slope;
         of_dx[row * 2 * f + f + i] = dy * (value_error + 4.0 * U * value);

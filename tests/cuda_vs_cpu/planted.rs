@@ -1,5 +1,6 @@
 //! The comparison itself, anywhere: honest roundings pass, and one wrong element, a wrong tail row and a wrong border of
-//! a document each fail, and are named.
+//! a document each fail, and are named. Some shapes of each op: on a card every comparison asserts for its own shape that
+//! one wrong element would be seen.
 
 use emlab::device::DType;
 use emlab::ops::glu::Activation;
@@ -53,7 +54,7 @@ const EPS: f32 = 1e-6;
 #[test]
 fn one_wrong_element_fails_in_rows_that_are_normalised() {
     for dtype in DTYPES {
-        for (i, [n, c]) in norm::CASES.into_iter().enumerate() {
+        for (i, [n, c]) in norm::CASES.into_iter().enumerate().filter(|(_, [n, _])| *n < 1000) {
             let norm = Norm { gain: [Gain::OnePlus, Gain::Plain][i % 2], eps: EPS };
             let make = |name: &str| random(name, &[n, c], dtype);
             let [x, dy, stream] = ["x", "dy", "stream"].map(make);
@@ -63,7 +64,7 @@ fn one_wrong_element_fails_in_rows_that_are_normalised() {
             let backward = norm::backward("x", [&dy, &x, &stream], saved, norm, true, dtype);
             forward.iter().chain(&backward).for_each(one_wrong_element_fails);
         }
-        for (i, case) in rope::CASES.into_iter().enumerate() {
+        for (i, case) in rope::CASES.into_iter().enumerate().take(6) {
             let norm = Norm { gain: [Gain::OnePlus, Gain::Plain][i % 2], eps: EPS };
             let inputs = rope::Inputs::new(case, norm, dtype);
             let forward = inputs.forward();
@@ -92,13 +93,13 @@ fn one_wrong_element_fails_in_glu_and_embedding() {
 
 #[test]
 fn one_wrong_element_fails_in_products() {
-    for case in linear::cases() {
+    for case in linear::cases().into_iter().take(9) {
         for dtype in DTYPES {
             let expected = linear::Inputs::new(case.clone(), dtype).expected();
             expected.iter().filter(|e| !e.exact.is_empty()).for_each(one_wrong_element_fails);
         }
     }
-    for case in linear_cross_entropy::CASES {
+    for case in linear_cross_entropy::CASES.into_iter().take(2).chain([[130, 64, 1000], [2, 32, 151_936]]) {
         for dtype in DTYPES {
             let expected = linear_cross_entropy::Inputs::new(case, dtype).expected(dtype);
             expected.iter().for_each(one_wrong_element_fails);
@@ -108,7 +109,7 @@ fn one_wrong_element_fails_in_products() {
 
 #[test]
 fn one_wrong_element_fails_in_attention() {
-    for case in NARROW.iter().chain(WIDE) {
+    for case in NARROW.iter().chain(&WIDE[..3]) {
         let inputs = attention::Inputs::new(*case, DType::Bf16);
         let forward = inputs.forward();
         let backward = inputs.backward([&forward[0].exact, &forward[1].exact]);
@@ -141,7 +142,7 @@ fn a_wrong_tail_row_fails() {
         let why = expected.check(&found).unwrap_err();
         assert!(why.contains(&format!("in rows {} to {} of {n};", n - 1, n - 1)), "{why}");
     }
-    let inputs = attention::Inputs::new(WIDE[4], DType::Bf16);
+    let inputs = attention::Inputs::new(WIDE[1], DType::Bf16);
     let [out, _] = inputs.forward();
     let (n, width) = (inputs.rows(), out.exact.shape()[1]);
     let mut found = stored(&out);
@@ -153,7 +154,7 @@ fn a_wrong_tail_row_fails() {
 /// Each document's first row seeing the last key of the document before it; a window one key too wide, or too narrow.
 #[test]
 fn a_wrong_border_fails() {
-    for case in WIDE {
+    for case in &WIDE[..3] {
         let inputs = attention::Inputs::new(*case, DType::Bf16);
         let [out, lse] = inputs.forward();
         let width = out.exact.shape()[1];
@@ -203,7 +204,7 @@ fn honest_products_pass() {
 fn honest_norms_pass() {
     let norm = Norm { gain: Gain::Plain, eps: EPS };
     for dtype in DTYPES {
-        for [n, c] in norm::CASES {
+        for [n, c] in norm::CASES.into_iter().filter(|[n, _]| *n < 1000) {
             let (x, w) = (random("x", &[n, c], dtype), random("w", &[c], DType::F32));
             let [y, r] = norm::forward("x", &x, &w, norm, dtype);
             let row = |row: &[f32]| {
@@ -224,7 +225,7 @@ fn honest_norms_pass() {
 /// Attention as the kernels compute it: tiles of keys, a running maximum, p and ds rounded to bf16.
 #[test]
 fn honest_attention_passes() {
-    for case in WIDE.iter().take(4) {
+    for case in WIDE.iter().take(2) {
         let inputs = attention::Inputs::new(*case, DType::Bf16);
         let [out, lse] = inputs.forward();
         let [found_out, found_lse] = inputs.tiled();

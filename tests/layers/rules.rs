@@ -53,7 +53,7 @@ fn files(folder: &Path, found: &mut Vec<String>) {
 fn texts() -> Vec<(String, String)> {
     let mut found = Vec::new();
     files(&root(), &mut found);
-    let rust = found.into_iter().filter(|file| file.ends_with(".rs"));
+    let rust = found.into_iter().filter(|file| Path::new(file).extension().is_some_and(|e| e == "rs"));
     rust.map(|file| (std::fs::read_to_string(root().join(&file)).expect("a source file"), file))
         .map(|(text, file)| (file, text))
         .collect()
@@ -135,7 +135,7 @@ fn shown(circle: &[String], needs: &BTreeMap<String, BTreeMap<String, usize>>) -
     let mut text = format!("a circle of {} files: {}", circle.len(), circle.join(" "));
     for file in circle {
         for (other, line) in needs[file].iter().filter(|(other, _)| circle.contains(other)) {
-            text += &format!("\n    src/{file}:{line} needs {other}");
+            text = format!("{text}\n    src/{file}:{line} needs {other}");
         }
     }
     text

@@ -125,12 +125,11 @@ impl Tree {
                 target = at(module[..module.len().checked_sub(1)?].to_vec());
                 continue;
             }
-            match self.name(&module, name, asked) {
-                Some(next) => {
-                    target.through.extend(next.through);
-                    (target.certain, target.item) = (next.certain, next.item);
-                }
-                None => (target.certain, target.item) = (self.imports(&module, name), true),
+            if let Some(next) = self.name(&module, name, asked) {
+                target.through.extend(next.through);
+                (target.certain, target.item) = (next.certain, next.item);
+            } else {
+                (target.certain, target.item) = (self.imports(&module, name), true);
             }
         }
         Some(target)
