@@ -21,5 +21,5 @@ pub fn normal(to: &mut Tensor, first: usize, n: usize, key: Key, deviation: f32)
     let at = to.pointer() + (first * to.dtype().size()) as u64;
     let args = [at.into(), key.0[0].into(), key.0[1].into(), deviation.into(), (n as u64).into()];
     // SAFETY: random_normal(real *y, u32 k0, u32 k1, float scale, u64 n); `to` has room, as checked.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 4), &args) }
+    unsafe { variant.launch_over(gpu, n, 4, &args) }
 }

@@ -223,14 +223,13 @@ mod cuda {
             return Ok(());
         }
         let [steps, ..] = variants();
-        let kernel = steps.kernel(gpu)?;
         let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
         with_table(gpu, &places, |table, count| {
             let floats = [scale, b1, b2, adamw.eps, rate, root, adamw.lr * adamw.decay].map(Arg::F32);
             let args = [&[table.into()], &floats[..], &[Arg::U32(1)]].concat();
             // SAFETY: adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root,
             // float lr_decay, u32 clear); the table names the tensors that the caller holds, whose sizes were checked.
-            unsafe { kernel.launch(gpu, steps.grid(count), &args) }
+            unsafe { steps.launch(gpu, count, &args) }
         })
     }
 
@@ -249,10 +248,10 @@ mod cuda {
                 let (total, sums) = (doubles.pointer(), doubles.pointer() + 8);
                 let args = [Arg::Pointer(sums), table.into()];
                 // SAFETY: adamw_square_sums(double *sums, const Chunk *chunks), a block a chunk.
-                unsafe { square_sums.kernel(gpu)?.launch(gpu, square_sums.grid(count), &args)? };
+                unsafe { square_sums.launch(gpu, count, &args)? };
                 let args = [Arg::Pointer(total), Arg::Pointer(sums), count.into()];
                 // SAFETY: adamw_total(double *total, const double *sums, u32 count).
-                unsafe { add_up.kernel(gpu)?.launch(gpu, add_up.grid(1), &args)? };
+                unsafe { add_up.launch(gpu, 1, &args)? };
                 doubles.resize(&[2])?;
                 let words = doubles.read::<u32>()?;
                 Ok(f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32))

@@ -104,7 +104,7 @@ mod cuda {
         // Starts, then tokens.
         let indices = [&starts[..], &tokens].concat();
         let slices = Slices::of(gpu.facts(), v);
-        let kernel = variant(slices).kernel(gpu)?;
+        let variant = variant(slices);
         let found = workspace::with(gpu, DType::U32, &[indices.len()], |on_card| {
             on_card.write(0, &indices)?;
             let tokens = on_card.pointer() + 4 * starts.len() as u64;
@@ -112,7 +112,7 @@ mod cuda {
                 let args = [(&mut *out).into(), logits.into(), Arg::Pointer(tokens), (&*on_card).into()];
                 // SAFETY: log_sum_rows(float *out, float *logits, const u32 *tokens, const u32 *starts): the lists are
                 // as long as `starts` says, their tokens below V, and `out` has a place for each and for every row.
-                unsafe { kernel.launch(gpu, slices.grid(n), &args)? };
+                unsafe { variant.launch(gpu, slices.blocks(n), &args)? };
                 out.read::<f32>()
             })
         })?;

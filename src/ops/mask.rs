@@ -131,9 +131,8 @@ mod cuda {
             return Ok(());
         }
         let [variant] = variants();
-        let grid = variant.grid_of([v.div_ceil(1024) as u32, n as u32, 1]);
         let args = [logits.into(), masks.into(), rows.into(), v.into()];
         // SAFETY: mask_rows(float *logits, const u32 *masks, const u32 *rows, u32 v); `Masks` keeps their sizes.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch(gpu, [v.div_ceil(1024), n, 1], &args) }
     }
 }

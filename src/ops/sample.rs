@@ -304,7 +304,6 @@ mod cuda {
             return Ok(());
         }
         let slices = Slices::of(gpu.facts(), v);
-        let kernel = variant(slices).kernel(gpu)?;
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
         let Batch { keys, positions, forbidden, starts, drawn } = batch;
         let args = [
@@ -321,6 +320,6 @@ mod cuda {
         ];
         // SAFETY: sample_draw(u32 *tokens, float *logits, const uint2 *keys, const u32 *positions, const u32 *forbidden, const
         // u32 *starts, float inverse, u32 k, float p); `Batch` keeps their sizes.
-        unsafe { kernel.launch(gpu, slices.grid(n), &args) }
+        unsafe { variant(slices).launch(gpu, slices.blocks(n), &args) }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::device::DType;
 use crate::device::gpu::Facts;
-use crate::device::launch::{Grid, Variant};
+use crate::device::launch::Variant;
 
 /// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
 /// read while others compute.
@@ -52,8 +52,8 @@ impl Slices {
         Variant::new(source, function, &defines, self.threads).shared(self.shared)
     }
 
-    /// The launch for `n` rows.
-    pub(super) fn grid(self, n: usize) -> Grid {
-        Grid::new(n * self.blocks, self.threads as u32).shared(self.shared)
+    /// Blocks for `n` rows.
+    pub(super) fn blocks(self, n: usize) -> usize {
+        n * self.blocks
     }
 }

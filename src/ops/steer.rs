@@ -89,6 +89,6 @@ mod cuda {
         let [variant] = variants(x.dtype());
         let args = [x.into(), v.into(), c.into(), dose.into(), erased.into()];
         // SAFETY: steer_rows(real *x, const float *v, u32 c, float dose, float erased); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n), &args) }
+        unsafe { variant.launch(gpu, n, &args) }
     }
 }

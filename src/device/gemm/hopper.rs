@@ -3,18 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::{Operand, Output, Problem, STABLE_ROWS, Term};
+use super::problem::{Operand, Output, Problem, STABLE_ROWS, TILE_K, Term};
+use crate::device::buffer::Buffer;
 use crate::device::gpu::Facts;
-use crate::device::launch::{Arg, TensorMap, Variant};
-use crate::device::memory::{Buffer, purpose};
+use crate::device::launch::{Arg, Variant};
+use crate::device::memory::purpose;
 use crate::device::product::Store;
+use crate::device::tensor_map::TensorMap;
 use crate::device::turn;
 use crate::device::{DType, Gpu};
 use crate::error::Result;
 
 const TILE_M: usize = 128;
-/// Elements of K in a tile.
-pub(super) const TILE_K: usize = 64;
 /// Tiles of 128 rows that are walked together, so that both operands stay in the cache.
 const BAND: usize = 16;
 /// Parts of one launch of gemm_wgmma.
@@ -152,7 +152,8 @@ fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Vari
         ("C_TRANSPOSED", i64::from(stable)),
         ("C_BULK", i64::from(bulk)),
     ];
-    let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384);
+    // The units that share a cut tile wait for each other.
+    let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384).resident();
     (variant.shared(fixed + stages * (stage + 16)), plan)
 }
 
@@ -190,7 +191,6 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     };
     let work = plan.work(problems);
     let [partials, arrived] = workspace(gpu, plan, (work[2] > 0).then_some(plan.total(problems)[0]))?;
-    let grid = variant.grid(plan.units * plan.cluster);
     let args = [
         Arg::Map(map(a, TILE_M, TILE_K)?),
         Arg::Map(map_b(b)?),
@@ -207,7 +207,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     // SAFETY: gemm_wgmma(TensorMap a, b, a2, b2, c_map, Work work, out *c, u64 pitch, float alpha, float *partials, u32
     // *arrived); the maps cover whole tensors, C's ranges were checked, the workspace holds two tiles a unit and a
     // counter a half tile, and launches that share it follow each other on one stream.
-    unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+    unsafe { variant.launch(gpu, plan.units * plan.cluster, &args) }
 }
 
 /// The map of a whole matrix for boxes of `box_rows` rows and 128 bytes.
@@ -218,19 +218,20 @@ fn cached_map(
     [rows, cols]: [usize; 2],
     box_rows: usize,
 ) -> Result<TensorMap> {
-    type Key = (u64, usize, [usize; 2], usize);
-    static MAPS: Mutex<Option<HashMap<Key, TensorMap>>> = Mutex::new(None);
+    /// Address, bytes an element, rows and columns, rows of a box.
+    type Matrix = (u64, usize, [usize; 2], usize);
+    static MAPS: Mutex<Option<HashMap<Matrix, TensorMap>>> = Mutex::new(None);
     let mut maps = turn::share(&MAPS);
     let maps = maps.get_or_insert_default();
     let key = (pointer, dtype.size(), [rows, cols], box_rows);
     if let Some(map) = maps.get(&key) {
         return Ok(*map);
     }
-    // Shapes change with every batch; old ones are forgotten together.
+    // Shapes change with every batch; the old maps are dropped all at once.
     if maps.len() >= 16_384 {
         maps.clear();
     }
-    let map = gpu.tensor_map_of(dtype, pointer, [rows, cols, cols], [box_rows, 128 / dtype.size()])?;
+    let map = TensorMap::new(gpu, dtype, pointer, [rows, cols, cols], [box_rows, 128 / dtype.size()])?;
     maps.insert(key, map);
     Ok(map)
 }
@@ -258,7 +259,7 @@ fn workspace(gpu: Gpu, plan: Plan, cut_tiles: Option<usize>) -> Result<[Arg<'sta
 mod tests {
     use super::*;
     use crate::device::Tensor;
-    use crate::device::gemm::{Part, View};
+    use crate::device::gemm::problem::{Part, View};
 
     /// What the kernel does with `struct Work`: (group, tile of the launch, step) of every step of one unit.
     fn walk(work: &[u32], unit: u32, units: u32) -> Vec<[u32; 3]> {

@@ -188,5 +188,5 @@ fn mask(gpu: Gpu, store: Store, y: &mut Tensor, x: &Tensor, g: usize, dropout: D
     ];
     // SAFETY: linear_mask(real *y, const real *x, u32 n, cols, segment, map, key0, key1, float p); y and x have the
     // same shape, checked by the op.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n * cols.div_ceil(4), 1), &args) }
+    unsafe { variant.launch_over(gpu, n * cols.div_ceil(4), 1, &args) }
 }
