@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use emlab::device::Tensor;
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
 use emlab::model::transformer::Transformer;
 use emlab::train::dataset::Origin;
 use emlab::train::{self, Example, Job, Settings};

@@ -76,8 +76,8 @@ impl<'a> Chooser<'a> {
             longest: strings.iter().map(Vec::len).max().unwrap_or(0),
             nodes: levels.iter().sum(),
             widest: levels.into_iter().max().unwrap_or(1),
-            cache: Cache::new(model, 0)?,
-            scratch: Saved::for_inference(model),
+            cache: Cache::new(&model.spec, model.place, 0)?,
+            scratch: Saved::for_inference(&model.spec, model.place),
             logits: model.logits_tensor(),
         })
     }
@@ -101,7 +101,8 @@ impl<'a> Chooser<'a> {
             )));
         }
         self.cache.clear();
-        let most = self.cache.free_pages() + cache_bytes(self.model, None)? / Cache::page_bytes(self.model);
+        let most = self.cache.free_pages()
+            + cache_bytes(self.model, None)? / Cache::page_bytes(&self.model.spec, self.model.place);
         let mut first = 0;
         while first < prompts.len() {
             let mut group: &[Vec<u32>] = &[];
@@ -133,8 +134,8 @@ impl<'a> Chooser<'a> {
         cache.clear();
         if cache.free_pages() < pages {
             // The old one goes first: both may not fit.
-            *cache = Cache::new(model, 0)?;
-            *cache = Cache::new(model, pages)?;
+            *cache = Cache::new(&model.spec, model.place, 0)?;
+            *cache = Cache::new(&model.spec, model.place, pages)?;
         }
         let (mut results, mut level, mut sums) = (Vec::new(), Vec::new(), Vec::new());
         for (prompt, ids) in prompts.iter().enumerate() {

@@ -237,8 +237,8 @@ impl<'a> Scheduler<'a> {
             sampling,
             limits,
             pages: 0,
-            decoder: Decoder::new(model, Cache::new(model, 0)?, *sampling),
-            scratch: Saved::for_inference(model),
+            decoder: Decoder::new(model, Cache::new(&model.spec, model.place, 0)?, *sampling),
+            scratch: Saved::for_inference(&model.spec, model.place),
             logits: model.logits_tensor(),
             grammar: limits.form.map(|Form::JsonObject| {
                 let grammar = Grammar::new(tokenizer, model.spec.vocab, &model.spec.eos);
@@ -249,8 +249,10 @@ impl<'a> Scheduler<'a> {
         };
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
-        scheduler.pages = most.min(cache_bytes(model, limits.cache_bytes)? / Cache::page_bytes(model));
-        scheduler.decoder = Decoder::new(model, Cache::new(model, scheduler.pages)?, *sampling);
+        scheduler.pages =
+            most.min(cache_bytes(model, limits.cache_bytes)? / Cache::page_bytes(&model.spec, model.place));
+        scheduler.decoder =
+            Decoder::new(model, Cache::new(&model.spec, model.place, scheduler.pages)?, *sampling);
         Ok(scheduler)
     }
 
@@ -285,7 +287,7 @@ impl<'a> Scheduler<'a> {
         if room || !self.active.is_empty() {
             return Ok(room);
         }
-        let bytes = self.pages_of([request]) * Cache::page_bytes(self.model);
+        let bytes = self.pages_of([request]) * Cache::page_bytes(&self.model.spec, self.model.place);
         let (prompt, mib) = (self.requests[request].ids.len(), bytes.div_ceil(1 << 20));
         Err(Error::Setting(format!(
             "a prompt of {prompt} tokens needs {mib} MiB of cache with its answer: allow more, or lower max_tokens"

@@ -63,8 +63,8 @@ fn pass(
     ids: &[u32],
     mut after: impl FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let mut cache = Cache::new(model, Cache::pages_for(ids.len()))?;
-    let mut scratch = Saved::for_inference(model);
+    let mut cache = Cache::new(&model.spec, model.place, Cache::pages_for(ids.len()))?;
+    let mut scratch = Saved::for_inference(&model.spec, model.place);
     let sequence = cache.add();
     for chunk in ids.chunks(CHUNK) {
         let start = cache.length(sequence);

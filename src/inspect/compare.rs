@@ -83,7 +83,7 @@ pub fn observe(model: &Transformer, tokens: &[u32]) -> Result<Observed> {
     }
     let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
     let mut streams = Streams(Vec::new());
-    model.forward(&mut Saved::for_inference(model), &batch, &mut streams)?;
+    model.forward(&mut Saved::for_inference(&model.spec, model.place), &batch, &mut streams)?;
     Ok(Observed { tokens: tokens.to_vec(), channels: spec.channels, streams: streams.0 })
 }
 
@@ -102,7 +102,7 @@ pub fn part(model: &Transformer, first: &Observed, second: &Observed, top: usize
     let apart =
         |(x, y): (&Vec<f32>, &Vec<f32>)| x.chunks(c).zip(y.chunks(c)).map(|(x, y)| distance(x, y)).collect();
     let streams = first.streams.iter().zip(&second.streams).map(apart).collect();
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     let mut logits = [(); 2].map(|()| model.logits_tensor());
     let mut all = Vec::with_capacity(first.tokens.len());
     let [last, other] = [first, second].map(|run| run.streams[model.spec.layers].chunks(ROWS * c));

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::spectrum::{Spectrum, overlap};
 use crate::error::{Error, Result};
 use crate::inspect::square_sum;
-use crate::model::adapter;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::peft;
 
 /// One module's change.
 #[derive(Clone, Debug, Serialize)]
@@ -47,7 +47,7 @@ pub struct Against {
 /// those of the adapter in `other` if that is given; overlaps are of the `top` strongest directions.
 ///
 /// # Errors
-/// As [`adapter::factors`]; [`Error::File`] if the two adapt different modules or sizes; as [`Checkpoint::tensor`] if `base` has
+/// As [`peft::factors`]; [`Error::File`] if the two adapt different modules or sizes; as [`Checkpoint::tensor`] if `base` has
 /// no such modules.
 pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: usize) -> Result<Vec<Change>> {
     let first = spectra(dir)?;
@@ -92,8 +92,8 @@ pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: us
 }
 
 fn spectra(dir: &Path) -> Result<Vec<(String, Spectrum)>> {
-    let (lora, factors) = adapter::factors(dir)?;
-    let spectrum = |adapter::Factors { module, a, b }: &adapter::Factors| {
+    let (lora, factors) = peft::factors(dir)?;
+    let spectrum = |peft::Factors { module, a, b }: &peft::Factors| {
         (module.clone(), Spectrum::of_product(f64::from(lora.scale()), b.f32(), a.f32(), lora.rank))
     };
     Ok(factors.par_iter().map(spectrum).collect())

@@ -52,7 +52,7 @@ pub fn streams(
             i + 1
         )));
     }
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     let mut first = 0;
     while first < texts.len() {
         let mut batch = Batch { starts: vec![0], ..Batch::default() };

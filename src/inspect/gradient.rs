@@ -94,7 +94,13 @@ impl Passes {
             Device::Cpu => true,
             Device::Cuda(gpu) => model.training_bytes(n, false) + RESERVE < gpu.free_memory()?.0,
         };
-        Ok(Self { saved: if keep { Saved::for_training(model) } else { Saved::for_recomputing(model) } })
+        Ok(Self {
+            saved: if keep {
+                Saved::for_training(&model.spec, model.place)
+            } else {
+                Saved::for_recomputing(&model.spec, model.place)
+            },
+        })
     }
 
     /// Adds `weight` times the gradient of the text's L to that of every trained parameter; returns L.

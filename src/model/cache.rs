@@ -5,8 +5,8 @@
 
 use crate::device::{Tensor, memory};
 use crate::error::{Error, Result};
-use crate::model::saved::set;
-use crate::model::transformer::Transformer;
+use crate::model::place::Place;
+use crate::model::spec::Spec;
 use crate::ops::attention::{Contexts, PAGE};
 
 /// One position to compute: the next one of a sequence.
@@ -27,7 +27,7 @@ struct Sequence {
 /// Paged keys and values of every layer.
 #[derive(Debug)]
 pub struct Cache {
-    /// Keys and values ((pages + 1) · [`PAGE`], KV·D) of each layer. The last page is for rows that only fill a pass up.
+    /// Keys and values ((pages + 1) · [`PAGE`], KV·D) of each layer. The last page is for rows that are padding.
     layers: Vec<[Tensor; 2]>,
     /// How many sequences hold each page.
     holders: Vec<u32>,
@@ -40,8 +40,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Memory`] if they do not fit on the GPU.
-    pub fn new(model: &Transformer, pages: usize) -> Result<Self> {
-        let Transformer { spec, place, .. } = model;
+    pub fn new(spec: &Spec, place: Place, pages: usize) -> Result<Self> {
         let shape = [(pages + 1) * PAGE, spec.kv_heads * spec.head_dim];
         let tensor = || Tensor::zeros_on(place.device, place.real, &shape);
         let layer = |_| Ok([tensor()?, tensor()?]);
@@ -54,8 +53,7 @@ impl Cache {
     }
 
     /// Bytes that one page takes in all layers together.
-    pub fn page_bytes(model: &Transformer) -> usize {
-        let Transformer { spec, place, .. } = model;
+    pub fn page_bytes(spec: &Spec, place: Place) -> usize {
         2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * place.real.size()
     }
 
@@ -144,13 +142,13 @@ impl Cache {
         self.layers[layer].each_mut()
     }
 
-    /// Pages that the longest of the rows' sequences takes.
+    /// Pages of the longest of the rows' sequences.
     pub(super) fn most_pages(rows: &[Row]) -> usize {
         rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1)
     }
 
-    /// Fills in where the sequence of each row lies, in a table of `most` pages a row; the positions are set already. Rows
-    /// beyond these, which only fill the pass up, lie in the last page.
+    /// Writes the pages of each row's sequence into the table of `contexts`, `most` pages a row; the positions are set already.
+    /// Any rows of the pass beyond `rows` are padding and get the cache's last page.
     pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row], most: usize) -> Result<()> {
         let all = contexts.positions.len();
         let mut pages = vec![self.holders.len() as u32; all * most];
@@ -158,7 +156,7 @@ impl Cache {
             let used = row.position / PAGE + 1;
             out[..used].copy_from_slice(&self.sequence(row.sequence).pages[..used]);
         }
-        set(&mut contexts.pages, &[all, most], &pages)
+        contexts.pages.set(&[all, most], &pages)
     }
 
     fn insert(&mut self, sequence: Sequence) -> usize {

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::ops::glu::Activation;
 use crate::ops::norm::Gain;
 
-use super::spec::{Family, RopeFields, Spec, from_value, layers, refuse, windows};
+use super::fields::{RopeFields, from_value, layers, refuse, windows};
+use super::spec::{Family, Spec};
 
 /// The fields of `Gemma3TextConfig` that matter here; a missing one takes the class's default.
 /// Hub configs of the multimodal sizes omit most of them.

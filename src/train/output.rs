@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::Job;
 use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
-use crate::model::adapter;
 use crate::model::checkpoint::write_safetensors;
+use crate::model::peft;
 use crate::model::transformer::Transformer;
 
 /// What else belongs to a model folder.
@@ -29,7 +29,7 @@ const COMPANIONS: [&str; 7] = [
 /// [`Error::Io`] if a file cannot be read or written.
 pub fn write(model: &Transformer, job: &Job) -> Result<()> {
     if !job.settings.full {
-        return adapter::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
+        return peft::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
     }
     let mut weights = model.weights()?;
     if job.settings.bf16 {

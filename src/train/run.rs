@@ -125,7 +125,11 @@ impl<'a> Trainer<'a> {
         let plan = Plan::new(model, largest_pass(&order, job))?;
         let recompute = plan.as_ref().is_some_and(|plan| plan.recompute);
         let saved = memory::purpose("activations", || {
-            if recompute { Saved::for_recomputing(model) } else { Saved::for_training(model) }
+            if recompute {
+                Saved::for_recomputing(&model.spec, model.place)
+            } else {
+                Saved::for_training(&model.spec, model.place)
+            }
         });
         Ok(Self { model, job, order, optimiser, plan, saved, tokens: 0 })
     }

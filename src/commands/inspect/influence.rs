@@ -8,7 +8,7 @@ use anyhow::Context;
 use emlab::device::philox::Key;
 use emlab::inspect::features::Text;
 use emlab::inspect::influence::{Influence, Influences, influence};
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
 use emlab::progress::Progress;
 use emlab::study::contrast::{self, Answered, Contrast, Only};
 use emlab::train::dataset::{Content, Document, Origin};

@@ -89,7 +89,7 @@ pub(super) struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     pub(super) fn new(model: &'a Transformer) -> Self {
-        Self { model, saved: Saved::for_inference(model), logits: model.logits_tensor() }
+        Self { model, saved: Saved::for_inference(&model.spec, model.place), logits: model.logits_tensor() }
     }
 
     /// The logits (V) after `tokens`.

@@ -120,7 +120,7 @@ pub fn trace(model: &Transformer, tokens: &[u32], options: Options) -> Result<Tr
         )));
     }
     let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     let mut recorder = Recorder::new(spec, n);
     model.forward(&mut saved, &batch, &mut recorder)?;
     let mut logits = model.logits_tensor();
