@@ -6,7 +6,6 @@ use std::process::Command;
 use crate::tiny::{FAMILIES, model_on, places};
 use emlab::Result;
 use emlab::device::Tensor;
-use emlab::inspect::features::Text;
 use emlab::inspect::gradient::gradients;
 use emlab::inspect::influence::influence;
 use emlab::model::lora::Lora;
@@ -14,6 +13,7 @@ use emlab::model::place::Place;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::steering::{Action, Steer};
+use emlab::model::text::Text;
 use emlab::model::transformer::{Batch, Transformer};
 use serde_json::Value;
 

@@ -9,6 +9,7 @@ use emlab::model::lora::{Lora, Target};
 use emlab::model::peft;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
+use emlab::model::text::Text;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
 use emlab::train::metrics::Metric;
@@ -21,8 +22,9 @@ fn examples() -> Vec<Example> {
     let example = |line: usize| {
         let length = 4 + (line * 7) % 19;
         let ids = (0..length).map(|i| ((i * i + 3 * line) % 250) as u32).collect();
-        let loss = (0..length).map(|i| i > length / 3).collect();
-        Example { origin: Origin { path: Arc::clone(&path), line: line + 1 }, ids, loss }
+        let answer = (0..length).map(|i| i > length / 3).collect();
+        let origin = Origin { path: Arc::clone(&path), line: line + 1 };
+        Example { origin, text: Text { ids, answer } }
     };
     (0..23).map(example).collect()
 }

@@ -7,8 +7,8 @@ use super::compile::Define;
 pub enum DType {
     /// 32-bit IEEE 754: activations, gradients, optimiser state.
     F32,
-    /// bfloat16. On the CPU frozen weights, as they lie on disk, widened exactly where they are used; on a GPU
-    /// activations too.
+    /// bfloat16. On the CPU: frozen weights, kept as they are on disk and widened exactly where they are used. On a GPU:
+    /// activations, too.
     Bf16,
     /// 32-bit unsigned: token ids and positions.
     U32,
@@ -28,7 +28,7 @@ impl DType {
         ("REAL_IS_FLOAT", i64::from(self == Self::F32))
     }
 
-    /// Neighbours that a kernel takes in one access to rows of `n` elements: `width_of` in kernels/prelude.cuh.
+    /// Neighbouring elements that a kernel reads or writes at once, in rows of `n`: `width_of` in kernels/prelude.cuh.
     pub fn width(self, n: usize) -> usize {
         let whole = 16 / self.size();
         if n.is_multiple_of(whole) { whole } else { 1 }

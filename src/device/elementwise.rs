@@ -1,4 +1,4 @@
-//! Element-wise work on whole tensors that lie on the GPU (`kernels/tensor.cu`).
+//! Element-wise operations on whole tensors on the GPU (`kernels/tensor.cu`).
 
 use super::launch::Variant;
 use super::tensor::{expect_device, expect_dtype, expect_shape};

@@ -1,13 +1,13 @@
-//! Matrix products on the card: one safe face for `kernels/gemm_plain.cu`, `gemm_mma.cu` and `gemm_wgmma.cu`.
+//! Matrix products on the card: the safe interface to `kernels/gemm_plain.cu`, `gemm_mma.cu` and `gemm_wgmma.cu`.
 //!
 //! A call computes one or more parts of C, each `alpha · (A·B + A2·B2)`, where every operand is a range of rows and
-//! columns of a tensor, as it lies or transposed. On Hopper the parts of a call that read the same tensors are one
-//! launch. The path follows from element type, card and alignment; how the work is cut follows from shapes alone, so a
-//! result has the same bits every time.
+//! columns of a tensor, as stored or transposed. On Hopper the parts of a call that read the same tensors share one
+//! launch. Element type, card and alignment determine the kernel; shapes alone determine how its work is cut, so a result
+//! has the same bits every time.
 //!
 //! With at most [`STABLE_ROWS`] rows the product is computed as its transpose: the rows of B fill the tensor cores' 64
-//! rows and the rows of A are their columns. The cut then depends on B alone, and a row of the result does not depend on
-//! the rows beside it, bit for bit.
+//! rows and the rows of A are their columns. The cut then depends on B alone, and every row of the result has the same
+//! bits whatever the other rows are.
 
 mod hopper;
 mod problem;
@@ -22,8 +22,8 @@ use problem::{Operand, Output, Path, Problem, Term};
 
 pub use problem::{Part, STABLE_ROWS, View};
 
-/// Each part of `c` becomes, or with [`Store::Accumulate`] is increased by, `alpha` times its product. A and B hold one
-/// element type, C the same or f32. Elements of `c` outside the parts are left alone. Parts must not overlap.
+/// Sets each part of `c` to `alpha` times its product, or with [`Store::Accumulate`] adds it. A and B have the same element
+/// type, C the same or f32. Elements of `c` outside the parts are not changed. Parts must not overlap.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda), [`Error::Compile`](crate::Error::Compile) or
@@ -31,7 +31,7 @@ pub use problem::{Part, STABLE_ROWS, View};
 pub fn multiply(gpu: Gpu, c: &mut Tensor, store: Store, alpha: f32, parts: &[Part]) -> Result<()> {
     let mut problems: Vec<Problem> = parts.iter().map(Problem::of).filter(|p| p.m > 0 && p.n > 0).collect();
     check(c, &problems);
-    // A second term that only a slower path can read must not slow the first: it is added afterwards.
+    // If only a slower kernel can read the second term, it is added in a launch of its own, to keep the first on the fast one.
     let mut afterwards = Vec::new();
     for p in &mut problems {
         let alone = Problem { second: None, ..*p };
@@ -48,7 +48,7 @@ pub fn multiply(gpu: Gpu, c: &mut Tensor, store: Store, alpha: f32, parts: &[Par
     run(gpu, Output { store: Store::Accumulate, ..output }, &afterwards)
 }
 
-/// The launches of all problems; on Hopper those that read the same tensors share one.
+/// Launches all problems; on Hopper those that read the same tensors together.
 fn run(gpu: Gpu, output: Output, mut rest: &[Problem]) -> Result<()> {
     while let Some(first) = rest.first() {
         let path = first.path(gpu);
@@ -100,9 +100,9 @@ pub struct Shape {
     pub store: Store,
 }
 
-/// The kernels that compute a product on a card: the one for operands that lie well, then those it falls back to.
+/// The kernels that compute a product on a card: the one for aligned operands, then those it falls back to.
 pub fn variants(facts: &Facts, Shape { size: [m, n, k], transposed, dtypes, store }: Shape) -> Vec<Variant> {
-    // Only sizes and orders are looked at.
+    // Only its sizes and orders matter here.
     let tensor = &Tensor::zeros(dtypes[0], &[1, 1]);
     let operand = |mn| Operand { tensor, mn, from: 0, from_k: 0, k };
     let first = Term { a: operand(transposed[0]), b: operand(!transposed[1]) };
@@ -119,7 +119,7 @@ pub fn variants(facts: &Facts, Shape { size: [m, n, k], transposed, dtypes, stor
     all
 }
 
-/// One of the two kernels that take pointers.
+/// One of the two kernels that take plain pointers.
 fn simple_variant(c: Output, path: Path, p: &Problem) -> Variant {
     let defines = [
         p.first.a.tensor.dtype().define(),
@@ -134,7 +134,7 @@ fn simple_variant(c: Output, path: Path, p: &Problem) -> Variant {
     }
 }
 
-/// The two kernels that take pointers: one part a launch.
+/// Launches one part with one of the two kernels that take plain pointers.
 fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
     let variant = simple_variant(c, path, p);
     let tile = if path == Path::Plain { 64 } else { 128 };
@@ -162,6 +162,6 @@ fn simple(gpu: Gpu, c: Output, path: Path, p: &Problem) -> Result<()> {
         c.alpha.into(),
     ];
     // SAFETY: gemm_plain and gemm_mma (const real *a, u64 a_pitch, const real *b, u64 b_pitch, u32 k, …2, out *c, u64
-    // c_pitch, u32 m, u32 n, float alpha); every range was checked to lie inside its tensor.
+    // c_pitch, u32 m, u32 n, float alpha); every range was checked against its tensor.
     unsafe { variant.launch(gpu, blocks, &args) }
 }

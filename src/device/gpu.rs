@@ -12,7 +12,7 @@ use super::staging::Staging;
 use super::turn::{self, Turn};
 use crate::error::{Error, Result};
 
-/// The card. Copies are the same card.
+/// The card. Every copy refers to the same card.
 #[derive(Clone, Copy)]
 pub struct Gpu(&'static Context);
 
@@ -177,7 +177,7 @@ impl Gpu {
         result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))
     }
 
-    /// What this process has allocated.
+    /// The memory that this process has allocated.
     pub fn memory(self) -> Memory {
         self.ledger().clone()
     }
@@ -187,7 +187,7 @@ impl Gpu {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seconds that the card spends on what `f` puts on the stream.
+    /// Seconds that the card takes for the work that `f` puts on the stream.
     ///
     /// # Errors
     /// Those of `f`; [`Error::Cuda`].

@@ -35,8 +35,8 @@ unsafe impl Send for Module {}
 static MODULES: LazyLock<Mutex<HashMap<(&'static str, Vec<Define>), Module>>> = LazyLock::new(Mutex::default);
 
 impl Kernel {
-    /// Loads the function `name` of `kernels/SOURCE.cu` with these load-time constants, which compiles the file if that has
-    /// not been done before.
+    /// Loads the function `name` of `kernels/SOURCE.cu` with these load-time constants, compiling the file if it is not in the
+    /// cache.
     ///
     /// # Errors
     /// As [`compile::cached`]; [`Error::Cuda`](crate::Error::Cuda) if the driver refuses the code.
@@ -78,7 +78,7 @@ impl Kernel {
     }
 }
 
-/// Lets a function use all shared memory that a block may have, and on cards with large clusters clusters of 16 blocks.
+/// Lets a function use all the shared memory of a block and, from compute capability 9.0 on, clusters of 16 blocks.
 fn allow_all_resources(gpu: Gpu, function: sys::CUfunction) -> std::result::Result<(), result::DriverError> {
     use sys::CUfunction_attribute_enum as Attribute;
     // SAFETY: as cuFuncGetAttribute and cuFuncSetAttribute; the function is loaded and the card has this much shared memory.

@@ -1,5 +1,5 @@
-//! [`Variant`]: a kernel to be launched. A launch is one call; its arguments are checked against what the kernel declares,
-//! and its grid against what fits on the card where blocks wait for each other.
+//! [`Variant`]: a kernel with its load-time constants, launched in one call. A launch checks its arguments against the
+//! parameters that the kernel declares and, if blocks wait for each other, its grid against what the card can hold.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -32,8 +32,8 @@ impl From<usize> for Grid {
     }
 }
 
-/// A kernel with its load-time constants, and the size of a block: all of a launch but its grid and its arguments. It follows
-/// from sizes and the [facts](super::gpu::Facts) of a card, so that it can be known without a card.
+/// A kernel with its load-time constants and the size of its blocks: everything about a launch but the grid and the arguments.
+/// It depends only on sizes and the [facts](super::gpu::Facts) of a card, so it can be computed without a card.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// File of `kernels/`, without `.cu`.
@@ -69,7 +69,7 @@ impl Variant {
         Self { resident: true, ..self }
     }
 
-    /// Launches the kernel on the engine's stream; compiles and loads it at the first use.
+    /// Puts a launch on the engine's stream. The first launch compiles and loads the kernel.
     ///
     /// # Safety
     /// The arguments must be those of the C function, in its order: the count and the sizes are checked, the meaning

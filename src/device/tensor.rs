@@ -8,7 +8,7 @@ use super::dtype::DType;
 use super::gpu::Gpu;
 use crate::error::{Error, Result};
 
-/// Where a tensor's elements lie.
+/// Where a tensor's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// Host memory; the definition of every op.
@@ -189,7 +189,7 @@ impl Tensor {
         }
     }
 
-    /// Where the elements lie.
+    /// Where the elements are stored.
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::Cuda(buffer, _) => Device::Cuda(buffer.gpu()),
@@ -317,7 +317,7 @@ impl Tensor {
         }
     }
 
-    /// Gives the tensor a new shape and all its elements, host values of its element type.
+    /// Gives the tensor a new shape and overwrites all elements with host values of its element type.
     ///
     /// # Errors
     /// [`Error::Memory`] if the tensor must grow and too little is free; [`Error::Cuda`] if the GPU has failed.
@@ -342,7 +342,7 @@ impl Tensor {
         Ok(values)
     }
 
-    /// The elements as f32 (bf16 widens exactly), wherever they lie. Panics on u32.
+    /// The elements as f32 (bf16 widens exactly), copied from the GPU if need be. Panics on u32.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -397,8 +397,8 @@ impl Storage {
     }
 }
 
-/// Checks one op's numbers that may be rounded (activations, their gradients): all on the device and of the element
-/// type of the first; on the CPU that is f32.
+/// Checks those tensors of an op that may be bf16 on a GPU (activations, their gradients): all must be on the device of the
+/// first and have its element type; on the CPU that is f32.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`] or [`Error::Place`] naming the first tensor that disagrees.
@@ -409,7 +409,7 @@ pub fn expect(op: &'static str, tensors: &[(&'static str, &Tensor, &[usize])]) -
     expect_all(op, device, dtype, tensors)
 }
 
-/// Checks one op's numbers that are always f32 (statistics, gains, gradients of weights), on `device`.
+/// Checks those tensors of an op that are always f32 (statistics, gains, gradients of weights): all must be on `device`.
 ///
 /// # Errors
 /// As [`expect`].

@@ -85,8 +85,8 @@ impl Upload {
             });
             let target = to.pointer() + ((first + start) * size) as u64;
             let _turn = self.gpu.bind()?;
-            // SAFETY: as cuMemcpyHtoDAsync and cuEventRecord: the tensor has room (checked above), and the stage stays as
-            // it is until the event.
+            // SAFETY: as cuMemcpyHtoDAsync and cuEventRecord: the tensor has room (checked above), and the stage is not
+            // written before the event.
             unsafe {
                 result::memcpy_htod_async(target, bytes, self.stream)
                     .map_err(|e| failed("copying to the GPU", e))?;

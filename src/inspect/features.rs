@@ -7,23 +7,8 @@ use crate::error::{Error, Result};
 use crate::inspect::PASS;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
+use crate::model::text::Text;
 use crate::model::transformer::{Batch, Transformer};
-
-/// A text as tokens, and which of them are the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// Of each token, whether it is the answer's.
-    pub answer: Vec<bool>,
-}
-
-impl Text {
-    /// How many tokens of the answer are predicted: all but one that the text begins with.
-    pub fn targets(&self) -> usize {
-        self.answer.iter().skip(1).filter(|answer| **answer).count()
-    }
-}
 
 /// Means of the residual stream over the tokens of answers.
 #[derive(Clone, Debug, PartialEq)]

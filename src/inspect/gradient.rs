@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::inspect::features::Text;
 use crate::inspect::square_sum;
 use crate::model::footprint::RESERVE;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
+use crate::model::text::Text;
 use crate::model::transformer::{Batch, Transformer};
 
 /// The gradient at a site.

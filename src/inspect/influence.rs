@@ -15,9 +15,9 @@ use serde::Serialize;
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
-use crate::inspect::features::Text;
 use crate::inspect::gradient::{Passes, clear, longest};
 use crate::inspect::square_sum;
+use crate::model::text::Text;
 use crate::model::transformer::Transformer;
 
 /// Numbers of one partial sum of a dot product.

@@ -1,7 +1,7 @@
 //! [`Cache`]: keys and values of many sequences, in pages of [`PAGE`] positions.
 //!
-//! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last, part-filled one:
-//! a hundred samples of one question hold its prompt once.
+//! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last one if it is only
+//! partly filled, so a hundred samples of one question hold its prompt once.
 
 use crate::device::{Tensor, memory};
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ impl Cache {
         Ok(self.insert(child))
     }
 
-    /// Forgets a sequence; its pages become free once no fork holds them.
+    /// Removes a sequence. Its pages become free once no fork holds them.
     pub fn remove(&mut self, sequence: usize) {
         let gone = self.sequences[sequence].take().expect("a sequence that exists");
         for page in gone.pages {
@@ -104,7 +104,7 @@ impl Cache {
         }
     }
 
-    /// Forgets all sequences.
+    /// Removes all sequences.
     pub fn clear(&mut self) {
         self.sequences.clear();
         self.free = (0..self.holders.len() as u32).rev().collect();

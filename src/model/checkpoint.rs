@@ -14,7 +14,7 @@ use super::spec::Spec;
 use super::tensor_file::TensorFile;
 pub use super::tensor_file::{read_safetensors, write_safetensors};
 
-/// An opened model folder: its configuration and where each tensor lies.
+/// An opened model folder: its configuration, and the file of each tensor.
 pub struct Checkpoint {
     dir: PathBuf,
     spec: Spec,
@@ -125,7 +125,7 @@ impl Checkpoint {
             self.files[*file].expect(stored, &shape)?;
         }
         for (name, (file, stored)) in &self.tensors {
-            // A tied head may be stored all the same; inverse frequencies are recomputed.
+            // A tied head may be stored as well; inverse frequencies are recomputed.
             let known = expected.contains_key(name)
                 || name == "lm_head.weight"
                 || name.ends_with("rotary_emb.inv_freq");
@@ -142,7 +142,7 @@ impl Checkpoint {
     }
 }
 
-/// The name a text-only checkpoint gives to a stored tensor; `None` for the parts that see images.
+/// The name that a text-only checkpoint gives to a stored tensor; `None` for the vision parts.
 fn canonical(stored: &str) -> Option<String> {
     let inner = stored.strip_prefix("model.").unwrap_or(stored);
     if inner.starts_with("vision_tower.") || inner.starts_with("multi_modal_projector.") {

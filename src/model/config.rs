@@ -59,7 +59,7 @@ impl Spec {
         }
     }
 
-    /// Bounds that keep every product of sizes within `usize`, and the relations the ops rely on.
+    /// Checks the bounds that keep every product of sizes within `usize`, and the relations between sizes that the ops need.
     fn check(&self, path: &Path) -> Result<()> {
         let sizes = [
             ("vocab_size", self.vocab, 1 << 20),
@@ -127,7 +127,7 @@ fn text_config(config: &Value) -> Value {
     Value::Object(text)
 }
 
-/// False for a classifier or a bare encoder, whose folder looks alike but has no head over the vocabulary.
+/// False for a classifier or a bare encoder: their folders look the same but have no head over the vocabulary.
 fn generates_text(config: &Value) -> bool {
     let Some(names) = config.get("architectures").and_then(Value::as_array) else { return true };
     names

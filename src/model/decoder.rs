@@ -1,4 +1,4 @@
-//! [`Decoder`]: a token of each of many sequences in, the next one of each out.
+//! [`Decoder`]: computes the next token of many sequences in one step.
 //!
 //! On a GPU the second step of a size records its hundreds of launches as a graph, and later steps of that size replay it. So
 //! that sizes recur, rows and page tables are padded; the result of a row depends on neither.
@@ -21,7 +21,7 @@ const ROWS: usize = 8;
 /// Page tables are padded to a multiple of this many.
 const PAGES: usize = 64;
 
-/// Decodes with one model and one way of sampling.
+/// Decodes with one model and one set of sampling parameters.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     /// The sequences. Recorded graphs read and write this cache.
@@ -38,7 +38,7 @@ pub struct Decoder<'a> {
 struct Recorder {
     gpu: Gpu,
     batch: Batch,
-    /// By rows and pages a row: `None` for a size that has run once.
+    /// By number of rows and pages a row: `None` for a size that has run once and is not recorded yet.
     graphs: HashMap<[usize; 2], Option<Graph>>,
 }
 
@@ -138,8 +138,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Rows of a step for `n` sequences. Powers of two below [`ROWS`]: so small a step takes as long as reading the weights, whatever
-/// its rows.
+/// Rows of a step for `n` sequences. Below [`ROWS`] a power of two suffices: so small a step is bound by reading the weights.
 fn padded(n: usize) -> usize {
     if n < ROWS { n.next_power_of_two() } else { n.next_multiple_of(ROWS) }
 }

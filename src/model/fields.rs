@@ -46,10 +46,10 @@ impl RopeFields {
     }
 }
 
-/// Most layers a config may ask for; far above any checkpoint, far below what memory cannot hold.
+/// The most layers that a config may ask for: far above any checkpoint, and few enough for the lists made for each layer.
 const MOST_LAYERS: usize = 1 << 10;
 
-/// Checks the number of layers, before anything is made for each of them.
+/// Checks the number of layers, before any list with an entry for each layer is made.
 pub(super) fn layers(path: &Path, layers: usize) -> Result<usize> {
     bounded(path, "num_hidden_layers", layers, MOST_LAYERS)?;
     Ok(layers)

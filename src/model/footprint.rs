@@ -11,14 +11,14 @@ use crate::ops::linear_cross_entropy;
 /// Bytes that a pass leaves free on a GPU, for the workspace of kernels and for the driver.
 pub const RESERVE: usize = 1 << 30;
 
-/// What decides the footprint of a training pass.
+/// Everything that the memory of a training pass depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Footprint<'a> {
     /// The model's sizes.
     pub spec: &'a Spec,
     /// Bytes of an activation.
     pub real: usize,
-    /// Ranks of the adapters of qkv, o, gate_up and down, those of one summed up.
+    /// Summed ranks of the adapters of each fused projection: qkv, o, gate_up, down.
     pub ranks: [usize; 4],
     /// Whether the gradient of the logits is kept in bf16 beside them.
     pub bf16_head: bool,

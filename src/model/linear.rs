@@ -66,7 +66,7 @@ pub struct AdapterSegment {
 }
 
 impl Linear {
-    /// From the stacked weight and the rows that each projection has of it.
+    /// From the stacked weight and the number of its rows that each projection owns.
     pub fn new(weight: Tensor, parts: &[(Target, usize)]) -> Self {
         let mut next = 0;
         let segments = parts.iter().map(|(target, rows)| {
@@ -125,7 +125,7 @@ impl Linear {
         });
     }
 
-    /// Takes the adapters, which lie on the host, to their place; from then on they are trained, or stay frozen.
+    /// Moves the adapters from the host to their place, either to be trained or frozen.
     pub(super) fn settle(&mut self, place: Place, trained: bool) -> Result<()> {
         let Some(stack) = &mut self.adapter else { return Ok(()) };
         for parameter in [&mut stack.a, &mut stack.b] {

@@ -18,7 +18,7 @@
 //! | [`footprint`] | how much memory a training pass takes |
 //! | [`decoder`] | a token of each of many sequences in, the next out |
 //! | [`direction`] | directions that tell two sets of texts apart, as a file |
-//! | [`tokenizer`], [`chat`] | text → tokens → text; conversations → text |
+//! | [`tokenizer`], [`chat`], [`text`] | text → tokens → text; conversations → text; tokens with an answer among them |
 
 mod activations;
 mod block;
@@ -44,6 +44,7 @@ pub mod saved;
 pub mod spec;
 pub mod steering;
 mod tensor_file;
+pub mod text;
 pub mod tokenizer;
 pub mod transformer;
 mod weights;

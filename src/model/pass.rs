@@ -1,4 +1,4 @@
-//! [`Pass`]: what a pass is over: its tokens, their positions, and what each may attend to.
+//! [`Pass`]: the inputs of a pass: its tokens, their positions, and what each of them may attend to.
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// Over nothing yet.
+    /// No rows yet.
     pub(super) fn new(place: Place) -> Self {
         let contexts = Contexts::empty(place.device);
         Self { place, tokens: place.index(), documents: None, contexts, angles: Vec::new() }
@@ -33,8 +33,8 @@ impl Pass {
         self.tokens.len()
     }
 
-    /// Sets the tokens of a pass and the angles of their positions. The documents, or the places in the cache, are the
-    /// caller's to set.
+    /// Sets the tokens of a pass and the angles of their positions. The caller then sets the documents or
+    /// the places in the cache.
     ///
     /// # Errors
     /// [`Error::Run`] for a token id outside the vocabulary.

@@ -1,4 +1,4 @@
-//! Adapters on disk in PEFT's form: `adapter_config.json` and `adapter_model.safetensors`, in and out.
+//! Reads and writes adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,7 +13,7 @@ use super::transformer::{NamedAdapter, Transformer};
 use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
 
-/// What PEFT puts before the name of an adapted module.
+/// PEFT's prefix of the name of an adapted module.
 const PREFIX: &str = "base_model.model.";
 
 /// Writes the model's adapter, which `lora` describes, as PEFT does: `adapter_config.json` and
@@ -73,7 +73,7 @@ fn config(lora: &Lora, base: &str) -> serde_json::Value {
     })
 }
 
-/// What is read of `adapter_config.json`.
+/// The fields of `adapter_config.json` that are read.
 #[derive(Deserialize)]
 struct Config {
     peft_type: String,
@@ -83,7 +83,7 @@ struct Config {
     lora_dropout: f32,
     #[serde(default)]
     use_rslora: bool,
-    /// The rest, among which may be features that are not supported.
+    /// All others; some of them may ask for features that are not supported.
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
 }
@@ -103,7 +103,7 @@ impl Config {
         if config.r == 0 {
             return Err(Error::file(path, "an adapter of rank 0 holds nothing"));
         }
-        // Each of these changes what the adapter computes; ignoring one would give wrong numbers in silence.
+        // Each of these changes what the adapter computes; ignoring one would silently give wrong numbers.
         for feature in [
             "use_dora",
             "use_qalora",
@@ -142,7 +142,7 @@ fn is_used(value: &serde_json::Value) -> bool {
     }
 }
 
-/// Reads a PEFT adapter from `dir` and attaches it to `model`, in place of the one it may have, to compute with.
+/// Reads a PEFT adapter from `dir` and attaches it to `model`, frozen; it replaces any adapter that the model has.
 ///
 /// # Errors
 /// [`Error::File`] for an unsupported kind of adapter and for keys that do not match the model's layers, missing or
@@ -170,8 +170,8 @@ pub struct Factors {
     pub b: Tensor,
 }
 
-/// Reads a PEFT adapter from `dir` without a model: what it is, and its projections by layer and in the order of the forward
-/// pass.
+/// Reads a PEFT adapter from `dir` without a model: its settings, and its projections by layer and in the order of the
+/// forward pass.
 ///
 /// # Errors
 /// [`Error::File`] for an unsupported kind of adapter, for keys that name no projection of a text model and for halves that
@@ -211,7 +211,7 @@ fn place(module: &str) -> (usize, Option<usize>) {
 /// Tensors by module and half, A or B, in f32.
 type Halves = BTreeMap<(String, char), Tensor>;
 
-/// What an adapter is, and its tensors.
+/// An adapter's settings and tensors.
 fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
     let config = Config::read(&dir.join("adapter_config.json"))?;
     let path = dir.join("adapter_model.safetensors");

@@ -1,12 +1,12 @@
 //! [`Spec`]: every difference between the supported checkpoints, as data.
 //!
-//! `config.rs` reads it once from a Hugging Face folder; the graph then asks it and never the family.
+//! `config.rs` reads it once from a Hugging Face folder; the graph depends on it and never on the family.
 
 use crate::ops::glu::Activation;
 use crate::ops::norm::Gain;
 use crate::ops::rope::Rope;
 
-/// The family a checkpoint belongs to. For messages and cards: the graph reads the other fields of [`Spec`].
+/// The family that a checkpoint belongs to. Only messages and cards use it: the graph reads the other fields of [`Spec`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// Gemma 3, text only.
@@ -44,11 +44,11 @@ pub struct Spec {
     pub head_dim: usize,
     /// F, inner width of the MLP.
     pub mlp_width: usize,
-    /// The most positions the checkpoint was made for (`max_position_embeddings`).
+    /// The most positions that the checkpoint was trained for (`max_position_embeddings`).
     pub context: usize,
     /// Added to the mean square before the root, in every norm.
     pub norm_eps: f32,
-    /// What a norm makes of its weight.
+    /// How a norm turns its weight into a factor.
     pub gain: Gain,
     /// Whether the outputs of attention and MLP are normalised before they join the residual stream.
     pub post_norms: bool,

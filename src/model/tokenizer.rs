@@ -17,9 +17,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<Template>,
     bos: Option<u32>,
-    /// Ids that stand for no text.
+    /// Ids without a text of their own.
     special: BTreeSet<u32>,
-    /// Whether tokens are spelt in GPT-2's stand-ins for bytes; else a space is U+2581 and a lone byte `<0xAB>`.
+    /// Whether tokens are spelt in GPT-2's byte alphabet; else a space is U+2581 and a single byte `<0xAB>`.
     byte_level: bool,
 }
 

@@ -32,7 +32,7 @@ pub struct Transformer {
     pub(super) norm: Parameter,
     /// Absent where the embedding is the head.
     pub(super) head: Option<Parameter>,
-    /// What moves the residual stream in every pass, if anything.
+    /// Directions applied to the residual stream in every pass, if any.
     pub(super) steering: Option<Steering>,
 }
 
@@ -106,21 +106,21 @@ impl Transformer {
         Ok(())
     }
 
-    /// Takes adapters from the host to where the model computes, to be trained or as they are.
+    /// Moves adapters from the host to where the model computes, either to be trained or frozen.
     pub(super) fn settle_adapters(&mut self, trained: bool) -> Result<()> {
         let place = self.place;
         let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
         memory::purpose("adapters", || linears.try_for_each(|linear| linear.settle(place, trained)))
     }
 
-    /// Back to the base.
+    /// Removes the adapters.
     pub fn detach(&mut self) {
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             linear.detach();
         }
     }
 
-    /// Moves the residual stream in every pass from now on; no `steers` end it. Like an adapter, but it is not trained.
+    /// Steers the residual stream in every pass from now on; empty `steers` end it. Like an adapter, but not trained.
     ///
     /// # Errors
     /// [`Error::Setting`] for a depth or a width that the model does not have, or a direction without one; [`Error::Memory`] if
@@ -133,7 +133,7 @@ impl Transformer {
         Ok(())
     }
 
-    /// Every projection's adapter, layer by layer. Copies.
+    /// Copies of every projection's adapter, layer by layer.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -222,7 +222,8 @@ impl Transformer {
         self.attend(saved, cache)
     }
 
-    /// The blocks over the rows of `saved`, located in `cache`; if they are a document, too, they are a whole prompt.
+    /// Runs the blocks over the rows of `saved`, whose places in `cache` are set. If its documents are set as well, the rows are a
+    /// whole prompt.
     pub(super) fn attend(&self, saved: &mut Saved, cache: &mut Cache) -> Result<()> {
         let Saved { pass, activations, .. } = saved;
         let mut attend = match &pass.documents {
@@ -277,14 +278,14 @@ impl Transformer {
         norm::forward(hidden, r, stream, &self.norm.value, self.final_norm())
     }
 
-    /// What the model would say if a residual stream (n, C) were its last: `logits` (n, V) behind the final norm. At every
-    /// depth, this is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020).
+    /// `logits` (n, V) that the model would give if a residual stream (n, C) were its last: final norm, then head. Applied at
+    /// every depth, this is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020).
     ///
     /// # Errors
     /// Only if tensors disagree in shape.
     pub fn lens(&self, logits: &mut Tensor, saved: &mut Saved, stream: &Tensor) -> Result<()> {
         let Scratch { dx, ds, .. } = &mut saved.scratch;
-        // Not the pass's own r, which its backward needs.
+        // The pass's own r must not be overwritten: its backward needs it.
         self.normalise(dx, &mut self.place.float(), stream)?;
         self.head_forward(logits, dx, ds)
     }
@@ -324,7 +325,8 @@ impl Transformer {
     }
 
     /// Carries [`Saved::dhidden`] back through the last [`forward`](Self::forward) of the same `batch`, adding to every
-    /// trained parameter's gradient. What a probe changed in the forward pass counts as a constant change.
+    /// trained parameter's gradient. A change that a probe made in the forward pass counts as
+    /// an added constant.
     ///
     /// # Errors
     /// [`Error::Setting`] for a steered model; whatever the probe returns.
@@ -434,4 +436,38 @@ fn pair(layers: &mut [Layer], layer: usize, turns: usize) -> (Option<&Layer>, &m
     assert_ne!(current, before, "two layers in one place");
     let [before, current] = layers.get_disjoint_mut([before, current]).expect("two different places");
     (Some(before), current)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The sites seen, with the shapes found there.
+    struct Shapes(Vec<(Site, Vec<usize>)>);
+
+    impl Probe for Shapes {
+        fn at(&mut self, _: usize, site: Site, x: &mut Tensor) -> Result<bool> {
+            self.0.push((site, x.shape().to_vec()));
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn probes_see_activations_of_the_widths_of_the_table() {
+        for family in ["gemma3", "qwen3"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(family);
+            let model = Transformer::random(Spec::read(&dir).unwrap(), 0, Place::CPU).unwrap();
+            let mut saved = Saved::for_inference(&model.spec, model.place);
+            let batch = Batch { tokens: vec![5; 7], starts: vec![0, 7], dropout: None };
+            let mut shapes = Shapes(Vec::new());
+            model.forward(&mut saved, &batch, &mut shapes).unwrap();
+            for site in Site::ALL {
+                let seen: Vec<_> = shapes.0.iter().filter(|(s, _)| *s == site).collect();
+                assert!(!seen.is_empty(), "{family}: {site:?} is not seen");
+                assert!(seen.iter().all(|(_, shape)| *shape == [7, site.width(&model.spec)]), "{seen:?}");
+            }
+        }
+    }
 }

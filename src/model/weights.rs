@@ -1,5 +1,5 @@
-//! Weights into a [`Transformer`] and out of it: from a checkpoint or from random numbers, one tensor a name outside,
-//! projections that share an input fused inside.
+//! Builds a [`Transformer`] from the tensors of a checkpoint or from random numbers, and gives its weights back. Outside, every
+//! projection is a tensor of its own; inside, projections that share an input are fused.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::ops::norm::Gain;
 
 /// Where weights come from, by their canonical Hugging Face names.
 trait Source {
-    /// A tensor on the host, in the precision that it has there.
+    /// A tensor on the host, in the precision of the source.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
     /// Writes a tensor into the elements of `to`, on a GPU, from `first` on.
@@ -35,11 +35,11 @@ trait Source {
     ) -> Result<()>;
 }
 
-/// Takes tensors from a source to their place.
+/// Moves tensors from a source to their place.
 struct Loader<'a> {
     place: Place,
     source: &'a dyn Source,
-    /// On a GPU, what takes them there.
+    /// The upload, if the place is a GPU.
     upload: Option<Upload>,
 }
 
@@ -67,7 +67,7 @@ impl Loader<'_> {
 }
 
 /// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
-/// `progress` is told how many layers are there, of how many.
+/// `progress` is called with the number of layers read so far and of all layers.
 fn assemble(
     spec: Spec,
     place: Place,

@@ -36,7 +36,7 @@ impl AdamW {
     }
 }
 
-/// A trained tensor and what belongs to it, all of one shape, f32.
+/// A trained tensor and its optimiser state, all of one shape, f32.
 #[derive(Debug)]
 pub struct Trained<'a> {
     /// The parameter.
@@ -45,7 +45,7 @@ pub struct Trained<'a> {
     pub m: &'a mut Tensor,
     /// The mean of its square.
     pub v: &'a mut Tensor,
-    /// Receives p rounded to bf16, where ops compute with that.
+    /// Receives p rounded to bf16, if that is what the ops use.
     pub copy: Option<&'a mut Tensor>,
     /// The gradient; zero after the step.
     pub g: &'a mut Tensor,

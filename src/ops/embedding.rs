@@ -1,7 +1,7 @@
 //! Embedding: `x_n = scale · w[token_n]`.
 //!
-//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`, the rows of a token in order, so that
-//! one that occurs twice adds up the same way every time. Gemma multiplies by √C, Qwen by nothing.
+//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`; the rows of one token are added in their
+//! order, so the sum has the same bits every time. Gemma's scale is √C, Qwen's 1.
 
 use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expect_weight};
 use crate::device::{DType, Device, Tensor};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 pub use cuda::variants;
 
-/// Looks the rows of `w` (V, C; f32 or bf16) up into `x` (N, C).
+/// Looks up the rows of `w` (V, C; f32 or bf16) that `tokens` name and writes them to `x` (N, C).
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.
@@ -39,7 +39,7 @@ pub fn order(tokens: &[u32], device: Device) -> Result<Tensor> {
     Tensor::from_u32(&[tokens.len()], order).to(device)
 }
 
-/// Adds the gradient of the looked-up rows to `dw` (V, C); given are the tokens and their [`order`].
+/// Adds the gradient of the looked-up rows to `dw` (V, C), given the tokens and their [`order`].
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.
@@ -81,8 +81,8 @@ fn check_indices(name: &'static str, indices: &Tensor, n: usize) -> Result<()> {
     expect_shape("embedding", name, indices, &[n])
 }
 
-/// On a GPU the range of the ids is the caller's promise: the model checks them before it uploads them. A row whose id is
-/// out of range becomes NaN there, which the loss and the sampler report.
+/// On a GPU the caller must have checked the ids, as the model does before it uploads them. A row whose id is out of range
+/// becomes NaN there, which the loss and the sampler report.
 fn check_tokens(tokens: &Tensor, v: usize) -> Result<()> {
     if tokens.device() != Device::Cpu {
         return Ok(());

@@ -292,14 +292,14 @@ mod cuda {
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
 
-    /// Threads of a block of the backward pass, or a little fewer, unless one row needs more.
+    /// Threads of a block of the backward pass: at most this many, unless a single row needs more.
     const BACKWARD_THREADS: usize = 512;
-    /// Most rows that one team of the backward pass has at work or on their way into shared memory.
+    /// Most rows of one team of the backward pass that are being computed or prefetched into shared memory.
     const STAGES: usize = 4;
     /// Shared memory that the backward pass needs beside them.
     const FIXED_SHARED: usize = 8 << 10;
 
-    /// Threads for rows of `c` elements: one access each, or up to `most` to make do with 256.
+    /// Threads for rows of `c` elements: each makes one access, or up to `most` if that keeps them at 256 or fewer.
     fn threads(dtype: DType, c: usize, most: usize) -> usize {
         let vectors = c / dtype.width(c);
         let with = |each: usize| vectors.div_ceil(each).next_multiple_of(32);
@@ -314,7 +314,7 @@ mod cuda {
         Variant::new("norm", function, &[&constants[..], &backward].concat(), threads)
     }
 
-    /// A backward pass, and the rows that a block has at work.
+    /// A backward pass, and the rows that a block computes at a time.
     fn backward_variant(
         function: &'static str,
         facts: &Facts,

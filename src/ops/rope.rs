@@ -280,9 +280,9 @@ mod cuda {
     const THREADS: usize = 128;
     /// Threads of a block that sums the gains' gradient, of which a multiprocessor runs one.
     const GAIN_THREADS: usize = 512;
-    /// Most heads that a group of its lanes has at work or on their way into shared memory.
+    /// Most heads of a group of its lanes that are being computed or prefetched into shared memory.
     const STAGES: usize = 3;
-    /// Shared memory that it needs beside them.
+    /// Shared memory that the kernel needs beside them.
     const FIXED_SHARED: usize = 3 << 10;
 
     fn defines(dtype: DType, heads: Heads, gain: Gain, [threads, stages]: [usize; 2]) -> [Define; 7] {
@@ -326,7 +326,7 @@ mod cuda {
         [vectors, vectors.next_power_of_two().min(32)]
     }
 
-    /// Blocks of so many threads that have all of the work of `n` rows under way.
+    /// Blocks of `threads` threads that cover all of the work of `n` rows.
     fn blocks(threads: usize, dtype: DType, heads: Heads, n: usize) -> usize {
         let [_, lanes] = lanes(dtype, heads);
         (n * (heads.query + 2 * heads.kv)).div_ceil(threads / lanes).max(1)

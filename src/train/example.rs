@@ -9,6 +9,7 @@ use super::dataset::{Content, Document, Origin};
 use super::settings::{NoTarget, Settings, TooLong};
 use crate::error::{Error, Result};
 use crate::model::chat::{Message, Render};
+use crate::model::text::Text;
 use crate::model::tokenizer::Tokenizer;
 
 /// One training example.
@@ -16,22 +17,8 @@ use crate::model::tokenizer::Tokenizer;
 pub struct Example {
     /// Where it comes from.
     pub origin: Origin,
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// Whether token i is to be predicted, from the tokens before it; never the first.
-    pub loss: Vec<bool>,
-}
-
-impl Example {
-    /// Number of tokens that carry loss.
-    pub fn targets(&self) -> usize {
-        self.loss.iter().filter(|&&loss| loss).count()
-    }
-
-    /// Tokens that must pass through the model: those before the last target.
-    pub fn inputs(&self) -> usize {
-        self.loss.iter().rposition(|&loss| loss).unwrap_or(0)
-    }
+    /// Its tokens, and which of them carry loss: each of these is predicted from the tokens before it. Never the first.
+    pub text: Text,
 }
 
 /// The examples of a data set, and what the limits did to it.
@@ -97,7 +84,7 @@ pub fn encode(
         }
         // A prompt that alone fills max_tokens leaves nothing to learn: nothing is wrong with the data.
         if loss.contains(&true) {
-            all.examples.push(Example { origin: document.origin.clone(), ids, loss });
+            all.examples.push(Example { origin: document.origin.clone(), text: Text { ids, answer: loss } });
         } else {
             all.truncated -= 1;
             all.too_long += 1;

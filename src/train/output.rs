@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::Job;
+use super::job::Job;
 use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::write_safetensors;

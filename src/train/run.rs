@@ -1,16 +1,16 @@
 //! The training loop.
 
-use std::path::Path;
 use std::time::Instant;
 
+use super::job::Job;
 use super::memory::Plan;
 use super::metrics::{Metric, Metrics};
 use super::optimiser::Optimiser;
+use super::output;
 use super::packing::{self, Order, Packed, Pass};
 use super::progress::{Event, Status};
 use super::settings::Settings;
 use super::state;
-use super::{Example, output};
 use crate::device::memory;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
@@ -18,18 +18,6 @@ use crate::interrupt;
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::adamw::AdamW;
-
-/// What is to be trained, on what, and where to.
-pub struct Job<'a> {
-    /// The model's folder: named in the adapter; its tokenizer goes with a fully trained model.
-    pub base: &'a Path,
-    /// The examples, before the held-out ones are set aside.
-    pub examples: &'a [Example],
-    /// Every choice.
-    pub settings: &'a Settings,
-    /// The folder that receives checkpoints, `metrics.jsonl` and the result.
-    pub out: &'a Path,
-}
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -214,7 +202,7 @@ impl<'a> Trainer<'a> {
 
 /// Tokens of the largest pass of the whole run.
 fn largest_pass(order: &Order, job: &Job) -> usize {
-    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].inputs()).sum::<usize>();
+    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].text.inputs()).sum::<usize>();
     let passes = (0..order.steps)
         .flat_map(|step| packing::passes(job.examples, &order.step(step), job.settings))
         .chain(packing::pack(job.examples, &order.held_out, 1.0, job.settings.pack_tokens));

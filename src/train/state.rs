@@ -14,6 +14,7 @@ use super::settings::Settings;
 use crate::device::{Device, Tensor, file};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{read_safetensors, write_safetensors};
+use crate::model::text::Text;
 use crate::model::transformer::Transformer;
 
 /// Checkpoints that are kept: should the newest be damaged, one is left.
@@ -32,9 +33,9 @@ struct Run {
 pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Settings) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(settings).map_err(|error| Error::Setting(error.to_string()))?);
-    for Example { ids, loss, .. } in examples {
+    for Example { text: Text { ids, answer }, .. } in examples {
         hash.update((ids.len() as u64).to_le_bytes());
-        for (id, loss) in ids.iter().zip(loss) {
+        for (id, loss) in ids.iter().zip(answer) {
             hash.update((u64::from(*id) << 1 | u64::from(*loss)).to_le_bytes());
         }
     }

@@ -15,7 +15,7 @@ use crate::device::{DType, Gpu};
 use crate::error::Result;
 
 const TILE_M: usize = 128;
-/// Tiles of 128 rows that are walked together, so that both operands stay in the cache.
+/// Tiles of 128 rows that are taken together, so that both operands stay in the cache.
 const BAND: usize = 16;
 /// Parts of one launch of gemm_wgmma.
 pub(super) const GROUPS: usize = 8;
@@ -27,9 +27,9 @@ const WORK_WORDS: usize = 6 + 19 * GROUPS;
 struct Plan {
     tile_n: usize,
     cluster: usize,
-    /// Clusters that run.
+    /// Clusters in the grid.
     units: usize,
-    /// Tiles that are computed whole; the reduction of the others is cut evenly.
+    /// Tiles that are computed whole; the reduction of all others is divided evenly among the units.
     whole: usize,
 }
 
@@ -40,8 +40,8 @@ impl Plan {
 
     fn of(problems: &[Problem], multiprocessors: usize, stable: bool) -> Self {
         let widest = problems.iter().map(|p| p.n).max().unwrap_or(1);
-        // One column of tiles is cut. With more, units at different places along K would fetch both operands again and
-        // again: the cache would not hold what they share.
+        // Only a single column of tiles is cut. With more columns, units at different places along K would share too little
+        // in the cache and fetch both operands repeatedly.
         if stable || widest <= 256 {
             let tile_n = [16, 32, 64, 96, 128, 192].into_iter().find(|tile| widest <= *tile).unwrap_or(256);
             return Self { tile_n, cluster: 1, units: multiprocessors, whole: 0 }.trimmed(problems);
@@ -64,20 +64,20 @@ impl Plan {
         total
     }
 
-    /// No more units than there is work for.
+    /// With no more units than there is work for.
     fn trimmed(self, problems: &[Problem]) -> Self {
         let [tiles, steps] = self.total(problems);
         if self.whole == 0 {
-            // A piece of fewer steps costs more to add up than it saves.
+            // Below four steps a unit, adding up the pieces costs more than it saves.
             return Self { units: self.units.min(steps / 4).max(1), ..self };
         }
         Self { units: self.units.min(tiles), whole: tiles, ..self }
     }
 
-    /// Time of a plan without cuts, in that of a step of 256 columns (0.69 µs on an H100 of 1.98 GHz).
+    /// Estimated time of a plan without cuts; the unit is a step of 256 columns (0.69 µs on an H100 at 1.98 GHz).
     fn cost(self, problems: &[Problem]) -> f64 {
         let [tiles, steps] = self.total(problems);
-        // As measured: narrower tiles do less for what they fetch.
+        // Measured: a narrower tile does less work for each byte it fetches.
         let step = match self.tile_n {
             256 => 1.0,
             192 => 0.775,
@@ -85,7 +85,7 @@ impl Plan {
             _ => 0.551,
         };
         let each = steps as f64 / tiles as f64 * step + 2.5 * self.tile_n as f64 / 256.0;
-        // Two blocks that share what they fetch spare the cache.
+        // The two blocks of a cluster share what they fetch, which takes load off the cache.
         let alone = if self.cluster == 1 { 1.01 } else { 1.0 };
         tiles.div_ceil(self.units) as f64 * each * alone
     }
@@ -120,12 +120,12 @@ impl Plan {
     }
 }
 
-/// Whether rows of the result must not depend on each other: then the product is computed as its transpose.
+/// Whether the rows of the result must not depend on each other. If so, the transpose of the product is computed.
 fn stable(problems: &[Problem]) -> bool {
     problems[0].m <= STABLE_ROWS
 }
 
-/// The kernel for problems as it computes them, transposed if `stable`; and how it divides the work.
+/// The kernel for these problems, which are already transposed if `stable`, and how it divides the work.
 fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, Plan) {
     let plan = Plan::of(problems, facts.multiprocessors as usize, stable);
     let Term { a, b } = problems[0].first;
@@ -164,7 +164,7 @@ pub(super) fn variant(facts: &Facts, c: Output, problem: Problem) -> Variant {
     choose(facts, c, &[problem], stable).0
 }
 
-/// All parts in one launch.
+/// Computes all problems in one launch.
 pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     let stable = stable(problems);
     let flipped: Vec<Problem>;
@@ -183,7 +183,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
         cached_map(gpu, DType::Bf16, x.tensor.pointer(), [rows, cols], if x.mn { k } else { tile })
     };
     let map_b = |x| map(x, plan.tile_n / plan.cluster, TILE_K / plan.cluster);
-    // Where C does not leave through TMA its map is not read.
+    // Without C_BULK the kernel does not read the map of C.
     let c_map = if variant.defines.contains(&("C_BULK", 1)) {
         cached_map(gpu, c.dtype, c.pointer, [c.rows, c.pitch], 64)?
     } else {

@@ -1,4 +1,5 @@
-//! Products as the kernels see them: operands by their order in memory, parts as problems.
+//! A product in the caller's terms ([`Part`]s of [`View`]s), and in the kernels' terms (`Problem`s, whose operands are
+//! described by their order in memory).
 
 use std::ops::Range;
 
@@ -9,10 +10,10 @@ use crate::device::{DType, Tensor};
 /// Elements of K in a tile of the tensor-core kernels.
 pub(super) const TILE_K: usize = 64;
 
-/// Up to this many rows, a row of a product does not depend on the others.
+/// Up to this many rows, a row of a product does not depend on the other rows, bit for bit.
 pub const STABLE_ROWS: usize = 256;
 
-/// A matrix that is read: a range of rows and columns of a row-major tensor, as it lies or transposed.
+/// A matrix to be read: a range of rows and columns of a row-major tensor, as stored or transposed.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     tensor: &'a Tensor,
@@ -49,7 +50,7 @@ impl<'a> View<'a> {
         self
     }
 
-    /// The transpose: no element moves.
+    /// The transpose; no element is moved.
     #[must_use]
     pub fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
@@ -86,7 +87,7 @@ impl<'a> Part<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Operand<'a> {
     pub(super) tensor: &'a Tensor,
-    /// Whether it lies in memory along M or N, not along K.
+    /// Whether neighbours in memory are neighbours along M or N, not along K.
     pub(super) mn: bool,
     /// First element along M or N, and along K.
     pub(super) from: usize,
@@ -124,7 +125,7 @@ impl Operand<'_> {
         self.tensor.pointer() + ((row * self.pitch() + col) * self.tensor.dtype().size()) as u64
     }
 
-    /// Whether its rows in memory begin at multiples of 16 bytes.
+    /// Whether its rows start at multiples of 16 bytes.
     pub(super) fn aligned(self) -> bool {
         self.pointer().is_multiple_of(16) && self.pitch().is_multiple_of(8)
     }
@@ -142,7 +143,7 @@ impl<'a> Term<'a> {
         Self { a: Operand::of(a, false), b: Operand::of(b, true) }
     }
 
-    /// Whether what is fetched past the range along K, up to a whole tile, is multiplied by zeros.
+    /// Whether elements fetched past the range along K, up to a whole tile, are multiplied by zeros.
     pub(super) fn ends_cleanly(self) -> bool {
         self.a.k.is_multiple_of(TILE_K) || self.a.ends_with_k() || self.b.ends_with_k()
     }
@@ -161,7 +162,7 @@ pub(super) struct Problem<'a> {
     pub(super) at: [usize; 2],
 }
 
-/// The slowest first.
+/// Which kernel computes a product; the slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Path {
     Plain,
@@ -197,14 +198,14 @@ impl<'a> Problem<'a> {
             return Path::Plain;
         }
         let orders_agree = self.second.is_none_or(|s| (s.a.mn, s.b.mn) == (self.first.a.mn, self.first.b.mn));
-        // A box that the copy engine fetches must begin at a multiple of 16 bytes, as its rows must.
+        // The copy engine needs boxes and rows that start at multiples of 16 bytes.
         if !orders_agree || !operands().all(Operand::aligned) {
             return Path::Plain;
         }
         if gpu.is_hopper() && self.terms().all(Term::ends_cleanly) { Path::Wgmma } else { Path::Mma }
     }
 
-    /// Whether both can be groups of one launch.
+    /// Whether both can be computed in one launch.
     pub(super) fn joins(&self, other: &Self) -> bool {
         let same = |x: Term, y: Term| x.a.same_tensor(y.a) && x.b.same_tensor(y.b);
         same(self.first, other.first)

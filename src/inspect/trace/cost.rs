@@ -121,8 +121,8 @@ pub(super) fn measure(
 fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
     let spec = &model.spec;
     let element = model.place.real.size();
-    let stream = n * spec.channels * element;
-    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let bytes = |site: Site| n * site.width(spec) * element;
+    let stream = bytes(Site::Residual);
     let linear = |index: usize| {
         let linear = model.linears(layer)[index];
         let [bytes, elements] = linear.size();
@@ -135,13 +135,13 @@ fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
         Site::AttentionOut => linear(1),
         Site::GateUp => linear(2),
         Site::MlpOut => linear(3),
-        Site::Query => [2 * n * (q + 2 * kv) * element, 0],
+        Site::Query => [2 * bytes(Site::Qkv), 0],
         Site::Attention => {
             let window = spec.windows[layer].unwrap_or(n);
             let seen: usize = (1..=n).map(|position| position.min(window)).sum();
-            [2 * n * (q + kv) * element, 4 * seen * q]
+            [2 * (bytes(Site::Query) + bytes(Site::Key)), 4 * seen * Site::Query.width(spec)]
         }
-        Site::Glu => [3 * n * spec.mlp_width * element, 0],
+        Site::Glu => [3 * bytes(Site::Glu), 0],
         Site::Key | Site::MlpNorm | Site::FinalNorm => [0, 0],
     }
 }

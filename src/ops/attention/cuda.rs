@@ -31,8 +31,8 @@ const SPLIT_SHARED: usize = (96 << 10) + 256;
 /// A window that hides nothing.
 const NO_WINDOW: usize = 1 << 31;
 
-/// Blocks of query rows, and of key rows, that the kernels take in turn: first row, end row, first and end row of the
-/// document, the longest work first.
+/// Work lists of the kernels: blocks of query rows, and of key rows, each as its first and end row and those of its document.
+/// The longest work comes first.
 #[derive(Debug)]
 pub(super) struct Blocks {
     by_query: Tensor,
@@ -51,7 +51,7 @@ impl Blocks {
             list.extend(blocks.map(|first| [first, end.min(first + BLOCK as u32), start, end]));
         }
         let upload = |list: &[[u32; 4]]| Tensor::from_u32(&[list.len(), 4], list.concat()).to(device);
-        // A query sees what comes before it in its document, a key is seen by what comes after it.
+        // A query sees the rows before it in its document; a key is seen by the rows after it.
         list.sort_by_key(|[_, end, start, _]| std::cmp::Reverse(end - start));
         let by_query = upload(&list)?;
         list.sort_by_key(|[first, _, _, end]| std::cmp::Reverse(end - first));
@@ -172,8 +172,8 @@ fn delta_variant(dtype: DType, dim: usize) -> Variant {
     Variant { threads: 256, ..plain_variant("attention_plain_delta", dtype, dim, 0) }
 }
 
-/// The kernels over the cache: storing, the plain one, and the one that splits a context where `wide`. One set of
-/// constants for all: they agree on how elements lie in it.
+/// The kernels over the cache: storing, the plain one, and the one that splits a context where `wide`. They
+/// share one set of constants, because they must agree on the layout of the cache.
 fn cached_variants(dtype: DType, heads: Heads) -> [Variant; 3] {
     let defines = [
         dtype.define(),
@@ -341,7 +341,7 @@ pub(super) fn cached(
         // max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
         return unsafe { plain.launch(gpu, [s.heads, b, 1], &[&[out.into()], &inputs[..], &tail].concat()) };
     }
-    // As many parts as any row's context can need; a window may begin anywhere in a page.
+    // Enough parts for any row's context; a window may begin anywhere in a page.
     let visible = most.min((s.window as usize + PAGE - 2) / PAGE + 1);
     let (splits, parts) = (visible.div_ceil(CHUNK / PAGE), group.div_ceil(8));
     let pairs = b * s.kv * parts;

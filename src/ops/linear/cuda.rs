@@ -12,7 +12,7 @@ use crate::device::product::Store;
 use crate::device::{DType, Device, Tensor, elementwise, turn};
 use crate::error::Result;
 
-/// The adapters as views: of segment g its columns of y, of S, and its rows of A and B.
+/// One adapter as views: its columns of y and of S, and its rows of A and B.
 struct Segment<'a> {
     outputs: Range<usize>,
     columns: Range<usize>,
@@ -146,7 +146,7 @@ pub fn backward(
     })
 }
 
-/// Room that only dropout needs, kept between calls: a tensor like `x`, and two of f32 to be resized.
+/// Workspace of dropout, kept between calls: a tensor like `x`, and two of f32 to be resized.
 fn with_scratch(
     gpu: Gpu,
     x: &Tensor,
