@@ -1,7 +1,7 @@
 //! Cached inference against the packed forward, on random tiny models of both families.
 
 use emlab::device::Tensor;
-use emlab::model::cache::{Cache, Row};
+use emlab::model::cache::{Cache, SequenceRow};
 use emlab::model::lora::Lora;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
@@ -86,7 +86,7 @@ fn cached_decoding_equals_the_packed_forward() {
         let mut cache = Cache::new(&model.spec, model.place, 8).unwrap();
         let mut saved = Saved::for_inference(&model.spec, model.place);
         let sequence = cache.add();
-        let prompt: Vec<Row> = (0..21).map(|position| Row { sequence, position }).collect();
+        let prompt: Vec<SequenceRow> = (0..21).map(|position| SequenceRow { sequence, position }).collect();
         model.infer(&mut saved, &mut cache, &text[..21], &prompt).unwrap();
         close(&logits(&model, &mut saved, &[20])[0], &expected[20]);
         // A fork in the middle of a page goes its own way; the parent is not disturbed.
@@ -94,7 +94,7 @@ fn cached_decoding_equals_the_packed_forward() {
         let other = [text[..21].to_vec(), tokens(19, 5)].concat();
         let expected_other = whole(&model, &other);
         for position in 21..40 {
-            let rows = [Row { sequence, position }, Row { sequence: fork, position }];
+            let rows = [SequenceRow { sequence, position }, SequenceRow { sequence: fork, position }];
             model.infer(&mut saved, &mut cache, &[text[position], other[position]], &rows).unwrap();
             let found = logits(&model, &mut saved, &[0, 1]);
             close(&found[0], &expected[position]);
@@ -116,13 +116,14 @@ fn a_row_has_the_same_bits_in_any_batch() {
             .map(|s| {
                 let sequence = cache.add();
                 let prompt = tokens(5 + 3 * s, 7);
-                let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
+                let rows: Vec<SequenceRow> =
+                    (0..prompt.len()).map(|position| SequenceRow { sequence, position }).collect();
                 model.infer(&mut saved, &mut cache, &prompt, &rows).unwrap();
                 sequence
             })
             .collect();
-        let rows: Vec<Row> =
-            sequences.iter().map(|s| Row { sequence: *s, position: cache.length(*s) }).collect();
+        let rows: Vec<SequenceRow> =
+            sequences.iter().map(|s| SequenceRow { sequence: *s, position: cache.length(*s) }).collect();
         model.infer(&mut saved, &mut cache, &vec![9; rows.len()], &rows).unwrap();
         logits(&model, &mut saved, &[0]).remove(0)
     };
@@ -150,7 +151,7 @@ fn a_full_cache_says_so() {
     let (mut cache, mut saved) =
         (Cache::new(&model.spec, model.place, 1).unwrap(), Saved::for_inference(&model.spec, model.place));
     let sequence = cache.add();
-    let rows: Vec<Row> = (0..17).map(|position| Row { sequence, position }).collect();
+    let rows: Vec<SequenceRow> = (0..17).map(|position| SequenceRow { sequence, position }).collect();
     let error = model.infer(&mut saved, &mut cache, &tokens(17, 7), &rows).unwrap_err();
     assert!(error.to_string().contains("cache is full"));
 }

@@ -5,7 +5,7 @@
 use crate::golden::{Golden, MODELS, check_all, numbers, parts, places};
 use emlab::Result;
 use emlab::device::{DType, Tensor};
-use emlab::model::cache::{Cache, Row};
+use emlab::model::cache::{Cache, SequenceRow};
 use emlab::model::peft;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
@@ -209,14 +209,15 @@ impl<'a> Decoder<'a> {
     }
 
     /// A new sequence, in one pass; the logits after each of its tokens.
-    fn prefill(&mut self, tokens: &[u32]) -> (Row, Vec<Vec<f32>>) {
+    fn prefill(&mut self, tokens: &[u32]) -> (SequenceRow, Vec<Vec<f32>>) {
         let sequence = self.cache.add();
-        let rows: Vec<Row> = (0..tokens.len()).map(|position| Row { sequence, position }).collect();
-        (Row { sequence, position: tokens.len() }, self.step(tokens, &rows))
+        let rows: Vec<SequenceRow> =
+            (0..tokens.len()).map(|position| SequenceRow { sequence, position }).collect();
+        (SequenceRow { sequence, position: tokens.len() }, self.step(tokens, &rows))
     }
 
     /// The logits after each of `tokens`, put at `rows`.
-    fn step(&mut self, tokens: &[u32], rows: &[Row]) -> Vec<Vec<f32>> {
+    fn step(&mut self, tokens: &[u32], rows: &[SequenceRow]) -> Vec<Vec<f32>> {
         self.model.infer(&mut self.saved, &mut self.cache, tokens, rows).unwrap();
         let logits = numbers(&all_logits(self.model, &mut self.saved));
         logits.chunks_exact(self.model.spec.vocab).map(<[f32]>::to_vec).collect()
@@ -232,7 +233,7 @@ fn logits_through_the_cache() {
         let documents = &golden.numbers.documents;
         let mut decoder = Decoder::new(&model, documents.iter().map(|document| document.ids.len()));
         let mut logits = Vec::new();
-        let mut next: Vec<Row> = Vec::new();
+        let mut next: Vec<SequenceRow> = Vec::new();
         for document in documents {
             let (row, found) = decoder.prefill(&document.ids[..document.ids.len().div_ceil(2)]);
             next.push(row);
@@ -244,7 +245,7 @@ fn logits_through_the_cache() {
             if open.is_empty() {
                 break;
             }
-            let rows: Vec<Row> = open.iter().map(|&i| next[i]).collect();
+            let rows: Vec<SequenceRow> = open.iter().map(|&i| next[i]).collect();
             let tokens: Vec<u32> = open.iter().map(|&i| documents[i].ids[next[i].position]).collect();
             for (&i, row) in open.iter().zip(decoder.step(&tokens, &rows)) {
                 logits[i].push(row);

@@ -51,7 +51,7 @@ impl Sizes {
 }
 
 /// A row of a table.
-pub(super) struct Row<'a> {
+pub(super) struct Entry<'a> {
     tensor: &'a mut Tensor,
     numbers: Numbers,
     /// Columns of an (N, width) tensor; none for one of N numbers.
@@ -76,32 +76,32 @@ enum Numbers {
 }
 
 /// (N, `width`) of the element type of the place; absent if the width is 0.
-fn real(tensor: &mut Tensor, width: usize) -> Row<'_> {
-    Row { tensor, numbers: Numbers::Real, width: Some(width), every_pass: true, site: None, kept: false }
+fn real(tensor: &mut Tensor, width: usize) -> Entry<'_> {
+    Entry { tensor, numbers: Numbers::Real, width: Some(width), every_pass: true, site: None, kept: false }
 }
 
 /// (N, `width`) of f32.
-fn float(tensor: &mut Tensor, width: usize) -> Row<'_> {
-    Row { numbers: Numbers::Float, ..real(tensor, width) }
+fn float(tensor: &mut Tensor, width: usize) -> Entry<'_> {
+    Entry { numbers: Numbers::Float, ..real(tensor, width) }
 }
 
 /// The r of a norm: (N) of f32; absent if the norm is.
-fn r(tensor: &mut Tensor, present: bool) -> Row<'_> {
+fn r(tensor: &mut Tensor, present: bool) -> Entry<'_> {
     let row = float(tensor, 0);
-    if present { Row { width: None, ..row } } else { row }
+    if present { Entry { width: None, ..row } } else { row }
 }
 
 /// An adapter's S, (N, `rank`): the op knows its width.
-fn s(tensor: &mut Tensor, rank: usize) -> Row<'_> {
-    Row { every_pass: false, ..real(tensor, rank) }
+fn s(tensor: &mut Tensor, rank: usize) -> Entry<'_> {
+    Entry { every_pass: false, ..real(tensor, rank) }
 }
 
 /// (N) of u32.
-fn index(tensor: &mut Tensor) -> Row<'_> {
-    Row { numbers: Numbers::Index, width: None, every_pass: false, ..real(tensor, 0) }
+fn index(tensor: &mut Tensor) -> Entry<'_> {
+    Entry { numbers: Numbers::Index, width: None, every_pass: false, ..real(tensor, 0) }
 }
 
-impl Row<'_> {
+impl Entry<'_> {
     /// Seen by probes at `site`.
     fn at(self, site: Site) -> Self {
         Self { site: Some(site), ..self }
@@ -126,7 +126,7 @@ impl Row<'_> {
 /// A struct of tensors with a row for each of them.
 pub(super) trait Table: Default {
     /// The rows, in the order of the pass.
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Row<'_>>;
+    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>>;
 
     /// Empty tensors of the right types.
     fn new(sizes: &Sizes, place: Place) -> Self {
@@ -204,7 +204,7 @@ pub(super) struct Layer {
 }
 
 impl Table for Layer {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Row<'_>> {
+    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
         let &Sizes { channels: c, heads, kv_heads, query, key, mlp: f, post_norms, ranks } = sizes;
         let post = if post_norms { c } else { 0 };
         vec![
@@ -257,7 +257,7 @@ pub(super) struct Ends {
 }
 
 impl Table for Ends {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Row<'_>> {
+    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
         let c = sizes.channels;
         vec![
             real(&mut self.residual, c).at(Site::Residual),
@@ -295,7 +295,7 @@ pub(super) struct Scratch {
 }
 
 impl Table for Scratch {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Row<'_>> {
+    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
         let &Sizes { channels: c, query, key, mlp: f, ranks, .. } = sizes;
         let widest = ranks.into_iter().max().unwrap_or(0);
         vec![

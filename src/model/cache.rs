@@ -11,7 +11,7 @@ use crate::ops::attention::{Contexts, PAGE};
 
 /// One position to compute: the next one of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct SequenceRow {
     /// The sequence, as [`Cache::add`] or [`Cache::fork`] named it.
     pub sequence: usize,
     /// The position in it, from 0.
@@ -120,7 +120,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Run`] if no page is left.
-    pub(super) fn extend(&mut self, rows: &[Row]) -> Result<()> {
+    pub(super) fn extend(&mut self, rows: &[SequenceRow]) -> Result<()> {
         for row in rows {
             assert_eq!(row.position, self.length(row.sequence), "positions of a sequence come in order");
             if row.position % PAGE == 0 {
@@ -143,13 +143,13 @@ impl Cache {
     }
 
     /// Pages of the longest of the rows' sequences.
-    pub(super) fn most_pages(rows: &[Row]) -> usize {
+    pub(super) fn most_pages(rows: &[SequenceRow]) -> usize {
         rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1)
     }
 
     /// Writes the pages of each row's sequence into the table of `contexts`, `most` pages a row; the positions are set already.
     /// Any rows of the pass beyond `rows` are padding and get the cache's last page.
-    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row], most: usize) -> Result<()> {
+    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[SequenceRow], most: usize) -> Result<()> {
         let all = contexts.positions.len();
         let mut pages = vec![self.holders.len() as u32; all * most];
         for (row, out) in rows.iter().zip(pages.chunks_exact_mut(most)) {

@@ -9,12 +9,12 @@ use crate::device::graph::Graph;
 use crate::device::philox::Key;
 use crate::device::{Device, Gpu, Tensor};
 use crate::error::Result;
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
 use crate::ops::mask::{FREE, Masks};
-use crate::ops::sample::{self, Batch, Draw, Sampling};
+use crate::ops::sample::{self, Draw, DrawBatch, Sampling};
 
 /// Rows are padded to a multiple of this many.
 const ROWS: usize = 8;
@@ -37,7 +37,7 @@ pub struct Decoder<'a> {
 #[derive(Debug)]
 struct Recorder {
     gpu: Gpu,
-    batch: Batch,
+    batch: DrawBatch,
     /// By number of rows and pages a row: `None` for a size that has run once and is not recorded yet.
     graphs: HashMap<[usize; 2], Option<Graph>>,
 }
@@ -46,7 +46,7 @@ impl<'a> Decoder<'a> {
     /// Of the sequences of `cache`.
     pub fn new(model: &'a Transformer, cache: Cache, sampling: Sampling) -> Self {
         let recorder = match model.place.device {
-            Device::Cuda(gpu) => Some(Recorder { gpu, batch: Batch::new(gpu), graphs: HashMap::new() }),
+            Device::Cuda(gpu) => Some(Recorder { gpu, batch: DrawBatch::new(gpu), graphs: HashMap::new() }),
             Device::Cpu => None,
         };
         let (saved, logits) = (Saved::for_inference(&model.spec, model.place), model.logits_tensor());
@@ -72,7 +72,7 @@ impl<'a> Decoder<'a> {
     pub fn step(
         &mut self,
         tokens: &mut [u32],
-        rows: &[Row],
+        rows: &[SequenceRow],
         draws: &[Draw],
         mut masks: Option<(&mut Masks, &[u32])>,
     ) -> Result<()> {
@@ -106,7 +106,7 @@ impl<'a> Decoder<'a> {
             let all: Vec<u32> = masked.iter().copied().chain(std::iter::repeat_n(FREE, more)).collect();
             masks.set(&all)?;
         }
-        let mut run = |batch: &mut Batch| {
+        let mut run = |batch: &mut DrawBatch| {
             model.attend(saved, cache)?;
             model.all_logits(logits, saved)?;
             if let Some((masks, _)) = &masks {

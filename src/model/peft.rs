@@ -75,7 +75,7 @@ fn config(lora: &Lora, base: &str) -> serde_json::Value {
 
 /// The fields of `adapter_config.json` that are read.
 #[derive(Deserialize)]
-struct Config {
+struct AdapterConfig {
     peft_type: String,
     r: usize,
     lora_alpha: f32,
@@ -88,7 +88,7 @@ struct Config {
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
-impl Config {
+impl AdapterConfig {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(Error::io(path))?;
         let config: Self = serde_json::from_slice(&text).map_err(|error| {
@@ -213,7 +213,7 @@ type Halves = BTreeMap<(String, char), Tensor>;
 
 /// An adapter's settings and tensors.
 fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
-    let config = Config::read(&dir.join("adapter_config.json"))?;
+    let config = AdapterConfig::read(&dir.join("adapter_config.json"))?;
     let path = dir.join("adapter_model.safetensors");
     let mut tensors = BTreeMap::new();
     for (key, tensor) in read_safetensors(&path)? {
@@ -230,7 +230,7 @@ fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
     if targets.is_empty() {
         return Err(Error::file(&path, "holds no adapter tensor"));
     }
-    let Config { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
+    let AdapterConfig { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
     Ok((Lora { rank, alpha, rslora, dropout, targets }, tensors))
 }
 
@@ -321,7 +321,7 @@ mod tests {
             value[key] = set;
             fs::write(&path, value.to_string()).unwrap();
             value[key] = old;
-            Config::read(&path).err().map(|error| error.to_string()).unwrap_or_default()
+            AdapterConfig::read(&path).err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert_eq!(refusal("revision", json!(null)), "");
         assert!(refusal("use_dora", json!(true)).contains("use_dora"));

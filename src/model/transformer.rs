@@ -5,7 +5,7 @@ use crate::device::{Tensor, memory, on_workers};
 use crate::error::{Error, Result};
 use crate::model::activations::{Ends, Layer, Scratch, Table};
 use crate::model::block::{Attend, Block};
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::linear::{AdapterSegment, Linear};
 use crate::model::lora::Lora;
 use crate::model::parameter::Parameter;
@@ -208,7 +208,13 @@ impl Transformer {
     ///
     /// # Errors
     /// [`Error::Run`] for a token id outside the vocabulary or a full cache.
-    pub fn infer(&self, saved: &mut Saved, cache: &mut Cache, tokens: &[u32], rows: &[Row]) -> Result<()> {
+    pub fn infer(
+        &self,
+        saved: &mut Saved,
+        cache: &mut Cache,
+        tokens: &[u32],
+        rows: &[SequenceRow],
+    ) -> Result<()> {
         assert_eq!(tokens.len(), rows.len(), "tokens for the rows");
         let positions: Vec<u32> = rows.iter().map(|r| r.position as u32).collect();
         let pass = &mut saved.pass;

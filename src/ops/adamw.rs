@@ -177,11 +177,15 @@ mod cuda {
     }
 
     /// Addresses of p, m, v, g and the copy, 0 for none; elements; whether they decay.
-    type Place = ([u64; 5], usize, bool);
+    type Addresses = ([u64; 5], usize, bool);
 
     /// Calls `f` with the table of all chunks of these tensors, and their number. Tables are kept: tensors seldom move.
-    fn with_table<R>(gpu: Gpu, places: &[Place], f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
-        static TABLES: Mutex<Option<HashMap<Vec<Place>, Tensor>>> = Mutex::new(None);
+    fn with_table<R>(
+        gpu: Gpu,
+        places: &[Addresses],
+        f: impl FnOnce(&Tensor, usize) -> Result<R>,
+    ) -> Result<R> {
+        static TABLES: Mutex<Option<HashMap<Vec<Addresses>, Tensor>>> = Mutex::new(None);
         let mut tables = turn::share(&TABLES);
         let tables = tables.get_or_insert_default();
         if !tables.contains_key(places) {
@@ -198,7 +202,7 @@ mod cuda {
     }
 
     /// The entries of one tensor.
-    fn chunks((pointers, n, decays): Place) -> impl Iterator<Item = [u32; WORDS]> {
+    fn chunks((pointers, n, decays): Addresses) -> impl Iterator<Item = [u32; WORDS]> {
         (0..n).step_by(CHUNK).map(move |first| {
             let mut words = [0; WORDS];
             for (i, pointer) in pointers.into_iter().enumerate() {
@@ -218,7 +222,7 @@ mod cuda {
             let copy = t.copy.as_ref().map_or(0, |copy| copy.pointer());
             ([t.p.pointer(), t.m.pointer(), t.v.pointer(), t.g.pointer(), copy], t.g.len(), t.decays)
         };
-        let places: Vec<Place> = all.iter().map(place).filter(|(_, n, _)| *n > 0).collect();
+        let places: Vec<Addresses> = all.iter().map(place).filter(|(_, n, _)| *n > 0).collect();
         if places.is_empty() {
             return Ok(());
         }
@@ -236,7 +240,7 @@ mod cuda {
     /// See [`super::square_sum`].
     pub fn square_sum(gpu: Gpu, gradients: &[&Tensor]) -> Result<f64> {
         let place = |g: &&&Tensor| !g.is_empty();
-        let places: Vec<Place> =
+        let places: Vec<Addresses> =
             gradients.iter().filter(place).map(|g| ([0, 0, 0, g.pointer(), 0], g.len(), false)).collect();
         if places.is_empty() {
             return Ok(0.0);

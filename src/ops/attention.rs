@@ -84,14 +84,14 @@ pub struct Contexts {
     pub positions: Tensor,
     /// (B, most pages of a sequence), u32; entries behind a sequence's last page are not read.
     pub pages: Tensor,
-    /// Scratch of the GPU's kernels.
-    scratch: Mutex<cuda::Scratch>,
+    /// CacheScratch of the GPU's kernels.
+    scratch: Mutex<cuda::CacheScratch>,
 }
 
 impl Contexts {
     /// Of (B) positions and (B, most) pages.
     pub fn new(positions: Tensor, pages: Tensor) -> Self {
-        let scratch = Mutex::new(cuda::Scratch::empty(pages.device()));
+        let scratch = Mutex::new(cuda::CacheScratch::empty(pages.device()));
         Self { positions, pages, scratch }
     }
 

@@ -78,7 +78,7 @@ fn finite(all: bool) -> Result<()> {
 
 /// The inputs of a batch's draws and the tokens drawn, on the GPU, where a replayed graph finds them.
 #[derive(Debug)]
-pub struct Batch {
+pub struct DrawBatch {
     /// The streams (N, 2) u32.
     keys: Tensor,
     /// Indices of the tokens in their answers (N) u32.
@@ -90,7 +90,7 @@ pub struct Batch {
     drawn: Tensor,
 }
 
-impl Batch {
+impl DrawBatch {
     /// For no rows yet.
     pub fn new(gpu: Gpu) -> Self {
         let [keys, positions, forbidden, starts, drawn] =
@@ -265,7 +265,7 @@ pub mod cpu {
 mod cuda {
     use std::sync::Mutex;
 
-    use super::{Batch, Draw, Sampling};
+    use super::{Draw, DrawBatch, Sampling};
     use crate::device::gpu::Facts;
     use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Gpu, Tensor, turn};
@@ -289,23 +289,23 @@ mod cuda {
         sampling: Sampling,
         draws: &[Draw],
     ) -> Result<()> {
-        static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
+        static BATCH: Mutex<Option<DrawBatch>> = Mutex::new(None);
         let mut batch = turn::share(&BATCH);
-        let batch = batch.get_or_insert_with(|| Batch::new(gpu));
+        let batch = batch.get_or_insert_with(|| DrawBatch::new(gpu));
         batch.set(draws)?;
         batch.draw(logits, sampling)?;
         batch.read(tokens)
     }
 
-    /// See [`Batch::draw`].
-    pub fn draw(gpu: Gpu, batch: &mut Batch, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
+    /// See [`DrawBatch::draw`].
+    pub fn draw(gpu: Gpu, batch: &mut DrawBatch, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
         let [n, v] = logits.dims()?;
         if n == 0 {
             return Ok(());
         }
         let slices = Slices::of(gpu.facts(), v);
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
-        let Batch { keys, positions, forbidden, starts, drawn } = batch;
+        let DrawBatch { keys, positions, forbidden, starts, drawn } = batch;
         let args = [
             drawn.into(),
             logits.into(),
@@ -319,7 +319,7 @@ mod cuda {
             sampling.top_p.into(),
         ];
         // SAFETY: sample_draw(u32 *tokens, float *logits, const uint2 *keys, const u32 *positions, const u32 *forbidden, const
-        // u32 *starts, float inverse, u32 k, float p); `Batch` keeps their sizes.
+        // u32 *starts, float inverse, u32 k, float p); `DrawBatch` keeps their sizes.
         unsafe { variant(slices).launch(gpu, slices.blocks(n), &args) }
     }
 }

@@ -7,11 +7,11 @@ use super::settings::Settings;
 
 /// What is to be trained, on what, and where to.
 pub struct Job<'a> {
-    /// The model's folder: named in the adapter; its tokenizer goes with a fully trained model.
+    /// The model's folder. An adapter names it; a fully trained model gets a copy of its tokenizer.
     pub base: &'a Path,
     /// The examples, before the held-out ones are set aside.
     pub examples: &'a [Example],
-    /// Every choice.
+    /// The settings of the run.
     pub settings: &'a Settings,
     /// The folder that receives checkpoints, `metrics.jsonl` and the result.
     pub out: &'a Path,

@@ -24,10 +24,10 @@ pub struct Order {
 }
 
 impl Order {
-    /// Splits `n` examples as `settings` say. A step never crosses the end of an epoch: the last of an epoch uses
-    /// what is left, as the reference trainer does.
+    /// Splits `n` examples as `settings` say. A step never crosses the end of an epoch: the last step of an epoch uses
+    /// the examples that are left, as the reference trainer does.
     pub fn new(n: usize, settings: &Settings) -> Self {
-        // At least one example stays to be trained on.
+        // At least one example is kept for training.
         let aside = ((n as f64 * settings.held_out).round() as usize).min(n.saturating_sub(1));
         let mut permuted = Key::new(settings.seed, &["held out"]).permutation(n);
         let mut train = permuted.split_off(aside);
@@ -77,7 +77,7 @@ impl Order {
 pub struct Pass {
     /// The examples, as indices.
     pub examples: Vec<usize>,
-    /// What each token's loss is multiplied by.
+    /// The factor on each token's loss.
     pub weight: f64,
 }
 
@@ -130,8 +130,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Lays the examples of `pass` one after the other; tokens after an example's last target are left out, since
-    /// nothing depends on them.
+    /// Concatenates the examples of `pass`. Tokens from an example's last target on are left out, since no prediction
+    /// depends on them.
     pub fn new(examples: &[Example], pass: &Pass, dropout: Option<Key>) -> Self {
         let batch = Batch { tokens: Vec::new(), starts: vec![0], dropout };
         let mut packed = Self { batch, rows: Vec::new(), targets: Vec::new() };

@@ -135,7 +135,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses values that cannot work.
+    /// Checks that the values can work.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the first such setting.

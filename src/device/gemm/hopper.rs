@@ -24,7 +24,7 @@ const WORK_WORDS: usize = 6 + 19 * GROUPS;
 
 /// How a launch of gemm_wgmma divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
+struct WorkPlan {
     tile_n: usize,
     cluster: usize,
     /// Clusters in the grid.
@@ -33,7 +33,7 @@ struct Plan {
     whole: usize,
 }
 
-impl Plan {
+impl WorkPlan {
     fn tiles(self, p: &Problem) -> [usize; 2] {
         [p.m.div_ceil(TILE_M * self.cluster), p.n.div_ceil(self.tile_n)]
     }
@@ -126,8 +126,8 @@ fn stable(problems: &[Problem]) -> bool {
 }
 
 /// The kernel for these problems, which are already transposed if `stable`, and how it divides the work.
-fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, Plan) {
-    let plan = Plan::of(problems, facts.multiprocessors as usize, stable);
+fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, WorkPlan) {
+    let plan = WorkPlan::of(problems, facts.multiprocessors as usize, stable);
     let Term { a, b } = problems[0].first;
     // Elements in 128 bytes.
     let line = 128 / c.dtype.size();
@@ -237,7 +237,7 @@ fn cached_map(
 }
 
 /// Room for the partial sums of cut tiles, and their counters, which are zero between launches.
-fn workspace(gpu: Gpu, plan: Plan, cut_tiles: Option<usize>) -> Result<[Arg<'static>; 2]> {
+fn workspace(gpu: Gpu, plan: WorkPlan, cut_tiles: Option<usize>) -> Result<[Arg<'static>; 2]> {
     const COUNTERS: usize = 1 << 18;
     static SPACE: Mutex<Option<[Buffer; 2]>> = Mutex::new(None);
     let Some(cut_tiles) = cut_tiles else { return Ok([Arg::Pointer(0); 2]) };
@@ -292,7 +292,7 @@ mod tests {
         for (tile_n, cluster, units, whole) in
             [(96, 1, 7, 0), (128, 2, 3, usize::MAX), (256, 1, 132, 0), (64, 2, 5, 4), (64, 1, 4, 11)]
         {
-            let plan = Plan { tile_n, cluster, units, whole };
+            let plan = WorkPlan { tile_n, cluster, units, whole };
             let (plan, units) =
                 (if whole == 4 || whole == 11 { plan } else { plan.trimmed(&problems) }, plan.units);
             let units = units.min(plan.units) as u32;

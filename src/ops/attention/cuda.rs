@@ -63,12 +63,12 @@ impl Blocks {
 
 /// Partial results of [`cached`], and how many blocks of a row and head have finished; zero between launches.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct CacheScratch {
     partial: Tensor,
     counters: Tensor,
 }
 
-impl Scratch {
+impl CacheScratch {
     pub(super) fn empty(device: Device) -> Self {
         Self { partial: Tensor::empty_on(device, DType::F32), counters: Tensor::empty_on(device, DType::U32) }
     }

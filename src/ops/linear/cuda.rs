@@ -13,7 +13,7 @@ use crate::device::{DType, Device, Tensor, elementwise, turn};
 use crate::error::Result;
 
 /// One adapter as views: its columns of y and of S, and its rows of A and B.
-struct Segment<'a> {
+struct SegmentViews<'a> {
     outputs: Range<usize>,
     columns: Range<usize>,
     a: View<'a>,
@@ -22,13 +22,13 @@ struct Segment<'a> {
     first: usize,
 }
 
-fn segments<'a>(adapter: &Adapter<'a>) -> Vec<Segment<'a>> {
+fn segments<'a>(adapter: &Adapter<'a>) -> Vec<SegmentViews<'a>> {
     let (rank, mut next) = (adapter.rank(), 0);
     let one = |(g, outputs): (usize, &Range<usize>)| {
         let (columns, first) = (g * rank..(g + 1) * rank, next);
         next += outputs.len();
         let (a, b) = (View::new(adapter.a).rows(columns.clone()), View::new(adapter.b).rows(first..next));
-        Segment { outputs: outputs.clone(), columns, a, b, first }
+        SegmentViews { outputs: outputs.clone(), columns, a, b, first }
     };
     adapter.segments.iter().enumerate().map(one).collect()
 }
