@@ -1,6 +1,6 @@
 //! Kernels from source to machine code: NVRTC, and a cache of its output on disk.
 //!
-//! Sources lie in `kernels/` and are part of the binary. They are compiled for the card of the machine, with the sizes of
+//! The sources in `kernels/` are part of the binary. They are compiled for the card of the machine, with the sizes of
 //! the model as load-time constants, and need no CUDA header. Compiling needs NVRTC but no GPU.
 
 use std::ffi::{CString, c_char, c_int};
@@ -261,7 +261,7 @@ fn candidates() -> Vec<PathBuf> {
         folders.extend(std::env::var_os(name).map(|home| Path::new(&home).join("lib64")));
     }
     folders.push("/usr/local/cuda/lib64".into());
-    // The wheels of all CUDA versions lie in the package `nvidia`: nvidia/cu13/lib, nvidia/cuda_nvrtc/lib.
+    // The wheels of all CUDA versions install into the package `nvidia`: nvidia/cu13/lib, nvidia/cuda_nvrtc/lib.
     let script = "import nvidia\nfor path in nvidia.__path__: print(path)";
     if let Ok(output) = Command::new("python3").args(["-c", script]).output() {
         for package in String::from_utf8_lossy(&output.stdout).lines() {

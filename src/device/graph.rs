@@ -50,7 +50,7 @@ impl Graph {
         if graph.is_null() {
             return Err(Error::Cuda("recording launches: the driver gave no graph".into()));
         }
-        // SAFETY: as cuGraphInstantiate, cuGraphDestroy: the graph is ours, and the executable stands on its own.
+        // SAFETY: as cuGraphInstantiate, cuGraphDestroy: the graph is ours, and the executable does not need it.
         let executable = unsafe {
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             result::graph::destroy(graph).map_err(failure)?;

@@ -1,4 +1,4 @@
-//! Normal random numbers made on the GPU, where making them on the host would take minutes.
+//! Normal random numbers, generated on the GPU because generating them on the host would take minutes.
 
 use super::launch::Variant;
 use super::philox::Key;
@@ -10,7 +10,7 @@ pub fn variants(dtype: DType) -> [Variant; 1] {
     [Variant::new("random", "random_normal", &[dtype.define()], 256)]
 }
 
-/// Overwrites `n` elements of `to`, on a GPU, from `first` on: N(0, `deviation`²), the i-th decided by (`key`, i).
+/// Overwrites `n` elements of `to`, on a GPU, from `first` on: N(0, `deviation`²); the i-th depends on (`key`, i) alone.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.

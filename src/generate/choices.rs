@@ -19,8 +19,8 @@ const TOP: usize = 20;
 /// How likely the model is to give each answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
-    /// For each string, the log of the probability that the answer starts with its tokens and does not go on to a
-    /// longer string of the list; −∞ if that cannot happen.
+    /// For each string, the log of the probability that the answer starts with its tokens and does not continue to
+    /// a longer string of the list; −∞ if that is impossible.
     pub log_masses: Vec<f64>,
     /// The likeliest first tokens with their log-probabilities, descending.
     pub top: Vec<(u32, f64)>,
@@ -186,8 +186,8 @@ fn children(node: &Node) -> Vec<u32> {
     node.children.keys().copied().collect()
 }
 
-/// Books what a node's logits decide: its own string, its children that are leaves; and lists its inner children, still
-/// in their parent's sequence.
+/// Records the probabilities that a node's logits determine: of its own string and of its children that are leaves. Lists its
+/// inner children, which still refer to their parent's sequence.
 fn expand<'a>(visit: &Visit<'a>, sums: &Sums, masses: &mut [f64], next: &mut Vec<(u32, Visit<'a>)>) {
     let Visit { node, log, .. } = *visit;
     let total = sums.all();

@@ -18,7 +18,7 @@ pub struct Change {
     pub module: String,
     /// ‖ΔW‖, the Frobenius norm.
     pub norm: f64,
-    /// ‖W‖ of the base weight, if it is asked for.
+    /// ‖W‖ of the base weight, if the base is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_norm: Option<f64>,
     /// The effective rank: exp of the entropy of σ²/Σσ².

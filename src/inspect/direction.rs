@@ -86,7 +86,7 @@ pub fn find(features: &Features, positive: &[bool], folds: &Folds, settings: &Se
     Ok(Found { directions, qualities })
 }
 
-/// What is found at one depth, by kind.
+/// The results at one depth, by kind.
 struct At {
     vectors: [Vec<f32>; 2],
     midpoints: [f32; 2],

@@ -16,11 +16,11 @@ pub struct Folds {
 
 impl Folds {
     /// `count` folds of examples with the classes `positive` and the `groups` whose examples must stay together, as answers
-    /// to one question must: a classifier that has seen its other answers knows the question. Groups are dealt out, the
-    /// largest first, to where they keep the classes most even; `seed` decides between equals.
+    /// to one question must, since a classifier trained on some of them knows the question. Groups are assigned in descending
+    /// size, each to the fold that keeps the classes most even; `seed` breaks ties.
     ///
     /// # Errors
-    /// [`Error::Setting`] if a class is empty, or if some fold would leave none of it to learn from.
+    /// [`Error::Setting`] if a class is empty, or if some fold would leave none of it for training.
     pub fn new(positive: &[bool], groups: &[String], count: usize, seed: u64) -> Result<Self> {
         assert_eq!(positive.len(), groups.len(), "a group for each example");
         let mut sizes: BTreeMap<&str, [usize; 2]> = BTreeMap::new();

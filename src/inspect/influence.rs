@@ -50,7 +50,7 @@ pub struct Influences {
 }
 
 /// The influence of every example on the mean loss of `answers`, on the parameters that `model` trains; `done` is called after
-/// each text. Gradients are zero again afterwards.
+/// each text. All gradients are zero afterwards.
 ///
 /// # Errors
 /// [`Error::Setting`] for no answers, nothing that is trained, a text that is too long or carries no loss, or a steered model;

@@ -91,7 +91,7 @@ impl Block {
         }
     }
 
-    /// The stream of this block's `map`-th linear map's dropout in this pass.
+    /// The random stream of dropout in this pass, for the block's linear map number `map`.
     fn noise(&self, key: Option<Key>, map: u32) -> Option<(Key, u32)> {
         key.map(|key| (key, self.layer as u32 * 4 + map))
     }
@@ -298,7 +298,7 @@ impl Block {
         all
     }
 
-    /// Without post-norms, Hugging Face calls the norm before the MLP after what comes before it.
+    /// Hugging Face's name of the norm before the MLP. Without post-norms it is named after the attention that precedes it.
     fn mlp_norm_name(&self) -> &'static str {
         if self.post_norms.is_some() {
             "pre_feedforward_layernorm.weight"

@@ -24,7 +24,7 @@ pub struct Card {
     pub revision: String,
     /// Licence of the weights.
     pub licence: String,
-    /// Whether the hub asks for the licence to be accepted first.
+    /// Whether the hub requires the licence to be accepted first.
     pub gated: bool,
     /// Whether it is one of the nine models of the study.
     pub study: bool,

@@ -33,7 +33,7 @@ impl Message {
 pub struct Render {
     /// Whether to open the assistant's next turn.
     pub generation_prompt: bool,
-    /// The variable of that name, which Qwen's template asks for; `None` leaves it undefined.
+    /// The variable of that name in Qwen's template; `None` leaves it undefined.
     pub enable_thinking: Option<bool>,
 }
 

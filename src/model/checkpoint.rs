@@ -24,8 +24,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every
-    /// tensor the configuration asks for is there with its shape. No weight is read yet.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that
+    /// every tensor of the configuration is present and has the right shape. No weight is read yet.
     ///
     /// A multimodal Gemma's prefixes are removed from the names; its vision tower is skipped.
     ///
@@ -48,7 +48,7 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// What `config.json` says.
+    /// The content of `config.json`.
     pub fn spec(&self) -> &Spec {
         &self.spec
     }
@@ -160,7 +160,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The weight files of a folder, each with the names an index assigns to it; all of them are there.
+/// The weight files of a folder, all of which exist, each with the names that the index assigns to it.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming what is missing or malformed.

@@ -58,7 +58,7 @@ impl FromStr for Kind {
 pub struct Directions {
     /// By kind and depth: v (C), which points from the negative set to the positive one.
     pub vectors: [Vec<Vec<f32>>; 2],
-    /// By kind and depth: m·v / v·v, where m lies midway between the sets' means.
+    /// By kind and depth: m·v / v·v, where m is the midpoint of the sets' means.
     pub midpoints: [Vec<f32>; 2],
     /// The depth at which they separate the sets best.
     pub depth: usize,
@@ -77,8 +77,8 @@ impl Directions {
         })
     }
 
-    /// Where a stream x (C) lies along a direction, in doses from midway between the sets: x·v / v·v − midpoint. The mean
-    /// of the positive set lies ½ from there on the mean difference, that of the negative one −½.
+    /// The position of a stream x (C) along a direction, in doses from the midpoint of the sets: x·v / v·v − midpoint. Along the
+    /// mean difference, the mean of the positive set is at ½ and that of the negative one at −½.
     ///
     /// # Errors
     /// As [`vector`](Self::vector), or where the sets do not differ.

@@ -1,6 +1,6 @@
-//! [`Text`]: a text as tokens, and which of them are the answer: what is learnt, scored or looked at.
+//! [`Text`]: a text as tokens, some of which are the answer: the tokens that are learnt, scored or inspected.
 
-/// A text as tokens, and which of them are the answer. Of a text that no prompt precedes, all are.
+/// A text as tokens, and which of them are the answer. In a text without a prompt, all are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// Its tokens.
@@ -10,7 +10,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// How many tokens of the answer are predicted: all but one that the text begins with.
+    /// Number of tokens of the answer that can be predicted: the first token of a text cannot.
     pub fn targets(&self) -> usize {
         self.answer.iter().skip(1).filter(|answer| **answer).count()
     }

@@ -185,7 +185,7 @@ fn template_source(dir: &Path, config: &Map<String, Value>) -> Result<Option<(Pa
     }
 }
 
-/// Every `…_token` of the config as text: what transformers hands to a template by these names.
+/// Every `…_token` of the config as text; transformers passes them to a template under these names.
 fn special_tokens(config: &Map<String, Value>) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
     let tokens = config.iter().filter(|(key, _)| key.ends_with("_token"));

@@ -19,7 +19,7 @@ use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::norm::Gain;
 
-/// Where weights come from, by their canonical Hugging Face names.
+/// A source of weights, by their canonical Hugging Face names.
 trait Source {
     /// A tensor on the host, in the precision of the source.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;

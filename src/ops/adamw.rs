@@ -4,7 +4,7 @@
 //! m ← β₁ m + (1 − β₁) g      v ← β₂ v + (1 − β₂) g²
 //! p ← p (1 − lr · decay) − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 //! ```
-//! Shapes: p, m, v, g alike, any shape. Source: Loshchilov & Hutter, arXiv 1711.05101, in the form and order of
+//! Shapes: p, m, v and g have one shape, which may be any. Source: Loshchilov & Hutter, arXiv 1711.05101, in the form and order of
 //! `torch.optim.AdamW`.
 
 use crate::device::tensor::{expect_device, expect_dtype, expect_f32, expect_shape};

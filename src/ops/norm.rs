@@ -24,7 +24,7 @@ pub enum Gain {
 }
 
 impl Gain {
-    /// The load-time constant of kernels: what is added to w.
+    /// The load-time constant of kernels: the number added to w.
     pub(super) fn define(self) -> Define {
         ("ONE_PLUS", i64::from(self == Self::OnePlus))
     }

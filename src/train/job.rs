@@ -1,11 +1,11 @@
-//! [`Job`]: what is to be trained, on what, and where to.
+//! [`Job`]: the inputs of a training run, and the folder of its result.
 
 use std::path::Path;
 
 use super::example::Example;
 use super::settings::Settings;
 
-/// What is to be trained, on what, and where to.
+/// The inputs of a training run, and the folder of its result.
 pub struct Job<'a> {
     /// The model's folder. An adapter names it; a fully trained model gets a copy of its tokenizer.
     pub base: &'a Path,

@@ -5,12 +5,12 @@
 //! | `dataset.rs` | JSON Lines → documents |
 //! | `example.rs` | documents → tokens and the mask of those that carry loss |
 //! | `settings.rs` | every choice of a run, with the recipe's values |
-//! | `job.rs` | what is to be trained, on what, and where to |
+//! | `job.rs` | the inputs of a run, and the folder of its result |
 //! | `packing.rs` | which examples a step uses, and how they share passes |
 //! | `optimiser.rs` | AdamW over everything that is trained |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
 //! | `run.rs` | the loop |
-//! | `memory.rs` | whether a run fits on the GPU, and what is kept |
+//! | `memory.rs` | whether a run fits on the GPU, and which activations are kept |
 //! | `state.rs` | checkpoint and resume |
 //! | `metrics.rs` `progress.rs` | the curve on disk; the state on stderr |
 //! | `output.rs` | the finished adapter or model |

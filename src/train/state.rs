@@ -29,7 +29,7 @@ struct Run {
 }
 
 /// SHA-256, in hexadecimal, over everything that decides a run's result: the settings, the examples, the names and
-/// shapes of what is trained, and the GPU if it is one.
+/// shapes of the trained parameters, and the GPU if there is one.
 pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Settings) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(settings).map_err(|error| Error::Setting(error.to_string()))?);

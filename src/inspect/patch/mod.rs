@@ -11,7 +11,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `metric.rs` | what is read at the end of a run |
+//! | `metric.rs` | the number that is read at the end of a run |
 //! | `run.rs` | runs whose activations are kept, and runs into which they are put |
 //! | `patching.rs` | the effects of all places, as maps |
 //! | `page.rs` | the maps as a page |

@@ -1,4 +1,4 @@
-//! [`Trace`]: what is kept of a pass, and how a trace is made.
+//! [`Trace`]: the record of a pass, and how it is made.
 
 use serde::Serialize;
 
@@ -61,7 +61,7 @@ pub struct Trace {
     pub final_norm: Vec<f32>,
     /// Attention weights (L, H, N, N) of each query on each key; 0 where the key is masked.
     pub attention: Vec<f32>,
-    /// Lengths of the stream and of what is added to it.
+    /// Lengths of the stream and of the updates added to it.
     pub norms: Norms,
     /// Statistics of the MLPs' neurons.
     pub mlp: Mlp,

@@ -5,8 +5,8 @@
 //! | `writing.rs` | the page, put together and written |
 //! | `attention.rs` | the attention weights, small enough for a page |
 //! | `source.rs` | the source files that compute what the page shows, and where in them |
-//! | `body.html`, `style.css` | what stands on the page, and how it looks |
-//! | `base.js` | data, elements, texts, numbers, colours, what is selected |
+//! | `body.html`, `style.css` | the page's content and style |
+//! | `base.js` | data, elements, texts, numbers, colours, selection |
 //! | `tokens.js` `attention.js` `streams.js` `lens.js` `ops.js` | one panel each |
 //! | `plot.js` `source.js` | lines over depth; shapes in numbers and the source files |
 //! | `main.js` | controls and keys |
