@@ -152,9 +152,10 @@ fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Vari
         ("C_TRANSPOSED", i64::from(stable)),
         ("C_BULK", i64::from(bulk)),
     ];
-    // The units that share a cut tile wait for each other.
-    let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384).resident();
-    (variant.shared(fixed + stages * (stage + 16)), plan)
+    let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384);
+    let variant = variant.shared(fixed + stages * (stage + 16));
+    // The units that share a cut tile wait for each other; plans with clusters cut none.
+    (if plan.cluster == 1 { variant.resident() } else { variant }, plan)
 }
 
 /// The kernel of one product.
