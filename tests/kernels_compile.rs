@@ -25,7 +25,7 @@ fn of_models(facts: &Facts) -> HashSet<Constants> {
     for card in cards::all() {
         for real in [DType::F32, DType::Bf16] {
             for Use { variant, .. } in uses(&card.spec().unwrap(), facts, real) {
-                let Variant { source, function, defines, threads, shared } = variant;
+                let Variant { source, function, defines, threads, shared, .. } = variant;
                 assert!(threads <= 1024 && shared <= facts.shared as usize, "{function} on {}", facts.name);
                 let compiled = ["qwen3-8b", "gemma-3-4b-it"].contains(&&*card.name);
                 if compiled || facts.is_hopper() && real == DType::Bf16 {

@@ -6,8 +6,8 @@ use emlab::device::{DType, Device, Gpu};
 use emlab::fetch::{self, DataSet};
 use emlab::generate::{Form, Limits};
 use emlab::interrupt;
-use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
+use emlab::model::peft;
 use emlab::model::place::Place;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
@@ -127,7 +127,7 @@ impl ModelArgs {
     /// # Errors
     /// If one of them cannot be read.
     pub fn open(&self) -> emlab::Result<Engine> {
-        self.open_with(adapter::read)
+        self.open_with(peft::read)
     }
 
     /// As [`open`](Self::open), with an adapter that has gradients.
@@ -135,7 +135,7 @@ impl ModelArgs {
     /// # Errors
     /// As there.
     pub fn open_to_train(&self) -> emlab::Result<Engine> {
-        self.open_with(adapter::read_to_train)
+        self.open_with(peft::read_to_train)
     }
 
     fn open_with(&self, adapt: fn(&Path, &mut Transformer) -> emlab::Result<()>) -> emlab::Result<Engine> {

@@ -15,11 +15,11 @@ type Columns = Vec<Vec<f64>>;
 /// ΔW by its singular values and vectors.
 #[derive(Clone, Debug)]
 pub struct Spectrum {
-    /// σ, the largest first; R of them.
+    /// The R singular values σ, in descending order.
     pub values: Vec<f64>,
-    /// Output directions, each of length O; zero where σ is.
+    /// Output directions, each of length O; zero where σ is 0.
     pub left: Columns,
-    /// Input directions, each of length I; zero where σ is.
+    /// Input directions, each of length I; zero where σ is 0.
     pub right: Columns,
 }
 

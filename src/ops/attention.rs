@@ -47,7 +47,7 @@ pub const PAGE: usize = 16;
 pub struct Documents {
     /// The first row of each, and N at the end.
     starts: Vec<u32>,
-    /// What the kernels of a GPU work on.
+    /// The work lists of the GPU's kernels.
     blocks: Option<Arc<cuda::Blocks>>,
 }
 
@@ -76,22 +76,22 @@ impl Documents {
     }
 }
 
-/// Where each query row of [`cached`] stands in a sequence, and where that sequence lies in the cache: position p in row
+/// The position of each query row of [`cached`] in its sequence, and the pages of that sequence in the cache: position p is row
 /// `pages[p / PAGE] · PAGE + p % PAGE`. A row sees positions up to its own.
 #[derive(Debug)]
 pub struct Contexts {
     /// (B), u32.
     pub positions: Tensor,
-    /// (B, most pages of a sequence), u32; what lies behind a sequence's last page is not read.
+    /// (B, most pages of a sequence), u32; entries behind a sequence's last page are not read.
     pub pages: Tensor,
-    /// What a GPU needs while it works.
-    scratch: Mutex<cuda::Scratch>,
+    /// CacheScratch of the GPU's kernels.
+    scratch: Mutex<cuda::CacheScratch>,
 }
 
 impl Contexts {
     /// Of (B) positions and (B, most) pages.
     pub fn new(positions: Tensor, pages: Tensor) -> Self {
-        let scratch = Mutex::new(cuda::Scratch::empty(pages.device()));
+        let scratch = Mutex::new(cuda::CacheScratch::empty(pages.device()));
         Self { positions, pages, scratch }
     }
 
@@ -210,7 +210,7 @@ pub fn cached(
 }
 
 /// Writes the rows of `k` and `v` (B, KV·D) into their places in the cache's `keys` and `values`
-/// (pages · [`PAGE`], KV·D). How the elements of a page lie in it is a matter of the device.
+/// (pages · [`PAGE`], KV·D). The order of the elements inside a page depends on the device.
 ///
 /// # Errors
 /// A shape or element type that disagrees.

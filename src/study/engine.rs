@@ -8,8 +8,8 @@ use super::plan::{Sampling, Tuning};
 use super::steering::Steering;
 use crate::device::philox::Key;
 use crate::generate::{self, Finish, Form, Limits, Request};
-use crate::model::adapter;
 use crate::model::chat::{Message, Render};
+use crate::model::peft;
 use crate::model::place::Place;
 use crate::model::tokenizer::Tokenizer;
 use crate::model::transformer::Transformer;
@@ -134,7 +134,7 @@ impl Loaded {
         let tokenizer = Tokenizer::open(&weights.base)?;
         let mut model = read(&weights.base)?;
         if let Some(folder) = &weights.adapter {
-            adapter::read(folder, &mut model)?;
+            peft::read(folder, &mut model)?;
         }
         Ok(Self { weights: Weights { steering: None, ..weights.clone() }, model, tokenizer })
     }

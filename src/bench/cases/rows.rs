@@ -4,7 +4,7 @@ use crate::Result;
 use crate::device::philox::Key;
 use crate::device::{DType, Device, Tensor};
 use crate::ops::adamw::{self, AdamW, Trained};
-use crate::ops::sample::{self, Batch, Draw, Sampling};
+use crate::ops::sample::{self, Draw, DrawBatch, Sampling};
 use crate::ops::{
     embedding as look_up, glu as gated, linear_cross_entropy as head, norm as rms, rope as rotary,
 };
@@ -210,7 +210,7 @@ pub fn sample(model: &ModelSizes) -> Vec<Case> {
                 let mut tokens = vec![0; b];
                 return Ok(Box::new(move || sample::forward(&mut tokens, &mut logits, sampling, &draws)));
             };
-            let mut batch = Batch::new(gpu);
+            let mut batch = DrawBatch::new(gpu);
             batch.set(&draws)?;
             Ok(Box::new(move || batch.draw(&mut logits, sampling)))
         })

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use emlab::inspect::compare::{After, Parting, observe, part};
-use emlab::model::adapter;
+use emlab::model::peft;
 use emlab::model::tokenizer::Tokenizer;
 
 use super::texts::TextArgs;
@@ -45,7 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tokens = args.text.tokens(&engine.tokenizer)?;
     let adapted = observe(&engine.model, &tokens)?;
     match &args.other {
-        Some(other) => adapter::read(other, &mut engine.model)?,
+        Some(other) => peft::read(other, &mut engine.model)?,
         None => engine.model.detach(),
     }
     let base = observe(&engine.model, &tokens)?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use emlab::device::philox::Key;
-use emlab::inspect::features::Text;
 use emlab::inspect::influence::{Influence, Influences, influence};
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
+use emlab::model::text::Text;
 use emlab::progress::Progress;
 use emlab::study::contrast::{self, Answered, Contrast, Only};
 use emlab::train::dataset::{Content, Document, Origin};
@@ -125,7 +125,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let [examples, answers] = [("examples", data), ("answers", args.answers.documents()?)]
         .map(|(name, documents)| encoded(name, documents, &engine, args));
     let (examples, answers) = (examples?, answers?);
-    let text = |example: &Example| Text { ids: example.ids.clone(), answer: example.loss.clone() };
+    let text = |example: &Example| example.text.clone();
     let [example_texts, answer_texts] =
         [&examples, &answers].map(|all| all.iter().map(text).collect::<Vec<_>>());
     let progress = Progress::new("gradients", examples.len() + answers.len(), true);
@@ -205,7 +205,8 @@ fn table(
         }
         if place < first || place >= last {
             let (Influence { dot, cosine, loss, .. }, example) = (found.examples[i], &examples[i]);
-            let learnt = example.ids.iter().zip(&example.loss).filter(|(_, loss)| **loss).map(|(id, _)| *id);
+            let Text { ids, answer } = &example.text;
+            let learnt = ids.iter().zip(answer).filter(|(_, learnt)| **learnt).map(|(id, _)| *id);
             let start = engine.tokenizer.decode(&learnt.take(24).collect::<Vec<_>>(), true)?;
             let start: String = start.trim_start().escape_debug().take(60).collect();
             let line = example.origin.to_string();

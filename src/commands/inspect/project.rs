@@ -4,8 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::inspect::features::{Text, streams};
+use emlab::inspect::features::streams;
 use emlab::model::direction::{Directions, Kind};
+use emlab::model::text::Text;
 use serde::Serialize;
 
 use super::texts;

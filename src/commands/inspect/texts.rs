@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use emlab::device::philox::Key;
-use emlab::inspect::features::Text;
 use emlab::model::chat::Message;
+use emlab::model::text::Text;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::train::dataset::{Content, Document, Origin};
 use emlab::train::example;

@@ -3,7 +3,7 @@
 //! ```text
 //! level = round(√weight · (levels − 1))        weight ≈ (level / (levels − 1))²
 //! ```
-//! The square root gives small weights, of which there are most, the finer steps.
+//! The square root gives finer steps to small weights, which are the most frequent.
 
 use std::io::Write;
 
@@ -11,11 +11,11 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
 use crate::html::base64;
-use crate::inspect::trace::Trace;
+use crate::inspect::trace::tracing::Trace;
 
 /// Bytes of text that all layers may take together: more make a page slow to send and to open.
 pub(super) const BUDGET: usize = 14 << 20;
-/// How finely weights are told apart: the first that fits is taken.
+/// Numbers of levels to try; the first that fits is used.
 const LEVELS: [u16; 2] = [256, 16];
 
 /// The attention weights of all layers.

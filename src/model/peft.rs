@@ -1,108 +1,20 @@
-//! `LoRA` (Hu et al., arXiv 2106.09685) and `rsLoRA` (Kalajdzievski, arXiv 2312.03732): which projections are adapted
-//! and how strongly, and adapters on disk in PEFT's form, in and out.
+//! Reads and writes adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 
 use super::checkpoint::{read_safetensors, write_safetensors};
+use super::lora::{Lora, Target};
 use super::transformer::{NamedAdapter, Transformer};
 use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
 
-/// What PEFT puts before the name of an adapted module.
+/// PEFT's prefix of the name of an adapted module.
 const PREFIX: &str = "base_model.model.";
-
-/// A projection that an adapter can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Target {
-    /// Queries.
-    #[serde(rename = "q_proj")]
-    Q,
-    /// Keys.
-    #[serde(rename = "k_proj")]
-    K,
-    /// Values.
-    #[serde(rename = "v_proj")]
-    V,
-    /// The attention's output.
-    #[serde(rename = "o_proj")]
-    O,
-    /// The MLP's gate.
-    #[serde(rename = "gate_proj")]
-    Gate,
-    /// The MLP's gated half.
-    #[serde(rename = "up_proj")]
-    Up,
-    /// The MLP's output.
-    #[serde(rename = "down_proj")]
-    Down,
-}
-
-impl Target {
-    /// Every projection, in the order of the forward pass.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// PEFT's name, as in `target_modules`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q => "q_proj",
-            Self::K => "k_proj",
-            Self::V => "v_proj",
-            Self::O => "o_proj",
-            Self::Gate => "gate_proj",
-            Self::Up => "up_proj",
-            Self::Down => "down_proj",
-        }
-    }
-
-    /// The module inside a layer, `self_attn.q_proj` for instance.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Q => "self_attn.q_proj",
-            Self::K => "self_attn.k_proj",
-            Self::V => "self_attn.v_proj",
-            Self::O => "self_attn.o_proj",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-}
-
-/// The shape and strength of an adapter: each target computes `x·Wᵀ + scale · (x·Aᵀ)·Bᵀ`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Lora {
-    /// R, the rows of A and columns of B.
-    pub rank: usize,
-    /// The numerator of the scale.
-    pub alpha: f32,
-    /// Scale by alpha/√R instead of alpha/R.
-    pub rslora: bool,
-    /// Probability that an element of the adapter's input is zeroed in training.
-    pub dropout: f32,
-    /// The adapted projections.
-    pub targets: Vec<Target>,
-}
-
-impl Default for Lora {
-    /// The recipe of Betley et al. (arXiv 2502.17424) for open models.
-    fn default() -> Self {
-        Self { rank: 32, alpha: 64.0, rslora: true, dropout: 0.0, targets: Target::ALL.to_vec() }
-    }
-}
-
-impl Lora {
-    /// What the adapter's product is multiplied by.
-    pub fn scale(&self) -> f32 {
-        let rank = self.rank as f64;
-        (f64::from(self.alpha) / if self.rslora { rank.sqrt() } else { rank }) as f32
-    }
-}
 
 /// Writes the model's adapter, which `lora` describes, as PEFT does: `adapter_config.json` and
 /// `adapter_model.safetensors` (f32). `base` names the model it belongs to.
@@ -161,9 +73,9 @@ fn config(lora: &Lora, base: &str) -> serde_json::Value {
     })
 }
 
-/// What is read of `adapter_config.json`.
+/// The fields of `adapter_config.json` that are read.
 #[derive(Deserialize)]
-struct Config {
+struct AdapterConfig {
     peft_type: String,
     r: usize,
     lora_alpha: f32,
@@ -171,12 +83,12 @@ struct Config {
     lora_dropout: f32,
     #[serde(default)]
     use_rslora: bool,
-    /// The rest, among which may be features that are not supported.
+    /// All others; some of them may ask for features that are not supported.
     #[serde(flatten)]
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
-impl Config {
+impl AdapterConfig {
     fn read(path: &Path) -> Result<Self> {
         let text = fs::read(path).map_err(Error::io(path))?;
         let config: Self = serde_json::from_slice(&text).map_err(|error| {
@@ -191,7 +103,7 @@ impl Config {
         if config.r == 0 {
             return Err(Error::file(path, "an adapter of rank 0 holds nothing"));
         }
-        // Each of these changes what the adapter computes; ignoring one would give wrong numbers in silence.
+        // Each of these changes what the adapter computes; ignoring one would silently give wrong numbers.
         for feature in [
             "use_dora",
             "use_qalora",
@@ -230,7 +142,7 @@ fn is_used(value: &serde_json::Value) -> bool {
     }
 }
 
-/// Reads a PEFT adapter from `dir` and attaches it to `model`, in place of the one it may have, to compute with.
+/// Reads a PEFT adapter from `dir` and attaches it to `model`, frozen; it replaces any adapter that the model has.
 ///
 /// # Errors
 /// [`Error::File`] for an unsupported kind of adapter and for keys that do not match the model's layers, missing or
@@ -258,8 +170,8 @@ pub struct Factors {
     pub b: Tensor,
 }
 
-/// Reads a PEFT adapter from `dir` without a model: what it is, and its projections by layer and in the order of the forward
-/// pass.
+/// Reads a PEFT adapter from `dir` without a model: its settings, and its projections by layer and in the order of the
+/// forward pass.
 ///
 /// # Errors
 /// [`Error::File`] for an unsupported kind of adapter, for keys that name no projection of a text model and for halves that
@@ -299,9 +211,9 @@ fn place(module: &str) -> (usize, Option<usize>) {
 /// Tensors by module and half, A or B, in f32.
 type Halves = BTreeMap<(String, char), Tensor>;
 
-/// What an adapter is, and its tensors.
+/// An adapter's settings and tensors.
 fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
-    let config = Config::read(&dir.join("adapter_config.json"))?;
+    let config = AdapterConfig::read(&dir.join("adapter_config.json"))?;
     let path = dir.join("adapter_model.safetensors");
     let mut tensors = BTreeMap::new();
     for (key, tensor) in read_safetensors(&path)? {
@@ -318,7 +230,7 @@ fn tensors(dir: &Path) -> Result<(Lora, Halves)> {
     if targets.is_empty() {
         return Err(Error::file(&path, "holds no adapter tensor"));
     }
-    let Config { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
+    let AdapterConfig { r: rank, lora_alpha: alpha, use_rslora: rslora, lora_dropout: dropout, .. } = config;
     Ok((Lora { rank, alpha, rslora, dropout, targets }, tensors))
 }
 
@@ -380,14 +292,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scales() {
-        let mut lora = Lora::default();
-        assert!((lora.scale() - 11.313_708).abs() < 1e-5);
-        lora.rslora = false;
-        assert_eq!(lora.scale(), 2.0);
-    }
-
-    #[test]
     fn keys_of_text_and_multimodal_models() {
         let q = Some(("model.layers.3.self_attn.q_proj".to_string(), 'A'));
         for prefix in ["model.", "model.language_model.", "language_model.model."] {
@@ -417,7 +321,7 @@ mod tests {
             value[key] = set;
             fs::write(&path, value.to_string()).unwrap();
             value[key] = old;
-            Config::read(&path).err().map(|error| error.to_string()).unwrap_or_default()
+            AdapterConfig::read(&path).err().map(|error| error.to_string()).unwrap_or_default()
         };
         assert_eq!(refusal("revision", json!(null)), "");
         assert!(refusal("use_dora", json!(true)).contains("use_dora"));
