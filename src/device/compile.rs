@@ -29,6 +29,7 @@ const HEADERS: &[Source] = &[
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),
     ("slices.cuh", include_str!("../../kernels/slices.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
 /// The kernel files, `.cu` left out of their names elsewhere.
