@@ -43,10 +43,10 @@ __device__ __forceinline__ void ldmatrix4_trans(u32 (&r)[4], u32 row) {
                  : "memory");
 }
 
-// d (16×8) += a (16×16) · b (16×8), bf16 in, float out. With g = lane / 4 and c = 2 (lane % 4):
+// d (16×8; four a thread) += a (16×16) · b (16×8), bf16 in, float out. With g = lane / 4 and c = 2 (lane % 4):
 //   a[0] (g, c)  a[1] (g + 8, c)  a[2] (g, c + 8)  a[3] (g + 8, c + 8), each with its right neighbour
 //   b0 (c, g)  b1 (c + 8, g), each with the element below;  d[0..2] (g, c), (g, c + 1)  d[2..4] (g + 8, …)
-__device__ __forceinline__ void mma16816(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+__device__ __forceinline__ void mma16816(float *d, const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
