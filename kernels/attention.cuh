@@ -16,19 +16,19 @@ __device__ __forceinline__ u32 item_of(u32 round) {
 }
 
 // An item: up to 128 queries of one head, and the keys that any of them sees, in tiles of SPAN.
-template <u32 SPAN> struct Item {
+template <u32 SPAN> struct QueryItem {
     u32 head;
     uint4 block; // first query, end; first and end row of the document
     u32 from, tiles;
-    __device__ __forceinline__ Item(const uint4 *blocks, u32 number, u32 heads, u32 window)
+    __device__ __forceinline__ QueryItem(const uint4 *blocks, u32 number, u32 heads, u32 window)
         : head(number % heads), block(blocks[number / heads]), from(first_visible(block.x, block.z, window)),
           tiles((block.y - from + SPAN - 1) / SPAN) {}
 };
 
 // What a warpgroup has of an item: 64 of its queries, and the tiles that these see, low … high; none if it has no queries.
-template <u32 SPAN> struct Part {
+template <u32 SPAN> struct QueryPart {
     u32 top, bottom, low = 0, high = 0;
-    __device__ __forceinline__ Part(const Item<SPAN> &item, u32 group, u32 window)
+    __device__ __forceinline__ QueryPart(const QueryItem<SPAN> &item, u32 group, u32 window)
         : top(item.block.x + 64 * group), bottom(min(item.block.y, top + 64)) {
         if (top >= bottom) return;
         low = (first_visible(top, item.block.z, window) - item.from) / SPAN;

@@ -370,7 +370,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
         for (u32 round = 0; round * gridDim.x < count * heads; round++) {
             u32 number = item_of(round);
             if (number >= count * heads) continue;
-            Item<SPAN> item(blocks, number, heads, window);
+            QueryItem<SPAN> item(blocks, number, heads, window);
             u32 column = item.head * kv_heads / heads * D;
             u32 slot = base + AT_QUERIES + n_q % Q_SLOTS * 4 * TILE_BYTES;
             q_ring.wait_empty(n_q);
@@ -425,8 +425,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
         u32 number = item_of(round);
         if (number >= count * heads) continue;
-        Item<SPAN> item(blocks, number, heads, window);
-        Part<SPAN> part(item, group, window);
+        QueryItem<SPAN> item(blocks, number, heads, window);
+        QueryPart<SPAN> part(item, group, window);
         u32 h = item.head, query = part.top + fragment_row(); // and 8 below
         float lse[2], delta[2];
 #pragma unroll

@@ -44,7 +44,7 @@ __device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap 
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
         u32 number = item_of(round);
         if (number >= count * heads) continue;
-        Item<KEYS> item(blocks, number, heads, window);
+        QueryItem<KEYS> item(blocks, number, heads, window);
         u32 column = item.head * D, kv_column = item.head * kv_heads / heads * D;
 
         rings.q.wait_empty(n_q);
@@ -131,8 +131,8 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
         u32 number = item_of(round);
         if (number >= count * heads) continue;
-        Item<KEYS> item(blocks, number, heads, window);
-        Part<KEYS> part(item, group, window);
+        QueryItem<KEYS> item(blocks, number, heads, window);
+        QueryPart<KEYS> part(item, group, window);
         u32 row = part.top + fragment_row(); // and 8 below
         auto mask = [&](u32 t) {
             u32 key = item.from + t * KEYS;

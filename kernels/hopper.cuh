@@ -138,6 +138,12 @@ __device__ __forceinline__ void tma_load3(u32 to, const TensorMap *map, u32 bar,
         ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z)
         : "memory");
 }
+// `bytes` bytes in one piece, a multiple of 16. Called by one thread.
+__device__ __forceinline__ void bulk_load(u32 to, const void *from, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+}
 // To the same offset in every block of the cluster whose bit is set in `mask`, counting on each block's own barrier.
 __device__ __forceinline__ void tma_load2_multicast(u32 to, const TensorMap *map, u32 bar, int x, int y, u16 mask) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
