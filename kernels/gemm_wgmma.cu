@@ -30,7 +30,7 @@
 #include "prelude.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
-#include "hopper.cuh"
+#include "tile.cuh"
 
 #if C_IS_FLOAT
 typedef float out;
@@ -225,14 +225,10 @@ struct Output {
     }
 };
 
-// Where this thread's accumulators d[0], d[1] lie in a consumer's tile; d[2], d[3] lie 8 rows below, d[4 …] 8 columns on.
-__device__ __forceinline__ u32 own_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
-__device__ __forceinline__ u32 own_col() { return threadIdx.x % 4 * 2; }
-
 // 64 × TILE_N of a consumer. Reads come before writes, some at a time, so that they do not wait for each other.
 __device__ __forceinline__ void store(const Output &c, const float (&d)[TILE_N / 2], u32 row, u32 col, float alpha) {
     const u32 PAIRS = TILE_N / 4, AT_ONCE = PAIRS % 16 == 0 && !C_TRANSPOSED ? 16 : 4;
-    row += own_row(), col += own_col();
+    row += fragment_row(), col += fragment_column();
 #pragma unroll
     for (u32 first = 0; first < PAIRS; first += AT_ONCE) {
         float2 x[AT_ONCE] = {};
@@ -267,7 +263,7 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
         for (u32 k = 0; k < BULK_COLS / 8; k++)
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
-                u32 y = own_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
+                u32 y = fragment_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
                 asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + y * 128 + chunk * 16 + lane % 2 * 8),
                              "f"(alpha * x[4 * k + 2 * half]), "f"(alpha * x[4 * k + 2 * half + 1])
                              : "memory");
@@ -342,8 +338,8 @@ struct Cut {
         const u32 SLOT = 128 * 16, SLOTS = STAGES * STAGE_BYTES / 2 / SLOT;
         u32 first = this->first(p), last = this->last(p), count = last - first + 1, mine = walk.unit - first;
         u32 k = mine * (TILE_N / 8) / count, end = (mine + 1) * (TILE_N / 8) / count;
-        u32 parts = (end - k) * count, next = first, unit = first, col = p.col + own_col() + 8 * k;
-        row += own_row(), room += threadIdx.x % 128 * 16;
+        u32 parts = (end - k) * count, next = first, unit = first, col = p.col + fragment_column() + 8 * k;
+        row += fragment_row(), room += threadIdx.x % 128 * 16;
         float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
         // Each thread fetches what it will add itself: no barrier.
         for (u32 at = 0; at < parts; at += SLOTS) {

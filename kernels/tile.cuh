@@ -18,7 +18,7 @@
 const float LOG2_E = 1.4426950408889634f;
 
 // Row (r = 0) and column (j = e = 0) of this thread's first element. Warps count within their warpgroup.
-__device__ __forceinline__ u32 fragment_row() { return threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4; }
+__device__ __forceinline__ u32 fragment_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
 __device__ __forceinline__ u32 fragment_column() { return threadIdx.x % 4 * 2; }
 
 template <int N> __device__ __forceinline__ float &at(float (&x)[N], int j, int r, int e) { return x[4 * j + 2 * r + e]; }
