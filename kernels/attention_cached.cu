@@ -186,6 +186,7 @@ struct Copies {
         bulk_load(to, keys, HALF_BYTES, full + stage * 8);
         bulk_load(to + HALF_BYTES, values, HALF_BYTES, full + stage * 8);
     }
+    __device__ __forceinline__ void commit() {}
     __device__ __forceinline__ void wait(u32 stage) {
         mbarrier_wait(full + stage * 8, parity);
         parity ^= stage == STAGES - 1;
@@ -199,6 +200,7 @@ struct Copies {
             cp_async16(to + HALF_BYTES + i, reinterpret_cast<const u8 *>(values) + i);
         }
     }
+    __device__ __forceinline__ void commit() { cp_async_commit(); } // also an empty group: `wait` counts groups
     __device__ __forceinline__ void wait(u32) {
         cp_async_wait<STAGES - 1>();
         __syncwarp();
@@ -249,7 +251,7 @@ struct PageStream {
                 look_ahead();
             }
         }
-        cp_async_commit(); // also an empty group: `wait` counts groups
+        copies.commit();
     }
     __device__ __forceinline__ u32 before() const { return stage == 0 ? STAGES - 1 : stage - 1; }
     // The keys of the next page; its values follow. The stage of the page before it is loaded anew.
