@@ -14,9 +14,7 @@
 //   work       8·D and 6·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
-//   measured   causal, all three kernels, TFLOP/s at 10·D flops a pair (ratio to cuDNN through torch 2.11): 2 × 2048
-//              tokens, 32/8 heads of 128: 374 (1.37), 8/4 of 256: 331 (1.47), 16/16 of 64: 252 (1.70); 8 × 384, 32/8 of
-//              128: 181 (2.01); 2026-11-25, H100
+//   measured   cargo bench --bench ops -- "attention backward"
 #include "attention.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT

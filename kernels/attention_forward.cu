@@ -10,8 +10,7 @@
 //   scale      > 0, given as scale · log₂e;  window: 2³¹ for none
 //   work       4·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p rounds to bf16 before p·v; one rounding at the store
-//   measured   causal, TFLOP/s (ratio to cuDNN through torch 2.11): 2 × 2048 tokens, 32/8 heads of 128: 527 (1.12), 8/4 of
-//              256: 510 (1.38), 16/16 of 64: 320 (1.13); 8 × 384, 32/8 of 128: 233 (0.97); 2026-11-25, H100
+//   measured   cargo bench --bench ops -- "attention forward"
 #include "attention.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT

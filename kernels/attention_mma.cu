@@ -11,10 +11,11 @@
 //              dynamic shared 2 (D + 8) (64 + 2·SPAN) bytes forward, 2 (D + 8) (128 + 2·SPAN) backward; SPAN = 64 at
 //              D = 64, else 32
 //   scale      > 0;  window: 2³¹ for none
+//   work       4·D flops a visible pair of rows and query head forward, 14·D backward: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
-//   measured   on an H100, where it is not used: causal, 2 × 2048 tokens, 32/8 heads of 128: forward 87, backward 78
-//              TFLOP/s; 2026-11-25
+//   measured   not benched: no card that needs it was at hand. On an H100, which does not use it: causal, 2 × 2048 tokens, 32/8
+//              heads of 128: forward 87, backward 78 TFLOP/s; 2026-11-25
 #include "attention.cuh"
 
 #if !REAL_IS_FLOAT

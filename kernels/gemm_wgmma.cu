@@ -6,7 +6,8 @@
 //   together with the first. Operands lie in memory along K ("K-major") or along M or N ("MN-major"); nothing is
 //   transposed beforehand.
 //
-//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with
+//   load-time  REAL_IS_FLOAT = 0
+//              TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with
 //                              CLUSTER 2 of 16
 //              A_MN, B_MN      1 if the operand is MN-major (A2 is as A, B2 as B)
 //              STAGES          depth of the ring of tiles in shared memory
@@ -17,16 +18,17 @@
 //              C_BULK          1: whole tiles of C leave through TMA (C_TRANSPOSED 0; bf16 with C_ADD 0, or float; rows
 //                              of C at multiples of 16 bytes). With C_ADD the cache adds: each element once a launch,
 //                              so the bits are the same every time
-//   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each
+//   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each. Blocks that share a
+//              cut tile wait for each other, so all of them must be resident: units is at most the number of multiprocessors
+//              (over CLUSTER), a block takes one, and src/device guarantees this at the launch
 //              dynamic shared memory: 1024 + STAGES · stage + (C_BULK ? 32768 : 0) + 16 · STAGES + 16 bytes
 //   the cut    Tiles below `whole` go to the units in turn, whole. The reduction steps of the rest are laid in one row
 //              and cut evenly over the units ("stream-K", Osama et al., arXiv 2301.03598); the units that share a tile
 //              add it up in the end, in the order of K. So the bits depend on the shape alone.
-//   traffic    A and B once per tile from L2; from memory about once
+//   work       2·m·n·(k + k2) flops: bound by the tensor cores, below some 300 rows by memory. A and B come once per tile from
+//              L2, from memory about once
 //   numerics   bf16 products, float sums in tensor cores, one rounding at the store
-//   measured   4096 × 6144 × 4096, TFLOP/s: NT 783, NN 794 (97 and 98 % of the best product of that card); float C_ADD,
-//              both MN-major, 655 (traffic of C). N = 1, O = 151936, I = 4096: 2.94 TB/s (98 % of copy bandwidth); N = 100,
-//              O = 24576: 2.04 TB/s. 2026-11-25, H100 80GB HBM3, emlab bench ops
+//   measured   cargo bench --bench ops -- linear
 #include "prelude.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
