@@ -34,8 +34,8 @@ __device__ __forceinline__ void load_tile(u32 to, const TensorMap &map, u32 full
 __device__ __forceinline__ void multiply_rows(float (&s)[32], u64 a, u64 b) {
 #pragma unroll
     for (int k = 0; k < D / 16; k++)
-        Wgmma<64>::mma<0, 0>(s, wgmma_advance(a, k / 4 * PANEL + k % 4 * 32), wgmma_advance(b, k / 4 * PANEL + k % 4 * 32),
-                             k > 0);
+        Wgmma<64>::mma<0, 0>(s, wgmma_advance(a, k / 4 * PANEL + k % 4 * 32),
+                             wgmma_advance(b, k / 4 * PANEL + k % 4 * 32), k > 0);
 }
 // y (+)= a b: a 64×64 in registers, b a tile of 64 rows.
 __device__ __forceinline__ void multiply_tile(float (&y)[D / 2], const u32 (&a)[4][4], u64 b, u32 add) {
@@ -74,11 +74,11 @@ struct Walk {
 
 // Shared memory of the block, and the barriers that guard it.
 struct Slots {
-    u32 base;                // its address, 1024-byte aligned
-    u8 *memory;              // the same as a pointer
-    u32 own;                 // barrier: the block's k and v are there
-    Ring<STEPS_AHEAD> ring;  // q, dout, lse and δ of a step
-    Ring<2> exchange;        // pᵀ of a step; D = 256
+    u32 base;               // its address, 1024-byte aligned
+    u8 *memory;             // the same as a pointer
+    u32 own;                // barrier: the block's k and v are there
+    Ring<STEPS_AHEAD> ring; // q, dout, lse and δ of a step
+    Ring<2> exchange;       // pᵀ of a step; D = 256
     __device__ __forceinline__ u32 q(u32 step) const { return base + AT_Q + step % STEPS_AHEAD * TILE_BYTES; }
     __device__ __forceinline__ u32 dout(u32 step) const { return base + AT_DOUT + step % STEPS_AHEAD * TILE_BYTES; }
     // lse · log₂e of the step's 64 queries, then their δ.
@@ -93,8 +93,9 @@ struct Slots {
 
 // One warp: the block's keys and values, then the tiles and row values of every step.
 __device__ __forceinline__ void produce_queries(const Slots &slots, const Walk &walk, const TensorMap &q_map,
-                                                const TensorMap &dout_map, const TensorMap &k_map, const TensorMap &v_map,
-                                                const float *rows, u32 n, u32 heads, u32 kv_column) {
+                                                const TensorMap &dout_map, const TensorMap &k_map,
+                                                const TensorMap &v_map, const float *rows, u32 n, u32 heads,
+                                                u32 kv_column) {
     u32 lane = threadIdx.x, step = 0;
     if (lane == 0) {
         mbarrier_arrive_expect(slots.own, 2 * KEYS * D * 2);
@@ -157,8 +158,8 @@ struct Gradients {
     float scale;
 };
 
-__device__ __forceinline__ void keys_together(const Slots &slots, const Walk &walk, const Keys &own, const Gradients &to,
-                                              u32 group) {
+__device__ __forceinline__ void keys_together(const Slots &slots, const Walk &walk, const Keys &own,
+                                              const Gradients &to, u32 group) {
     u64 keys = wgmma_k_major(slots.base + AT_K + group * TILE_BYTES);
     u64 values = wgmma_k_major(slots.base + AT_V + group * TILE_BYTES);
     float dk[D / 2], dv[D / 2], s[32], dp[32];
@@ -218,7 +219,8 @@ __device__ __forceinline__ void begin_step(const Slots &slots, float (&s)[32], u
 }
 
 // The first warpgroup: sᵀ → pᵀ, also for the second; dv.
-__device__ __forceinline__ void keys_apart_values(const Slots &slots, const Walk &walk, const Keys &own, const Gradients &to) {
+__device__ __forceinline__ void keys_apart_values(const Slots &slots, const Walk &walk, const Keys &own,
+                                                  const Gradients &to) {
     u64 keys = wgmma_k_major(slots.base + AT_K);
     float dv[D / 2], s[32];
     u32 p[4][4], query = walk.first;
@@ -243,7 +245,8 @@ __device__ __forceinline__ void keys_apart_values(const Slots &slots, const Walk
 }
 
 // The second warpgroup: dpᵀ, with pᵀ from the first → dsᵀ; dk.
-__device__ __forceinline__ void keys_apart_keys(const Slots &slots, const Walk &walk, const Keys &own, const Gradients &to) {
+__device__ __forceinline__ void keys_apart_keys(const Slots &slots, const Walk &walk, const Keys &own,
+                                                const Gradients &to) {
     u64 values = wgmma_k_major(slots.base + AT_V);
     float dk[D / 2], dp[32];
     u32 ds[4][4];
@@ -279,7 +282,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
                             const __grid_constant__ TensorMap v_map, const float *rows, const uint4 *blocks, u32 n,
                             u32 heads, u32 kv_heads, float scale, u32 window) {
     u32 base = (shared_address(shared) + 1023) & ~1023u, barriers = base + KEYS_BARRIERS;
-    Slots slots = {base, shared + (base - shared_address(shared)), barriers, {barriers + 8}, {barriers + 8 + STEPS_AHEAD * 16}};
+    Slots slots = {
+        base, shared + (base - shared_address(shared)), barriers, {barriers + 8}, {barriers + 8 + STEPS_AHEAD * 16}};
 
     u32 head = blockIdx.x % kv_heads, item = blockIdx.x / kv_heads;
     uint4 block = blocks[D == 256 ? item / 2 : item];
@@ -344,10 +348,10 @@ __device__ __forceinline__ void multiply_span(float (&s)[SPAN / 2], u64 a, u64 b
 }
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-    attention_backward_queries(real *dq, const __grid_constant__ TensorMap q_map, const __grid_constant__ TensorMap dout_map,
-                               const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map,
-                               const float *rows, const uint4 *blocks, u32 count, u32 n, u32 heads, u32 kv_heads,
-                               float scale, u32 window) {
+    attention_backward_queries(real *dq, const __grid_constant__ TensorMap q_map,
+                               const __grid_constant__ TensorMap dout_map, const __grid_constant__ TensorMap k_map,
+                               const __grid_constant__ TensorMap v_map, const float *rows, const uint4 *blocks,
+                               u32 count, u32 n, u32 heads, u32 kv_heads, float scale, u32 window) {
     u32 base = (shared_address(shared) + 1023) & ~1023u;
     u32 bar = base + QUERIES_BARRIERS;
     Ring<Q_SLOTS> q_ring = {bar};
@@ -375,7 +379,8 @@ extern "C" __global__ void __launch_bounds__(384, 1)
             mbarrier_arrive_expect(q_ring.full(n_q), 4 * TILE_BYTES);
             for (u32 i = 0; i < 2; i++) {
                 load_tile(slot + i * TILE_BYTES, q_map, q_ring.full(n_q), item.head * D, item.block.x + 64 * i);
-                load_tile(slot + (2 + i) * TILE_BYTES, dout_map, q_ring.full(n_q), item.head * D, item.block.x + 64 * i);
+                load_tile(slot + (2 + i) * TILE_BYTES, dout_map, q_ring.full(n_q), item.head * D,
+                          item.block.x + 64 * i);
             }
             n_q++;
             for (u32 key = item.from; key < item.block.y; key += SPAN, n_k++) {

@@ -36,8 +36,8 @@ __device__ __forceinline__ size_t head_at(size_t page, u32 kv_heads, u32 head) {
 
 // keys, values ← k, v (N, KV·D): each row's place from its table and position.
 extern "C" __global__ void __launch_bounds__(128)
-    attention_cached_store(real *keys, real *values, const real *k, const real *v, const u32 *tables, const u32 *positions,
-                           u32 max_pages, u32 kv_heads) {
+    attention_cached_store(real *keys, real *values, const real *k, const real *v, const u32 *tables,
+                           const u32 *positions, u32 max_pages, u32 kv_heads) {
     const u32 WIDE = D % Vector<real>::N == 0 ? Vector<real>::N : 1; // elements that move together
     size_t row = blockIdx.x;
     u32 position = positions[row];
@@ -267,12 +267,15 @@ struct PageStream {
 
 // Byte of piece `piece` of row `row`.
 __device__ __forceinline__ u32 piece_at(u32 row, u32 piece) { return row * ROW_BYTES + exchanged(row, piece) * 16; }
-__device__ __forceinline__ u32 part_of(const uint4 &x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; }
+__device__ __forceinline__ u32 part_of(const uint4 &x, int i) {
+    return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+}
 
 // ---- scores, accumulation ----
 
 // s = q kᵀ: this lane's head and keys.
-__device__ __forceinline__ void multiply_keys(float (&s)[2][4], const uint4 (&query)[D / 32], const u8 *keys, u32 g, u32 c) {
+__device__ __forceinline__ void multiply_keys(float (&s)[2][4], const uint4 (&query)[D / 32], const u8 *keys, u32 g,
+                                              u32 c) {
 #pragma unroll
     for (int n = 0; n < 2; n++)
 #pragma unroll
@@ -367,14 +370,14 @@ __device__ __forceinline__ void store_result(real *out, Result &y) {
 }
 
 // A warp's record, head by head, to its own shared memory.
-__device__ __forceinline__ void leave_record(float *record, const float (&y)[D / 64][4][4], const HeadSoftmax &head, u32 heads,
-                                             u32 g, u32 c) {
+__device__ __forceinline__ void leave_record(float *record, const float (&y)[D / 64][4][4], const HeadSoftmax &head,
+                                             u32 heads, u32 g, u32 c) {
     float sum = quad_sum(head.sum);
 #pragma unroll
     for (int e = 0; e < 2; e++)
 #pragma unroll
         for (int i = 0; i < D / 64; i++) {
-            const float(&z)[4][4] = y[i];
+            const float (&z)[4][4] = y[i];
             const float x[8] = {z[0][e], z[0][e + 2], z[1][e], z[1][e + 2], z[2][e], z[2][e + 2], z[3][e], z[3][e + 2]};
             if (2 * c + e < heads) store_floats(record + (2 * c + e) * RECORD + 8 * g + 64 * i, x);
         }
@@ -422,7 +425,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1)
                            u32 kv_heads, float scale, u32 window) {
     __shared__ u32 records_at[WARPS];
     u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-    ContextItems items = {positions, rows * kv_heads * PARTS, rows * kv_heads * PARTS * splits, kv_heads * PARTS, window};
+    ContextItems items = {positions, rows * kv_heads * PARTS, rows * kv_heads * PARTS * splits, kv_heads * PARTS,
+                          window};
     PageStream pages = {items, keys, values, tables, max_pages, kv_heads, warp, lane, shared + warp * RING_BYTES};
     pages.begin();
 

@@ -106,8 +106,7 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
         u64 values = wgmma_mn_major(base + AT_V + n_v % STAGES * KEY_BYTES, KEY_PANEL);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++)
-            Wgmma<D>::mma<1>(o, p[k], wgmma_advance(values, k * 2048), k > 0 ? 1 : add);
+        for (int k = 0; k < KEYS / 16; k++) Wgmma<D>::mma<1>(o, p[k], wgmma_advance(values, k * 2048), k > 0 ? 1 : add);
         wgmma_commit();
     };
     auto release_k = [&]() {
@@ -202,8 +201,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     __syncthreads();
     if (threadIdx.x < 128) {
         give_registers<24>();
-        if (threadIdx.x == 0)
-            produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
+        if (threadIdx.x == 0) produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
     } else {
         take_registers<240>();
         consume(out, lse, blocks, count, heads, scale, window, base, rings);

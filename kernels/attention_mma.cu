@@ -23,7 +23,7 @@
 const u32 THREADS = 128;
 const u32 ROWS = 64;
 const u32 SPAN = D == 64 ? 64 : 32; // rows of the other side a step
-const u32 PITCH = D + 8;             // 16 bytes over a multiple of 128: eight rows lie in different banks
+const u32 PITCH = D + 8;            // 16 bytes over a multiple of 128: eight rows lie in different banks
 const u32 COLUMNS = D < 128 ? D : 128;
 
 extern __shared__ bf16 shared[];
@@ -90,8 +90,8 @@ __device__ __forceinline__ uint4 half_block(const uint4 *blocks) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_mma_forward(bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const uint4 *blocks, u32 heads,
-                          u32 kv_heads, float scale, u32 window) {
+    attention_mma_forward(bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const uint4 *blocks,
+                          u32 heads, u32 kv_heads, float scale, u32 window) {
     bf16 *queries = shared, *keys = queries + ROWS * PITCH, *values = keys + SPAN * PITCH;
     uint4 block = half_block(blocks);
     if (block.x >= block.y) return;
@@ -99,7 +99,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
     k += h * kv_heads / heads * D;
     v += h * kv_heads / heads * D;
-    u32 own = threadIdx.x / 32 * 16 * PITCH, query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
+    u32 own = threadIdx.x / 32 * 16 * PITCH,
+        query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
     float y[D / 2] = {}, factor = scale * LOG2_E;
     Softmax rows;
     begin_rows(queries, q + h * D, block.x, block.y, ROWS, wide);
@@ -136,7 +137,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
     k += h * kv_heads / heads * D;
     v += h * kv_heads / heads * D;
-    u32 own = threadIdx.x / 32 * 16 * PITCH, query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
+    u32 own = threadIdx.x / 32 * 16 * PITCH,
+        query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
     float y[D / 2] = {}, lse[2], delta[2], factor = scale * LOG2_E;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -167,8 +169,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // Products are transposed, keys along the rows: sᵀ = k qᵀ, dpᵀ = v doutᵀ, dv += pᵀ dout, dk += dsᵀ q.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_mma_keys(bf16 *dk, bf16 *dv, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v, const float *rows,
-                       const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale, u32 window) {
+    attention_mma_keys(bf16 *dk, bf16 *dv, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v,
+                       const float *rows, const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale,
+                       u32 window) {
     bf16 *keys = shared, *values = keys + ROWS * PITCH;
     bf16 *queries = values + ROWS * PITCH, *gradients = queries + SPAN * PITCH;
     uint4 block = half_block(blocks);
@@ -177,7 +180,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
     u32 own = threadIdx.x / 32 * 16 * PITCH, key = block.x + fragment_row(); // where the warp's rows begin; and 8 below
     float y[COLUMNS / 2] = {}, z[COLUMNS / 2] = {}, factor = scale * LOG2_E;
-    u32 last = block.w - (block.y - 1) > window ? block.y - 1 + window : block.w; // end of the queries that see these keys
+    u32 last =
+        block.w - (block.y - 1) > window ? block.y - 1 + window : block.w; // end of the queries that see these keys
     begin_rows(keys, k + head * D, block.x, block.y, ROWS, thin);
     begin_rows(values, v + head * D, block.x, block.y, ROWS, thin);
     for (u32 h = head * heads / kv_heads; h < (head + 1) * heads / kv_heads; h++) {

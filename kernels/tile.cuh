@@ -21,7 +21,9 @@ const float LOG2_E = 1.4426950408889634f;
 __device__ __forceinline__ u32 fragment_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
 __device__ __forceinline__ u32 fragment_column() { return threadIdx.x % 4 * 2; }
 
-template <int N> __device__ __forceinline__ float &at(float (&x)[N], int j, int r, int e) { return x[4 * j + 2 * r + e]; }
+template <int N> __device__ __forceinline__ float &at(float (&x)[N], int j, int r, int e) {
+    return x[4 * j + 2 * r + e];
+}
 
 // ---- rows ----------------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,8 @@ __device__ __forceinline__ void store_row(bf16 *to, const float (&y)[N], int r, 
 // Both rows, `row` and `row + 8` of a matrix of `width` columns, as far as they lie before `end`; `to` is row 0, the first of
 // these columns.
 template <int N>
-__device__ __forceinline__ void store_rows(bf16 *to, const float (&y)[N], u32 row, u32 end, size_t width, float factor) {
+__device__ __forceinline__ void store_rows(bf16 *to, const float (&y)[N], u32 row, u32 end, size_t width,
+                                           float factor) {
 #pragma unroll
     for (int r = 0; r < 2; r++) store_row(to + (row + 8 * r) * width, y, r, factor, row + 8 * r < end);
 }
