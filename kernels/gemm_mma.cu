@@ -90,7 +90,7 @@ gemm_mma(const bf16 *a, u64 a_pitch, const bf16 *b, u64 b_pitch, u32 k, const bf
     for (u32 s = 0; s < STAGES - 1; s++) request(s);
     for (u32 step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads(); // this stage has come for all, and all have left the one that is requested next
+        __syncthreads(); // this stage has arrived for all threads, and none still reads the one that is requested next
         request(step + STAGES - 1);
         u32 tile_a = base + step % STAGES * STAGE_BYTES, tile_b = tile_a + OPERAND;
 #pragma unroll

@@ -163,7 +163,7 @@ __device__ __forceinline__ void fetch(u32 to, u32 bar, const TensorMap *a, const
     }
 }
 
-// A consumer has left a stage: told to every block that fetches into it. One thread for each block.
+// A consumer is done with a stage: it tells every block that fetches into it, one thread for each block.
 __device__ __forceinline__ void leave(u32 bar) {
     u32 t = threadIdx.x % 128;
     if (CLUSTER == 1) {
@@ -215,7 +215,7 @@ struct Output {
         if (j + 1 < n) *at(i, j + 1) = narrow<out>(x.y);
     }
 
-    // Asks for the 64 × TILE_N elements that a consumer will add to.
+    // Prefetches the 64 × TILE_N elements that a consumer will add to.
     __device__ __forceinline__ void prefetch(u32 row, u32 col) const {
         const u32 LINE = 128 / sizeof(out), ROWS = C_TRANSPOSED ? TILE_N : 64, COLS = C_TRANSPOSED ? 64 : TILE_N;
         const u32 LINES = (COLS + LINE - 1) / LINE;
@@ -290,10 +290,10 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
 }
 #endif
 
-// Tiles that were cut. Each consumer leaves its part of the sum in memory, as it lies in registers, and goes on; when all
-// its work is done it comes back and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
-// the one it begins in and the one it ends in. The counter of a tile: below, units that left their part; above, units that
-// are done with the tile.
+// Tiles that were cut. Each consumer writes its part of the sum to memory, in the order of its registers, and goes on. When all
+// its work is done it returns to them and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
+// the one it begins in and the one it ends in. The counter of a tile: in the lower half the units that have written
+// their part, in the upper half those that are done with the tile.
 struct Cut {
     const Walk &walk;
     float *partials;
@@ -323,7 +323,7 @@ struct Cut {
         if (threadIdx.x % 128 == 0) atomicAdd(counter(p), 1);
     }
 
-    // One thread: until all parts are there.
+    // One thread: waits until all parts are there. All blocks are resident (see the head), so they will be.
     __device__ __forceinline__ void wait(const Piece &p) const {
         u32 count = last(p) - first(p) + 1, seen;
         do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter(p)) : "memory");
@@ -483,7 +483,7 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
 #if C_BULK
         if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 #endif
-        // Back to what was cut. The stages are empty once both consumers have come here.
+        // The tiles that were cut. Once both consumers are here, the stages are empty.
         named_barrier_sync(3, 256);
         if (cuts > 0) {
             u32 t = threadIdx.x % 128, row = rank * TILE_M + who * 64;

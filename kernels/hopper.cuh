@@ -64,7 +64,7 @@ __device__ __forceinline__ void named_barrier_arrive(u32 id, u32 threads) {
 
 #if ARCH >= 90
 
-// ---- mbarrier: a phase completes when all expected arrivals and all expected bytes have come ------------------------
+// ---- mbarrier: a phase completes when all expected arrivals and all expected bytes have arrived ------------------------
 
 __device__ __forceinline__ void mbarrier_init(u32 bar, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");

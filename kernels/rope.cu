@@ -11,7 +11,8 @@
 //              group of lanes being worked on or in flight)
 //   launch     forward, backward: ceil(n (H + 2 KV) / (BLOCK / LANES)) blocks of BLOCK threads, or fewer: a group of
 //              LANES threads takes a head of a row at a time. backward_gain: as many, and at most one a multiprocessor, all
-//              resident (column_sums.cuh); dynamic shared for STAGES times two heads a group, in whole vectors of LANES threads. angles: over n · D / 2, 256 threads
+//              resident (column_sums.cuh); dynamic shared for STAGES times two heads a group, in whole vectors of LANES
+//              threads. angles: over n · D / 2, 256 threads
 //   traffic    2 N (H + 2 KV) D real + 4 N D bytes forward; one N (H + KV) D real more backward; bandwidth-bound
 //   numerics   float, rounded once at the store; sums over rows by turn, group, block: they depend on the card's size, but on
 //              nothing else. Angles through double, as good as correctly rounded
