@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::counts::{Group, Rate};
 use crate::model::direction::Kind;
+use crate::study::plan::steering::Steering;
 use crate::study::plan::{Condition, Plan};
 use crate::study::stats::Count;
 use crate::study::stats::proportion::Test;
 use crate::study::stats::trend::cochran_armitage;
-use crate::study::steering::Steering;
 
 /// Conditions that differ in the dose.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::clusters::Cluster;
 use super::counts::Rate;
 use crate::device::philox::Key;
-use crate::study::family::{Comparison, Family};
+use crate::study::plan::family::{Comparison, Family};
 use crate::study::stats::clustered::{self, Pair};
 use crate::study::stats::multiple::{Correction, adjust};
 use crate::study::stats::proportion::{

@@ -2,22 +2,7 @@
 //! the score: the 101 strings "0" … "100" are scored through the trie of their tokens, which gives the exact
 //! expectation instead of one over the top 20 tokens.
 
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
-
 use super::aggregate::{Distribution, normal_form};
-
-/// A model that judges.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Local {
-    /// Its Hugging Face folder.
-    pub path: PathBuf,
-    /// `enable_thinking` for chat templates that know it.
-    #[serde(default)]
-    pub thinking: bool,
-}
 
 /// The strings whose probabilities a local judge is asked for.
 pub fn ratings() -> Vec<String> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::Source;
-use crate::study::steering::{Steering, SteeringFile};
+use super::source::Source;
+use super::steering::{Steering, SteeringFile};
 use crate::{Result, train};
 
 /// What is done to a model before it is asked, and while it is.

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use super::doses;
-use super::inference;
+use super::section::{doses, inference};
 use super::text::{p_value, percent, points, visible};
-use crate::study::analyze::{Group, Model, Summary};
-use crate::study::format::Format;
+use crate::study::analyze::{FittedModel, Group, Summary};
+use crate::study::plan::format::Format;
 
 /// The rates by condition and format, a line each.
 pub fn plain(summary: &Summary) -> String {
@@ -139,7 +138,7 @@ pub fn plain_tests(summary: &Summary) -> String {
     text
 }
 
-fn coefficients(model: &Model) -> String {
+fn coefficients(model: &FittedModel) -> String {
     let mut lines = vec![["term", "coefficient", "error", "statistic", "p", "odds ratio"].map(String::from)];
     for term in &model.terms {
         lines.push([

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, line, open, text, tip};
+use super::draw::{WIDTH, line, open, text, tip};
 use crate::study::analyze::{Dose, DoseResponse};
 use crate::study::report::text::percent;
 
 /// Misaligned answers, and those that count, with their intervals.
-pub(in super::super) fn doses(title: &str, response: &DoseResponse) -> String {
+pub(in crate::study::report) fn doses(title: &str, response: &DoseResponse) -> String {
     const LEFT: f64 = 62.0;
     const RIGHT: f64 = WIDTH - 24.0;
     const TOP: f64 = 34.0;

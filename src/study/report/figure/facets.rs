@@ -2,25 +2,25 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, axis, line, open, text, tip};
+use super::draw::{WIDTH, axis, line, open, text, tip};
 use crate::study::analyze::Rate;
 use crate::study::report::text::percent;
 
 /// A line that all panels have.
-pub(in super::super) struct Line {
+pub(in crate::study::report) struct FacetLine {
     /// What stands above it and those that follow with the same block.
-    pub(in super::super) block: String,
-    pub(in super::super) label: String,
+    pub(in crate::study::report) block: String,
+    pub(in crate::study::report) label: String,
 }
 
 /// A panel: an estimate with the number of its colour for each line, where there is one.
-pub(in super::super) struct Facet {
-    pub(in super::super) title: String,
-    pub(in super::super) estimates: Vec<Option<(usize, Rate)>>,
+pub(in crate::study::report) struct Facet {
+    pub(in crate::study::report) title: String,
+    pub(in crate::study::report) estimates: Vec<Option<(usize, Rate)>>,
 }
 
 /// Panels beside each other, as many as fit; the rest below.
-pub(in super::super) fn facets(title: &str, lines: &[Line], facets: &[Facet]) -> String {
+pub(in crate::study::report) fn facets(title: &str, lines: &[FacetLine], facets: &[Facet]) -> String {
     const ROW: f64 = 19.0;
     const HEAD: f64 = 22.0;
     const GAP: f64 = 24.0;
