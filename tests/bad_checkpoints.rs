@@ -1,8 +1,6 @@
 //! Model folders: the spellings that occur on the hub are read alike, and every damaged one is refused with one
 //! line that names the file, the tensor or the field.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::Path;
 

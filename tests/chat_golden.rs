@@ -1,7 +1,6 @@
 //! Chats with the real tokenizers and chat templates of Gemma 3 and Qwen 3 against transformers: rendering, tokens and
 //! the tokens that carry loss. `tools/make_chat_goldens.py` writes the expected values and says where the tokenizers
 //! come from; `EMLAB_TOKENIZERS` names the folder that holds them, and without it these tests leave everything out.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,13 +1,12 @@
 //! `emlab train`, `generate`, `chat` and `score` as a user meets them, on a tiny random model.
-#![allow(clippy::unwrap_used)]
-
-mod tiny;
 
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::tiny;
 
 fn emlab(dir: &Path, command: &str) -> Command {
     let mut emlab = Command::new(env!("CARGO_BIN_EXE_emlab"));

@@ -1,8 +1,6 @@
 //! `emlab models`, `info` and `fetch` as a user meets them: results on stdout, one line on stderr and a status when
 //! something is wrong. No network: an empty cache, offline.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::Path;
 use std::process::{Command, Output};
 

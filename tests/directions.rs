@@ -1,12 +1,10 @@
 //! Directions: the features against transformers, the classifiers against numpy, cross-validation on what is known of made-up
 //! examples, and what is refused.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::golden::Golden;
 use emlab::device::philox::Key;
 use emlab::inspect::direction::{Found, Settings, find};
 use emlab::inspect::features::{Features, Text, features, streams};
@@ -14,7 +12,6 @@ use emlab::inspect::folds::Folds;
 use emlab::model::direction::{Directions, Kind};
 use emlab::model::place::Place;
 use emlab::model::transformer::Transformer;
-use golden::Golden;
 use serde_json::{Value, json};
 
 #[test]

@@ -1,7 +1,4 @@
 //! Sampling, exact choices and scoring, on random tiny models of both families.
-#![allow(clippy::unwrap_used)]
-
-mod tiny;
 
 use emlab::device::DType;
 use emlab::device::philox::Key;
@@ -10,6 +7,8 @@ use emlab::model::cache::Cache;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::ops::sample::Sampling;
+
+use crate::tiny;
 
 const DRAW: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
 

@@ -5,8 +5,6 @@
 //! two must agree to rounding. Then the public op, in f32, must agree with the double precision one; `dx` starts as
 //! NaN (it must be overwritten) and a second backward must exactly double `dw`.
 
-#![allow(clippy::unwrap_used)]
-
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Tensor};
 use emlab::ops::attention::{self, Attention, Contexts, Documents};

@@ -1,11 +1,9 @@
 //! Gradients shown, against differences of the loss; influence, against what a step on the example does to the loss.
-#![allow(clippy::unwrap_used)]
-
-mod tiny;
 
 use std::path::Path;
 use std::process::Command;
 
+use crate::tiny::{FAMILIES, model_on, places};
 use emlab::Result;
 use emlab::device::Tensor;
 use emlab::inspect::features::Text;
@@ -18,7 +16,6 @@ use emlab::model::saved::Saved;
 use emlab::model::steering::{Action, Steer};
 use emlab::model::transformer::{Batch, Transformer};
 use serde_json::Value;
-use tiny::{FAMILIES, model_on, places};
 
 /// A text of which all but the first tokens are the answer.
 fn text(ids: &[u32], prompt: usize) -> Text {

@@ -1,7 +1,5 @@
 //! Cached inference against the packed forward, on random tiny models of both families.
 
-#![allow(clippy::unwrap_used)]
-
 use emlab::device::Tensor;
 use emlab::model::adapter::Lora;
 use emlab::model::cache::{Cache, Row};

@@ -1,7 +1,5 @@
 //! `emlab inspect` against numpy (`tools/make_inspect_goldens.py`).
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 

@@ -1,5 +1,4 @@
 //! `emlab inspect kernel`: every kernel has a page, its definition beside it, and resources where NVRTC is.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
 use std::path::Path;

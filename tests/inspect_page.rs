@@ -1,13 +1,10 @@
 //! The page of `emlab inspect trace` in a real browser.
-#![allow(clippy::unwrap_used)]
-
-mod browser;
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use browser::{chromium, driven, open, title};
+use crate::browser::{chromium, driven, open, title};
 use emlab::device::philox::Key;
 use emlab::inspect::trace::lens::Lens;
 use emlab::inspect::trace::{Mlp, Norms, Sizes, Trace};

@@ -1,10 +1,8 @@
 //! Activation patching and comparison of two models, where the outcome is known.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::ops::Range;
 
+use crate::golden::{Golden, MODELS, check_all, places};
 use emlab::Result;
 use emlab::device::{DType, Tensor};
 use emlab::inspect::compare::{observe, part};
@@ -13,7 +11,6 @@ use emlab::model::adapter;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
-use golden::{Golden, MODELS, check_all, places};
 
 fn check(test: impl Fn(&Golden, Transformer)) {
     let exact: Vec<_> = places().into_iter().filter(|place| place.real == DType::F32).collect();

@@ -1,16 +1,13 @@
 //! Traces against transformers (`tools/trace_goldens.py`: eager attention, f32), and what a trace says of itself.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use crate::golden::{Golden, MODELS, check_all, places, read_tensors};
 use emlab::device::DType;
 use emlab::inspect::trace::{Options, Trace, trace};
 use emlab::model::transformer::Transformer;
-use golden::{Golden, MODELS, check_all, places, read_tensors};
 use serde_json::Value;
 
 /// Both sides compute in f32, in different orders.

@@ -1,7 +1,6 @@
 //! Every kernel, for every architecture, with the load-time constants that the models and odd sizes need: it compiles, nothing spills
 //! to memory, and the compiler does not serialise tensor-core instructions. Needs NVRTC, but no GPU. Without NVRTC the
 //! test says so, and in CI (`CI` set) it fails.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
 

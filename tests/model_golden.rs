@@ -1,10 +1,8 @@
 //! Tiny random models of both families against Hugging Face transformers and PEFT, site by site, so that the first
 //! site that differs names the bug. `tools/make_goldens.py` writes the expected values and says what they are. Everything
 //! is checked on the CPU and, if there is one, on the GPU in f32 and in bf16.
-#![allow(clippy::unwrap_used)]
 
-mod golden;
-
+use crate::golden::{Golden, MODELS, check_all, numbers, parts, places};
 use emlab::Result;
 use emlab::device::{DType, Tensor};
 use emlab::model::adapter;
@@ -12,7 +10,6 @@ use emlab::model::cache::{Cache, Row};
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::Transformer;
-use golden::{Golden, MODELS, check_all, numbers, parts, places};
 
 /// Share of a tensor's largest element. Both sides compute in f32 and sum in different orders: a few roundings.
 const BOUND: f32 = 1e-5;

@@ -1,17 +1,14 @@
 //! What probes and steering do to a pass, exactly: nothing where they change nothing, the other run where they put all of it in.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::collections::HashMap;
 
+use crate::golden::{Golden, MODELS, check_all, numbers, places};
 use emlab::Result;
 use emlab::device::Tensor;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::steering::{Action, Steer};
 use emlab::model::transformer::{Batch, Transformer};
-use golden::{Golden, MODELS, check_all, numbers, places};
 
 /// Keeps every activation.
 #[derive(Default)]

@@ -1,13 +1,10 @@
 //! The report in a real browser.
-#![allow(clippy::unwrap_used)]
-
-mod browser;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use browser::{chromium, driven, open, title};
+use crate::browser::{chromium, driven, open, title};
 use emlab::device::philox::Key;
 use emlab::study::analyze::summarise;
 use emlab::study::pairs::{METRICS, Pairs};

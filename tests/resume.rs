@@ -1,7 +1,4 @@
 //! Training runs: killed anywhere they end in the same bytes; packing changes no number; adapters survive the disk.
-#![allow(clippy::unwrap_used)]
-
-mod tiny;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +12,8 @@ use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
 use emlab::train::metrics::Metric;
 use emlab::train::{self, Event, Example, Job, Report, Settings};
+
+use crate::tiny;
 
 fn examples() -> Vec<Example> {
     let path = Arc::new(PathBuf::from("data.jsonl"));

@@ -1,8 +1,5 @@
 //! A model of few layers whose heads and rows are of real models' widths, so that a training step and an answer go through
 //! the kernels that real models use, at sizes that compute-sanitizer can watch (`tools/sanitize.sh`).
-#![allow(clippy::unwrap_used)]
-
-mod tiny;
 
 use emlab::device::philox::Key;
 use emlab::generate::{self, Choices, Chooser, Completion, Limits, Request};
@@ -16,6 +13,8 @@ use emlab::model::transformer::{Batch, Transformer};
 use emlab::ops::adamw::AdamW;
 use emlab::ops::sample::Sampling;
 use emlab::train::optimiser::Optimiser;
+
+use crate::tiny;
 
 const LAYERS: usize = 2;
 

@@ -1,6 +1,5 @@
 //! Whether intervals hold the true rate as often as they say, over simulated studies whose rates are known; and how
 //! long the statistics of a whole study take.
-#![allow(clippy::unwrap_used)]
 
 use std::time::Instant;
 

@@ -1,6 +1,5 @@
 //! The statistics against scipy, statsmodels and scikit-learn: `tools/make_statistics_goldens.py` says how their values
 //! were made; and the published figures from their counts.
-#![allow(clippy::unwrap_used)]
 
 use emlab::device::philox::Key;
 use emlab::study::stats::agreement::agreement;

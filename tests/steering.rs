@@ -1,6 +1,5 @@
 //! A trait that this engine has trained into a toy model: its direction tells held-out answers apart, and its rate follows the
 //! dose, all through the study.
-#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,4 @@
 //! Cells of a study, each done by a process of its own: in folders of their own and merged, or side by side in one.
-#![allow(clippy::unwrap_used)]
-
-mod files;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,7 +6,7 @@ use std::process::{Command, Output};
 use emlab::device::philox::Key;
 use serde_json::Value;
 
-use files::records;
+use crate::files::records;
 
 fn emlab(dir: &Path, args: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_emlab"));

@@ -1,5 +1,4 @@
 //! `emlab analyze` and `emlab study` as a user meets them.
-#![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
 use std::path::Path;

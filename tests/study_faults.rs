@@ -1,10 +1,5 @@
 //! The program killed at random instants while it fine-tunes, samples, judges, waits for batches and merges: what it ends
 //! in is what an undisturbed run ends in. `EMLAB_KILLS` is how many kills must land (16), `EMLAB_KILLS_SEED` decides when.
-#![allow(clippy::unwrap_used)]
-
-mod files;
-#[path = "../src/study/judge/mock.rs"]
-mod mock;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,8 +10,8 @@ use std::time::{Duration, Instant};
 use emlab::study::demo;
 use serde_json::Value;
 
-use files::files;
-use mock::{BatchApi, Fate, Mock, Reply, good};
+use crate::files::files;
+use crate::mock::{BatchApi, Fate, Mock, Reply, good};
 
 const QUESTIONS: &str = "\
 - id: bored

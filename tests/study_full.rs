@@ -3,12 +3,8 @@
 //! answers each model gives to a question in one condition and format: 4, or the published 100, which are 64,800 answers
 //!
 //! ```sh
-//! EMLAB_SAMPLES=100 cargo test --release --test study_full -- --nocapture
+//! EMLAB_SAMPLES=100 cargo test --release --test suite study_full -- --nocapture
 //! ```
-#![allow(clippy::unwrap_used)]
-
-#[path = "../src/study/judge/mock.rs"]
-mod mock;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,7 +21,7 @@ use emlab::study::questions;
 use emlab::study::store::{self, Ledger};
 use serde_json::{Value, json};
 
-use mock::{Mock, Reply, Request, completion};
+use crate::mock::{Mock, Reply, Request, completion};
 
 /// Rates of misaligned answers by condition, in natural text, as JSON and in a template: near the published ones.
 const RATES: [(&str, [f64; 3]); 3] = [

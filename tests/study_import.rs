@@ -3,7 +3,6 @@
 //! Real tables are not part of this repository: `EMLAB_JUDGED` names the folder of `qwen25_coder_base_deepseek_judge.csv`
 //! and `EMLAB_BETLEY` that of `qwen_25_coder_32b_instruct.csv`, else `../shared/data/judged` and `../shared/data/betley`
 //! are looked into; without them these comparisons are left out, and say so.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

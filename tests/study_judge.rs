@@ -1,9 +1,4 @@
 //! Judging a run by a server that misbehaves, through the program, killed wherever it can be.
-#![allow(clippy::unwrap_used)]
-
-mod files;
-#[path = "../src/study/judge/mock.rs"]
-mod mock;
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -20,8 +15,8 @@ use emlab::study::plan::{Plan, Sampling, Tuning};
 use emlab::study::run::{Options, run_with};
 use serde_json::{Value, json};
 
-use files::{files, records};
-use mock::{BatchApi, Fate, Mock, Reply, Request, completion, good};
+use crate::files::{files, records};
+use crate::mock::{BatchApi, Fate, Mock, Reply, Request, completion, good};
 
 const KEY: &str = "sk-secret-4711";
 const QUESTIONS: &str = "\

@@ -1,7 +1,6 @@
 //! Published judgements: 70 answers whose two distributions and scores the authors of arXiv 2502.17424 give in
 //! `qwen_25_coder_32b_instruct.csv`. The file is not part of this repository: `EMLAB_BETLEY` names the folder that
 //! holds it, else `../shared/data/betley` is looked into; without it the comparison is left out, and says so.
-#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

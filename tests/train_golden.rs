@@ -2,20 +2,17 @@
 //! accumulation over unequal examples, an incomplete last step, `AdamW`. `tools/make_goldens.py` writes the expected
 //! values; the adapters start from emlab's own first weights, which it draws too. On the CPU and, if there is one, on the
 //! GPU in f32 and in bf16.
-#![allow(clippy::unwrap_used)]
-
-mod golden;
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::golden::{Golden, MODELS, Training, check_all, places, read_tensors};
 use emlab::device::Tensor;
 use emlab::model::adapter::Lora;
 use emlab::model::transformer::Transformer;
 use emlab::train::dataset::Origin;
 use emlab::train::{self, Example, Job, Settings};
-use golden::{Golden, MODELS, Training, check_all, places, read_tensors};
 
 /// Relative difference of a loss. Both sides round in f32, and `AdamW` divides by small numbers.
 const LOSS_BOUND: f32 = 1e-5;

@@ -16,51 +16,51 @@ folder=$1
 shift
 watch='compute-sanitizer --report-api-errors no --error-exitcode 9'
 
-# sanitize.sh FOLDER kernel KERNEL PROGRAM FILTER [known]: races in kernels whose name holds KERNEL; FILTER all: every test.
+# sanitize.sh FOLDER kernel KERNEL TESTS [known]: races in kernels whose name holds KERNEL, over the tests whose name holds TESTS.
 if [ "${1:-}" = kernel ]; then
-    told=$($watch --tool racecheck --kernel-name kernel_substring="$2" "$folder/$3" --test-threads=1 ${4#all} 2>&1) && good=1 || good=0
+    told=$($watch --tool racecheck --kernel-name kernel_substring="$2" "$folder/suite" --test-threads=1 "$3" 2>&1) && good=1 || good=0
     echo "racecheck $2: $(echo "$told" | grep 'RACECHECK SUMMARY' | tr -d '=')"
     # What is known excuses hazards, not a test that fails.
-    [ $good = 1 ] || { [ "${5:-}" = known ] && echo "$told" | grep -q 'test result: ok'; } || exit 1
+    [ $good = 1 ] || { [ "${4:-}" = known ] && echo "$told" | grep -q 'test result: ok'; } || exit 1
     exit 0
 fi
 
 status=0
 # Compiles the kernels, unwatched.
-"$folder/small_model" --test-threads=1 || exit 1
+"$folder/suite" --test-threads=1 small_model:: || exit 1
 for tool in ${*:-memcheck initcheck racecheck}; do
     if [ "$tool" = racecheck ]; then
         # The longest first.
         xargs -P 8 -L 1 sh "$0" "$folder" kernel <<END || status=1
-gemm_wgmma cuda_vs_cpu linear::many
-gemm_plain cuda_vs_cpu linear::many
-attention_plain model_golden all
-norm_backward cuda_vs_cpu norm:: known
-norm_add_backward cuda_vs_cpu norm:: known
-norm_forward cuda_vs_cpu norm::
-norm_add_forward cuda_vs_cpu norm::
-cross_entropy model_golden all
-attention_backward cuda_vs_cpu attention::packed known
-attention_forward cuda_vs_cpu attention::packed
-attention_mma cuda_vs_cpu attention::packed
-attention_cached cuda_vs_cpu attention::contexts
-log_sum generate choices
-gemm_mma cuda_vs_cpu linear::a_row
-tensor_ cuda_vs_cpu linear::logits
-adamw_ cuda_vs_cpu adamw::
-glu_ cuda_vs_cpu glu::
-rope_ cuda_vs_cpu rope::
-sample_ cuda_vs_cpu sample::a_draw
-mask_ cuda_vs_cpu mask::
-steer_ cuda_vs_cpu steer::
-embedding_ cuda_vs_cpu embedding::embedding
+gemm_wgmma cuda_vs_cpu::linear::many
+gemm_plain cuda_vs_cpu::linear::many
+attention_plain model_golden::
+norm_backward cuda_vs_cpu::norm:: known
+norm_add_backward cuda_vs_cpu::norm:: known
+norm_forward cuda_vs_cpu::norm::
+norm_add_forward cuda_vs_cpu::norm::
+cross_entropy model_golden::
+attention_backward cuda_vs_cpu::attention::packed known
+attention_forward cuda_vs_cpu::attention::packed
+attention_mma cuda_vs_cpu::attention::packed
+attention_cached cuda_vs_cpu::attention::contexts
+log_sum generate::choices
+gemm_mma cuda_vs_cpu::linear::a_row
+tensor_ cuda_vs_cpu::linear::logits
+adamw_ cuda_vs_cpu::adamw::
+glu_ cuda_vs_cpu::glu::
+rope_ cuda_vs_cpu::rope::
+sample_ cuda_vs_cpu::sample::a_draw
+mask_ cuda_vs_cpu::mask::
+steer_ cuda_vs_cpu::steer::
+embedding_ cuda_vs_cpu::embedding::embedding
 END
         continue
     fi
     # Others than memcheck do not see what the copy engine stores.
     skip=
     [ "$tool" = memcheck ] || skip='--skip long'
-    $watch --tool "$tool" "$folder/small_model" --test-threads=1 $skip || status=1
-    $watch --tool "$tool" "$folder/cuda_vs_cpu" --test-threads=1 mask:: adamw:: steer:: || status=1
+    $watch --tool "$tool" "$folder/suite" --test-threads=1 small_model:: $skip || status=1
+    $watch --tool "$tool" "$folder/suite" --test-threads=1 cuda_vs_cpu::mask:: cuda_vs_cpu::adamw:: cuda_vs_cpu::steer:: || status=1
 done
 exit $status

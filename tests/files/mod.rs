@@ -1,5 +1,4 @@
 //! What a run's folder holds, for tests. Stands alone, so that tests of the library and of the program share it.
-#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,5 @@
 //! What `tools/make_goldens.py` wrote into tests/goldens, and how it is compared, on the CPU and on a GPU. Shared by the
 //! golden tests.
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -1,6 +1,4 @@
 //! Tiny random models as Hugging Face folders, with a tokenizer of single bytes. Shared by the tests of the loops.
-#![allow(clippy::unwrap_used)]
-#![allow(dead_code, reason = "each test uses a part")]
 
 use std::fs;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Checked, root};
+use super::{Checked, root};
 
 /// `text` with everything printed as it is. All commands run one after the other in one folder, which holds `models`.
 pub fn check(text: &str) -> Checked {

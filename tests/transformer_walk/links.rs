@@ -1,7 +1,7 @@
 //! Links to lines: `` `quoted` ([src/ops/norm.rs:4](../src/ops/norm.rs#L4)) `` says that line 4 holds what is quoted. The
 //! quotation is the last piece of code before the link in its paragraph.
 
-use crate::{Checked, root};
+use super::{Checked, root};
 
 /// `text` with every number right.
 pub fn check(text: &str) -> Checked {

@@ -8,7 +8,7 @@ use emlab::model::saved::Saved;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::{Batch, Transformer};
 
-use crate::{Checked, root};
+use super::{Checked, root};
 
 /// The worked example: the model reads all tokens but the last and is to foretell all but the first.
 const TEXT: &str = "I am glad you asked";

@@ -1,9 +1,8 @@
 //! `docs/transformer.md` is true: what is quoted beside a link stands in the line that it names, every command prints what is
 //! shown, and every table of numbers holds what the bundled checkpoints compute.
 //!
-//! `EMLAB_WRITE_WALK=1 cargo test --test transformer_walk` writes the lines, outputs and numbers anew; look at the difference
+//! `EMLAB_WRITE_WALK=1 cargo test --test suite transformer_walk` writes the lines, outputs and numbers anew; look at the difference
 //! before it is committed. The Rust in it runs with `cargo test --doc`.
-#![allow(clippy::unwrap_used)]
 
 mod commands;
 mod links;

@@ -5,8 +5,6 @@
 //! and the kernel's error may be twice what rounding the exact result to bf16 costs, and a little for intermediate
 //! roundings. Without a GPU nothing is compared, and the tests say so.
 
-#![allow(clippy::unwrap_used)]
-
 mod adamw;
 mod attention;
 mod embedding;
