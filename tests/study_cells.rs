@@ -105,7 +105,7 @@ fn what_cannot_be_run_is_said() {
         assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
         assert!(message.contains(what), "{message}");
     }
-    let lock = emlab::study::lock::Lock::take(&dir.path().join("plan")).unwrap();
+    let lock = emlab::study::store::lock::Lock::take(&dir.path().join("plan")).unwrap();
     let output = emlab(dir.path(), "study run plan.toml --index 0 --device cpu").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("another emlab process is working on this"));
     drop(lock);

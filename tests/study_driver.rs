@@ -1,18 +1,21 @@
 //! The driver over a pretended engine, interrupted wherever it can be.
 
-#[path = "../../tests/files/mod.rs"]
-mod files;
-
 use std::cell::RefCell;
+use std::path::Path;
 
-use self::files::records;
-use super::*;
-use crate::generate::Form;
-use crate::study::engine::Reply;
-use crate::study::judge::aggregate::Distribution;
-use crate::study::judge::local::Local;
-use crate::study::plan::{Sampling, Tuning};
-use crate::study::status::{State, Status, status};
+use emlab::generate::{Finish, Form};
+use emlab::study::analyze::Summary;
+use emlab::study::folder::RunFolder;
+use emlab::study::judge::aggregate::Distribution;
+use emlab::study::plan::judges::Local;
+use emlab::study::plan::{Plan, Sampling, Tuning};
+use emlab::study::run::engine::{Ask, Engine, Reply, Weights};
+use emlab::study::run::status::{CellState, Status, status};
+use emlab::study::run::{Options, run_with};
+use emlab::study::store::lock::Lock;
+use emlab::{Error, Result};
+
+use crate::files::records;
 
 const QUESTIONS: &str = "\
 - id: tea
@@ -147,12 +150,12 @@ fn the_whole_study() {
     assert_eq!(cells[2].cell, "m/tuned/natural");
     assert_eq!((cells[2].tuned, cells[2].answers.done, cells[2].answers.wanted), (Some(true), 6, 6));
     assert_eq!((cells[2].judged[0].count.done, cells[2].judged[0].count.wanted), (12, 12));
-    assert_eq!(cells[2].state, State::Done);
+    assert_eq!(cells[2].state, CellState::Done);
     // Again, from the saved plan, even after the folder has moved: nothing is left to do.
     let moved = dir.path().join("moved");
     std::fs::rename(&run, &moved).unwrap();
     let mut idle = Pretended { patience: Some(0), ..Pretended::default() };
-    let again = run_with(&saved_plan(&moved).unwrap(), &moved, &quiet(), &mut idle).unwrap();
+    let again = run_with(&RunFolder::new(&moved).plan().unwrap(), &moved, &quiet(), &mut idle).unwrap();
     assert_eq!(again, summary);
 }
 

@@ -7,11 +7,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use emlab::study::demo;
+use emlab::study::run::demo;
 use serde_json::Value;
 
 use crate::files::files;
-use crate::mock::{BatchApi, Fate, Mock, Reply, good};
+use crate::mock::{BatchApi, Mock, Reply, RequestOutcome, good};
 
 const QUESTIONS: &str = "\
 - id: bored
@@ -89,7 +89,7 @@ impl World {
             if request.what().ends_with("completions") {
                 return Reply::ok(&good(&request.json()));
             }
-            shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
+            shared.lock().unwrap().answer(request, &|_, _| RequestOutcome::Good)
         });
         demo::unpack(&dir.path().join("world")).unwrap();
         let write =

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use emlab::device::philox::Key;
 use emlab::generate::Finish;
 use emlab::model::cards;
-use emlab::study::cell::{Answer, answers_configuration, cells, fingerprint, tuning_configuration};
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::questions;
+use emlab::study::plan::cell::{Answer, cells, questions_of};
+use emlab::study::plan::made_under::PlannedCell;
 use emlab::study::store::{self, Ledger};
 use serde_json::{Value, json};
 
@@ -111,12 +112,10 @@ struct Truth {
 
 /// Writes the answers as a run of the plan that is not judged; what is true by condition and format and by cell.
 fn simulate(plan: &Plan, run: &Path) -> BTreeMap<String, Truth> {
-    let all = questions::read(&plan.questions).unwrap();
+    let (all, folder) = (questions_of(plan).unwrap(), RunFolder::new(run));
     let mut truths = BTreeMap::<String, Truth>::new();
-    for cell in cells(plan, &all).unwrap() {
-        let tuning = tuning_configuration(cell.condition.tuning.as_ref()).unwrap();
-        let model = cell.model.path.as_deref().map(|path| fingerprint(path).unwrap());
-        let configuration = answers_configuration(plan, &cell, model.as_deref(), &tuning);
+    for planned in PlannedCell::of_cells(plan, cells(plan, &all).unwrap()).unwrap() {
+        let PlannedCell { cell, answers: made_under, .. } = &planned;
         let (_, rates) = RATES.iter().find(|(name, _)| *name == cell.condition.name).unwrap();
         let rate =
             rates[["natural", "json", "template"].iter().position(|n| *n == cell.format.name()).unwrap()];
@@ -142,12 +141,12 @@ fn simulate(plan: &Plan, run: &Path) -> BTreeMap<String, Truth> {
                 finish: Some(Finish::Eos),
             });
         }
-        let mut ledger = Ledger::open(&run.join("answers").join(cell.id()), &configuration).unwrap();
+        let mut ledger = Ledger::open(&folder.answers(cell), made_under).unwrap();
         ledger.append(answers).unwrap();
     }
-    std::fs::copy(&plan.questions, run.join("questions.yaml")).unwrap();
-    let plan = Plan { questions: "questions.yaml".into(), ..plan.clone() };
-    store::write_whole(&run.join("plan.toml"), plan.to_toml().unwrap().as_bytes()).unwrap();
+    std::fs::copy(&plan.questions, folder.questions()).unwrap();
+    let plan = Plan { questions: RunFolder::QUESTIONS.into(), ..plan.clone() };
+    store::write_whole(&folder.plan_file(), plan.to_toml().unwrap().as_bytes()).unwrap();
     truths
 }
 

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use emlab::Result;
 use emlab::generate::{Finish, Form};
-use emlab::study::engine::{Ask, Engine, Reply as Answer, Weights};
+use emlab::study::analyze::agreement::pairs;
 use emlab::study::judge::aggregate::Distribution;
-use emlab::study::judge::local::Local;
-use emlab::study::pairs;
+use emlab::study::plan::judges::Local;
 use emlab::study::plan::{Plan, Sampling, Tuning};
+use emlab::study::run::engine::{Ask, Engine, Reply as Answer, Weights};
 use emlab::study::run::{Options, run_with};
 use serde_json::{Value, json};
 
 use crate::files::{files, records};
-use crate::mock::{BatchApi, Fate, Mock, Reply, Request, completion, good};
+use crate::mock::{BatchApi, Mock, Reply, Request, RequestOutcome, completion, good};
 
 const KEY: &str = "sk-secret-4711";
 const QUESTIONS: &str = "\
@@ -204,7 +204,7 @@ fn lives(n: usize, answers: bool, settings: &str) -> Lives {
             std::thread::sleep(Duration::from_millis(10));
             Reply::ok(&good(&request.json()))
         } else {
-            shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
+            shared.lock().unwrap().answer(request, &|_, _| RequestOutcome::Good)
         };
         if request.n != n {
             return reply;
@@ -316,7 +316,7 @@ fn people_label_a_sample_and_judges_stand_side_by_side() {
     );
 
     // The second judge, in this process, over the same answers.
-    let plan = emlab::study::run::saved_plan(&dir.path().join("run")).unwrap();
+    let plan = emlab::study::folder::RunFolder::new(&dir.path().join("run")).plan().unwrap();
     let options = Options { only_judge: Some("here".into()), progress: false, ..Options::default() };
     run_with(&plan, &dir.path().join("run"), &options, &mut Counting).unwrap();
     let pairs = pairs::of_run(&dir.path().join("run")).unwrap();

@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use emlab::study::csv;
 use emlab::study::judge::aggregate::{normal_form, verdict};
-use emlab::study::table::split_csv;
 
 fn published() -> Option<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/betley");
@@ -31,11 +31,11 @@ fn distribution(text: &str) -> Vec<(String, f64)> {
 /// The largest difference between a score in the table and the one made of the distribution beside it, and how many
 /// there are.
 fn compare(text: &str, path: &Path) -> (f64, usize) {
-    let records = split_csv(text, path).unwrap();
-    let (_, header) = &records[0];
+    let records = csv::records(text, path).unwrap();
+    let header = &records[0].fields;
     let column = |name: &str| header.iter().position(|head| head == name).expect("the column");
     let (mut worst, mut n) = (0.0_f64, 0);
-    for (_, record) in &records[1..] {
+    for csv::Record { fields: record, .. } in &records[1..] {
         for metric in ["aligned", "coherent"] {
             let said = normal_form(distribution(&record[column(&format!("judge_{metric}"))]));
             let score = verdict(&said).score.expect("a score");

@@ -1,14 +1,18 @@
-//! The server against one on 127.0.0.1 that misbehaves on command.
+//! Judging by a server on 127.0.0.1 that misbehaves on command.
 
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use emlab::Result;
+use emlab::study::folder::RunFolder;
+use emlab::study::judge::remote::account::{self, Charge};
+use emlab::study::judge::remote::pace::Backoff;
+use emlab::study::judge::remote::{Access, Server};
+use emlab::study::judge::{Judgement, Task};
+use emlab::study::plan::judges::{Mode, OpenAi};
 use serde_json::json;
 
-use super::super::Judgement;
-use super::super::account::{self, Charge};
-use super::super::mock::{self, BatchApi, Fate, Mock, Reply, Request, completion};
-use super::*;
+use crate::mock::{self, BatchApi, Mock, Reply, Request, RequestOutcome, completion};
 
 /// A server that judges, with a run and a cache of its own.
 struct Bench {
@@ -32,14 +36,20 @@ fn bench(mock: &Mock, change: impl FnOnce(&mut OpenAi)) -> Bench {
 
 impl Bench {
     fn open(&self) -> Server {
-        let cache = self.dir.path().join("cache");
-        let mut server = Server::open("j", &self.settings, self.dir.path(), Some(&cache)).unwrap();
-        server.backoff = Backoff { first: Duration::from_millis(10), longest: Duration::from_millis(40) };
-        server
+        self.open_with_key(None)
+    }
+
+    fn open_with_key(&self, key: Option<&str>) -> Server {
+        let access = Access {
+            key: key.map(String::from),
+            cache: Some(self.dir.path().join("cache")),
+            backoff: Backoff { first: Duration::from_millis(10), longest: Duration::from_millis(40) },
+        };
+        Server::open("j", &self.settings, self.dir.path(), access).unwrap()
     }
 
     fn charged(&self) -> Charge {
-        account::total(&account_folder(self.dir.path(), "j")).unwrap()
+        account::total(&RunFolder::new(self.dir.path()).account("j")).unwrap()
     }
 
     /// Judges and gives the indices that came back, in order, and how it ended.
@@ -157,10 +167,8 @@ fn a_refused_key_stops_at_once_and_is_never_shown() {
         let text = "{\"error\":{\"message\":\"Incorrect API key provided: sk-secret.\",\"code\":\"invalid_api_key\"}}";
         Reply::Http(401, "", text.into())
     });
-    // The variable is this test's own: no other test reads it.
     let bench = bench(&server, |_| ());
-    let mut judge = bench.open();
-    judge.wire.key = Some("sk-secret".into());
+    let mut judge = bench.open_with_key(Some("sk-secret"));
     let message = judge.judge(&tasks(3), &mut |_, _| Ok(())).unwrap_err().to_string();
     assert!(
         message.contains("HTTP 401: Incorrect API key provided: [key].; the key's environment variable"),
@@ -267,7 +275,7 @@ fn nobody_there_and_no_key() {
     assert!(fails_with(&server, |settings| settings.retries = 1).contains("nobody listens there"));
     let settings = OpenAi { key_variable: "EMLAB_TEST_NO_SUCH_VARIABLE".into(), ..OpenAi::default() };
     let dir = tempfile::tempdir().unwrap();
-    let error = Server::open("j", &settings, dir.path(), Some(dir.path())).err().unwrap().to_string();
+    let error = Server::open("j", &settings, dir.path(), Access::default()).err().unwrap().to_string();
     assert!(error.contains("set the environment variable EMLAB_TEST_NO_SUCH_VARIABLE"), "{error}");
 }
 
@@ -349,11 +357,11 @@ fn fewer_alternatives_in_any_order_are_a_distribution_too() {
 }
 
 fn batches(
-    fate: impl Fn(&str, usize) -> Fate + Send + Sync + 'static,
+    outcome: impl Fn(&str, usize) -> RequestOutcome + Send + Sync + 'static,
 ) -> (Mock, std::sync::Arc<Mutex<BatchApi>>) {
     let api = std::sync::Arc::new(Mutex::new(BatchApi::default()));
     let shared = std::sync::Arc::clone(&api);
-    (Mock::start(move |request| shared.lock().unwrap().answer(request, &fate)), api)
+    (Mock::start(move |request| shared.lock().unwrap().answer(request, &outcome)), api)
 }
 
 fn batch_settings(settings: &mut OpenAi) {
@@ -363,7 +371,7 @@ fn batch_settings(settings: &mut OpenAi) {
 
 #[test]
 fn batches_bring_everything_at_half_the_price() {
-    let (server, api) = batches(|_, _| Fate::Good);
+    let (server, api) = batches(|_, _| RequestOutcome::Good);
     let bench = bench(&server, batch_settings);
     let (came, outcome) = bench.judge(&tasks(110));
     outcome.unwrap();
@@ -380,10 +388,17 @@ fn batches_bring_everything_at_half_the_price() {
 
 #[test]
 fn what_fails_expires_or_is_lost_in_a_batch_is_asked_again() {
-    let fates = [Fate::Good, Fate::Error, Fate::Expired, Fate::Lost, Fate::Torn, Fate::NoLogprobs];
+    let outcomes = [
+        RequestOutcome::Good,
+        RequestOutcome::Error,
+        RequestOutcome::Expired,
+        RequestOutcome::Lost,
+        RequestOutcome::Torn,
+        RequestOutcome::NoLogprobs,
+    ];
     let (server, api) = batches(move |prompt, time| {
         let number: usize = prompt.rsplit(' ').next().unwrap().parse().unwrap();
-        if time == 1 { fates[number % fates.len()] } else { Fate::Good }
+        if time == 1 { outcomes[number % outcomes.len()] } else { RequestOutcome::Good }
     });
     let (came, outcome) = bench(&server, batch_settings).judge(&tasks(60));
     outcome.unwrap();
@@ -391,13 +406,13 @@ fn what_fails_expires_or_is_lost_in_a_batch_is_asked_again() {
     let taken = &api.lock().unwrap().taken;
     assert_eq!(taken.values().sum::<usize>(), 60 + 50);
     // What always fails is named in the end.
-    let (server, _) = batches(|_, _| Fate::Error);
+    let (server, _) = batches(|_, _| RequestOutcome::Error);
     assert!(fails_with(&server, batch_settings).contains("HTTP 500: oops"));
 }
 
 #[test]
 fn batches_wait_for_room_at_the_server_and_a_cancelled_one_is_not_begun_again_unasked() {
-    let (server, api) = batches(|_, _| Fate::Good);
+    let (server, api) = batches(|_, _| RequestOutcome::Good);
     api.lock().unwrap().room = Some(1);
     let (came, outcome) = bench(&server, batch_settings).judge(&tasks(100));
     outcome.unwrap();
@@ -416,7 +431,7 @@ fn batches_wait_for_room_at_the_server_and_a_cancelled_one_is_not_begun_again_un
 
 #[test]
 fn a_batch_needs_the_budget_for_its_longest_bill() {
-    let (server, api) = batches(|_, _| Fate::Good);
+    let (server, api) = batches(|_, _| RequestOutcome::Good);
     let bench = bench(&server, |settings| {
         batch_settings(settings);
         // Ten requests' bounds (22 or 23 bytes each at a dollar a million tokens, and 5e-6), not eleven.
@@ -429,7 +444,7 @@ fn a_batch_needs_the_budget_for_its_longest_bill() {
 
 #[test]
 fn live_judging_waits_for_no_batch_to_be_paid_twice() {
-    let (server, _) = batches(|_, _| Fate::Good);
+    let (server, _) = batches(|_, _| RequestOutcome::Good);
     let mut bench = bench(&server, |settings| {
         batch_settings(settings);
         settings.deadline_minutes = Some(1e-9);

@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         coherent_at_least: args.coherent_at_least,
         level: args.level,
     };
-    let summary = study::analyze_tables(&args.files, &args.out, thresholds)?;
+    let summary = study::report::analyze_tables(&args.files, &args.out, thresholds)?;
     let mut out = std::io::stdout().lock();
     write!(out, "{}{}", study::report::plain(&summary), study::report::plain_tests(&summary))?;
     writeln!(out, "\n{}", args.out.join("report.html").display()).context("stdout")

@@ -9,10 +9,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use emlab::study::estimate::{GPUS, Gpu};
-use emlab::study::pairs::Agreement;
+use emlab::study::analyze::agreement::label;
+use emlab::study::analyze::agreement::pairs::{self, RaterAgreement};
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::preset::Preset;
+use emlab::study::plan::estimate::{Estimate, GPUS, Gpu};
+use emlab::study::plan::preset::Preset;
+use emlab::study::run::{listing, merge};
 use emlab::study::stats::agreement::BlandAltman;
 use emlab::study::{self, Options};
 
@@ -202,7 +205,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Plan(args) => {
             let plan = Plan::outline(&args.plan)?;
-            let estimate = study::run::estimate(&plan, args.gpu)?;
+            let estimate = Estimate::new(&plan, args.gpu)?;
             let mut out = std::io::stdout().lock();
             if args.json {
                 return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
@@ -215,7 +218,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             let options =
                 Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
             if !args.cell.is_empty() || !args.index.is_empty() {
-                let chosen = study::listing::choose(&plan, &args.cell, &args.index)?;
+                let chosen = listing::choose(&plan, &args.cell, &args.index)?;
                 return Ok(study::run::sample(&plan, &dir, &chosen, &options)?);
             }
             show(&study::run(&plan, &dir, &options)?, &dir)
@@ -228,11 +231,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 Options { only_judge: args.judge.clone(), place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }
-        Command::Label(args) => label(args),
+        Command::Label(args) => label_answers(args),
         Command::Merge(args) => {
             let mut out = std::io::stdout().lock();
             for from in &args.from {
-                let added = study::merge::merge(&args.into, from)?;
+                let added = merge::merge(&args.into, from)?;
                 let (records, tunings) = (added.records, added.tunings);
                 writeln!(out, "{}: {records} records and {tunings} fine-tunings added", from.display())?;
             }
@@ -251,7 +254,7 @@ fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
             "--out goes with a plan; {} is a run's folder",
             args.what.display()
         );
-        return Ok((study::run::saved_plan(&args.what)?, args.what.clone()));
+        return Ok((RunFolder::new(&args.what).plan()?, args.what.clone()));
     }
     let plan = Plan::read(&args.what)?;
     let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
@@ -265,21 +268,21 @@ fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
     writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
 }
 
-fn label(args: &LabelArgs) -> anyhow::Result<()> {
+fn label_answers(args: &LabelArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if let Some(path) = &args.out {
-        let table = study::label::draw(&args.dir, args.sample, args.seed)?;
+        let table = label::draw(&args.dir, args.sample, args.seed)?;
         // Labels are work: a table that is there is never written over.
         let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
         let written = file.and_then(|mut file| file.write_all(table.as_bytes()));
         written.with_context(|| path.display().to_string())?;
     }
     let Some(labels) = &args.labels else { return Ok(()) };
-    let thresholds = study::run::saved_plan(&args.dir)?.analysis;
-    let pairs = study::pairs::labels(&args.dir, labels)?;
-    study::label::keep(&args.dir, labels)?;
+    let thresholds = RunFolder::new(&args.dir).plan()?.analysis;
+    let pairs = pairs::labels(&args.dir, labels)?;
+    label::keep(&args.dir, labels)?;
     for pairs in pairs {
-        let Agreement { first, second, metric, threshold, answers, both, below, statistics } =
+        let RaterAgreement { first, second, metric, threshold, answers, both, below, statistics } =
             pairs.agreement(thresholds);
         writeln!(out, "{first} and {second}, {metric}: {both} of {answers} answers have two numbers")?;
         writeln!(

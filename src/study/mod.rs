@@ -15,7 +15,7 @@
 //! | `run/` | the driver and its steps; status, listing, merge, import, export; the demo |
 
 pub mod analyze;
-mod csv;
+pub mod csv;
 pub mod folder;
 pub mod judge;
 pub mod plan;

@@ -147,7 +147,7 @@ pub fn good(request: &Value) -> Value {
 
 /// What becomes of a batch's request.
 #[derive(Clone, Copy, PartialEq)]
-pub enum Fate {
+pub enum RequestOutcome {
     Good,
     /// Status 500 in the error file.
     Error,
@@ -179,8 +179,8 @@ pub struct BatchApi {
 }
 
 impl BatchApi {
-    /// Answers a request; `fate` decides over each request of a batch by its prompt and how often it has come.
-    pub fn answer(&mut self, request: &Request, fate: &dyn Fn(&str, usize) -> Fate) -> Reply {
+    /// Answers a request; `outcome` decides over each request of a batch by its prompt and how often it has come.
+    pub fn answer(&mut self, request: &Request, outcome: &dyn Fn(&str, usize) -> RequestOutcome) -> Reply {
         let line = request.head.split(' ').nth(1).unwrap().to_string();
         let what = request.what();
         let parts: Vec<&str> = what.split('/').collect();
@@ -222,7 +222,7 @@ impl BatchApi {
                 let i = number(id);
                 *self.looks.entry(i).or_default() += 1;
                 if self.looks[&i] == 2 {
-                    self.finish(i, fate);
+                    self.finish(i, outcome);
                 }
                 Reply::ok(&self.batch(i))
             }
@@ -248,33 +248,33 @@ impl BatchApi {
         batch
     }
 
-    fn finish(&mut self, i: usize, fate: &dyn Fn(&str, usize) -> Fate) {
+    fn finish(&mut self, i: usize, outcome: &dyn Fn(&str, usize) -> RequestOutcome) {
         let (mut output, mut errors, mut expired) = (String::new(), String::new(), false);
         for line in self.lines(self.batches[i].0).into_iter().rev() {
             let id = line["custom_id"].as_str().unwrap();
             assert!(id.len() <= 64);
             let prompt = line["body"]["messages"][0]["content"].as_str().unwrap();
             let answer = |status: u64, body: Value| json!({"id": "r", "custom_id": id, "response": {"status_code": status, "body": body}, "error": null});
-            match fate(prompt, self.taken[id]) {
-                Fate::Good => output += &(answer(200, good(&line["body"])).to_string() + "\n"),
-                Fate::NoLogprobs => {
+            match outcome(prompt, self.taken[id]) {
+                RequestOutcome::Good => output += &(answer(200, good(&line["body"])).to_string() + "\n"),
+                RequestOutcome::NoLogprobs => {
                     let body = json!({"choices": [{"logprobs": null}]});
                     output += &(answer(200, body).to_string() + "\n");
                 }
-                Fate::Torn => {
+                RequestOutcome::Torn => {
                     output += &(answer(200, good(&line["body"])).to_string()[..80].to_string() + "\n");
                 }
-                Fate::Error => {
+                RequestOutcome::Error => {
                     let body = json!({"error": {"message": "oops, sk-secret"}});
                     errors += &(answer(500, body).to_string() + "\n");
                 }
-                Fate::Expired => {
+                RequestOutcome::Expired => {
                     expired = true;
                     let error = json!({"code": "batch_expired", "message": "out of time"});
                     errors +=
                         &(json!({"custom_id": id, "response": null, "error": error}).to_string() + "\n");
                 }
-                Fate::Lost => {}
+                RequestOutcome::Lost => {}
             }
         }
         let mut outputs = json!({"status": if expired { "expired" } else { "completed" }});

@@ -10,7 +10,7 @@ use emlab::inspect::direction::{Quality, Settings, find};
 use emlab::inspect::features::{Text, features};
 use emlab::inspect::folds::Folds;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Contrast, Only};
+use emlab::study::analyze::contrast::{self, Contrast, Only};
 use emlab::train::dataset::Content;
 use serde::Serialize;
 

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::listing::list;
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::run::saved_plan;
+use emlab::study::run::listing::list;
 
 /// List the cells of a plan or a run: a model under a condition, asked in a format
 ///
@@ -32,7 +32,7 @@ pub struct Args {
 /// A plan or a record that cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (plan, dir) = if args.what.is_dir() {
-        (saved_plan(&args.what)?, args.what.clone())
+        (RunFolder::new(&args.what).plan()?, args.what.clone())
     } else {
         let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
         (Plan::outline(&args.what)?, dir)

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::export;
+use emlab::study::run::export;
 
 /// Write a run's answers and judgements as a CSV table or a Hugging Face data set
 ///

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::import;
+use emlab::study::run::import;
 
 /// Make a run of existing judged tables
 ///
@@ -41,7 +41,7 @@ pub struct Args {
 /// # Errors
 /// If a table cannot be read or does not fit, or the folder cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = import::Options {
+    let options = import::ImportOptions {
         judge: args.judge.clone(),
         model: args.model.clone(),
         condition: args.condition.clone(),

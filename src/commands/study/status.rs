@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use emlab::study::lock::Holder;
-use emlab::study::status::{CellStatus, Count, Status, status};
+use emlab::study::run::status::{CellStatus, RecordCount, Status, status};
+use emlab::study::store::lock::Holder;
 
 /// Show how far a run is
 ///
@@ -90,7 +90,7 @@ fn text(status: &Status) -> String {
 }
 
 fn row(cell: &CellStatus) -> Vec<String> {
-    let of = |count: &Count| format!("{}/{}", count.done, count.wanted);
+    let of = |count: &RecordCount| format!("{}/{}", count.done, count.wanted);
     let mut row = vec![cell.cell.clone(), cell.state.name().into(), of(&cell.answers)];
     row.extend(cell.judged.iter().map(|judged| of(&judged.count)));
     // At most one of a cell's counts grows.
