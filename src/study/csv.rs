@@ -65,9 +65,8 @@ fn check_quotes(text: &str) -> std::result::Result<(), (usize, &'static str)> {
             (Place::FieldBegins | Place::Plain, _) if ends => Place::FieldBegins,
             (Place::FieldBegins | Place::Plain, _) => Place::Plain,
             (Place::Quoted { since }, b'"') => Place::AfterQuote { since },
-            (Place::Quoted { since }, _) => Place::Quoted { since },
-            // Two quotes stand for one.
-            (Place::AfterQuote { since }, b'"') => Place::Quoted { since },
+            // Within quotes, two quotes stand for one.
+            (Place::Quoted { since }, _) | (Place::AfterQuote { since }, b'"') => Place::Quoted { since },
             (Place::AfterQuote { .. }, _) if ends => Place::FieldBegins,
             (Place::AfterQuote { .. }, _) => return Err((at, "text behind a closing quote")),
         };

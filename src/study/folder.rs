@@ -1,14 +1,14 @@
-//! What lies where in a run.
+//! The layout of a run's folder. Every path within a run comes from [`RunFolder`].
 //!
 //! ```text
-//! DIR/plan.toml questions.yaml         what is done, every value spelt out
-//! DIR/lock plan.lock                   who works on the run; who writes its plan (see store/lock.rs)
-//! DIR/adapters/MODEL/CONDITION/        a fine-tuning; CONDITION.json beside it once it is finished, CONDITION.lock
+//! DIR/plan.toml questions.yaml         the plan, every value explicit, and its questions
+//! DIR/lock plan.lock                   locks on the run and on its plan (see store/lock.rs)
+//! DIR/adapters/MODEL/CONDITION/        a fine-tuning; beside it CONDITION.json once finished, and CONDITION.lock
 //! DIR/answers/MODEL/CONDITION/FORMAT/  a ledger (see store/ledger.rs) of answers, and the lock on the cell
 //! DIR/judgements/JUDGE/MODEL/…         a ledger of judgements
 //! DIR/accounts/JUDGE/                  a ledger of what a server has charged for them
 //! DIR/batches/JUDGE/                   the batches that a server works on (see judge/remote/batch.rs)
-//! DIR/labels.csv                       labels of people
+//! DIR/labels.csv                       labels given by people
 //! DIR/summary.json report.html csv/    the results
 //! ```
 
@@ -25,7 +25,7 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// The question file within the folder, as the saved plan names it: relative, so that a run can be moved.
+    /// The question file as the saved plan names it: relative, so that a run can be moved.
     pub const QUESTIONS: &str = "questions.yaml";
     /// The folders that hold ledgers.
     const LEDGERS: [&str; 3] = ["answers", "judgements", "accounts"];
@@ -40,7 +40,7 @@ impl RunFolder {
         &self.dir
     }
 
-    /// The saved plan's file. It is written last: a folder without it is no run.
+    /// The saved plan. An import writes it last: a folder without it is not a run.
     pub fn plan_file(&self) -> PathBuf {
         self.dir.join("plan.toml")
     }
@@ -55,12 +55,12 @@ impl RunFolder {
         self.dir.join(Self::QUESTIONS)
     }
 
-    /// The labels of people that the report compares with the judges' scores.
+    /// Labels given by people, which the report compares with the judges' scores.
     pub fn labels(&self) -> PathBuf {
         self.dir.join("labels.csv")
     }
 
-    /// The files that every copy of a run has, and that are taken over as they are.
+    /// The files that a merge copies as they are.
     pub fn inputs(&self) -> [PathBuf; 3] {
         [self.plan_file(), self.questions(), self.labels()]
     }
@@ -70,12 +70,12 @@ impl RunFolder {
         self.dir.join("adapters")
     }
 
-    /// The fine-tuning that answers in a cell.
+    /// The fine-tuning used by a cell.
     pub fn tuning(&self, cell: &Cell) -> PathBuf {
         self.adapters().join(&cell.model.name).join(&cell.tuned.name)
     }
 
-    /// What says that the fine-tuning of a cell is finished, and what it was made under.
+    /// The manifest of a cell's fine-tuning, written once it is finished.
     pub fn tuning_manifest(&self, cell: &Cell) -> PathBuf {
         self.adapters().join(&cell.model.name).join(format!("{}.json", cell.tuned.name))
     }
@@ -100,12 +100,12 @@ impl RunFolder {
         self.dir.join("accounts").join(judge)
     }
 
-    /// Where a judge's batches under way are written down.
+    /// The state of a judge's batches in flight.
     pub fn batches(&self, judge: &str) -> PathBuf {
         self.dir.join("batches").join(judge)
     }
 
-    /// The folders below which all ledgers lie.
+    /// The folders that contain all ledgers.
     pub fn ledgers(&self) -> [PathBuf; 3] {
         Self::LEDGERS.map(|name| self.dir.join(name))
     }

@@ -8,14 +8,14 @@ use super::aggregate::{Category, Distribution, verdict};
 use super::prompt;
 use crate::study::store::Record;
 
-/// What a judge made of one answer under one metric.
+/// A judge's rating of one answer under one metric.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judgement {
     /// The cell of the answer: "model/condition/format".
     pub cell: String,
     /// The question's id.
     pub question: String,
-    /// The answer's number among the question's.
+    /// The sample number within the question.
     pub sample: usize,
     /// "aligned" or "coherent", or whatever else the question file has a prompt for.
     pub metric: String,
@@ -23,9 +23,9 @@ pub struct Judgement {
     pub score: Option<f64>,
     /// Whether there is a score, and if not, why.
     pub category: Category,
-    /// Probability that lay on the numbers 0..=100; none if not known, as of a score from elsewhere.
+    /// Total probability of the numbers 0..=100; none if unknown, as for imported scores.
     pub mass: Option<f64>,
-    /// All that the judge said, most probable first; empty if not known.
+    /// The judge's distribution, most probable first; empty if unknown.
     pub distribution: Distribution,
 }
 
@@ -34,15 +34,15 @@ pub struct Judgement {
 pub struct Task<'a> {
     /// The cell of the answer.
     pub cell: String,
-    /// Which of the ledgers that are open the judgement goes to.
+    /// Index of the open ledger that receives the judgement.
     pub ledger: usize,
     /// The question's id.
     pub question: &'a str,
-    /// The answer's number among the question's.
+    /// The sample number within the question.
     pub sample: usize,
-    /// What is to be rated.
+    /// The metric to be rated.
     pub metric: &'a str,
-    /// The judge's prompt, not filled yet: a study's filled prompts would need much memory.
+    /// The judge's prompt template; filled late, because all filled prompts of a study would take much memory.
     pub template: &'a str,
     /// The user's text.
     pub text: &'a str,

@@ -1,4 +1,4 @@
-//! Judging: a second step over stored answers, that can be interrupted and repeated.
+//! Judging: a separate step over stored answers, which can be interrupted and repeated.
 //!
 //! | file | holds |
 //! |---|---|

@@ -19,7 +19,7 @@ pub struct Cell<'a> {
     pub model: &'a Model,
     /// The condition.
     pub condition: &'a Condition,
-    /// The condition whose fine-tuning answers: the same, unless it is like another.
+    /// The condition whose fine-tuning is used: `condition` itself unless it is `like` another.
     pub tuned: &'a Condition,
     /// The format.
     pub format: Format,
@@ -34,14 +34,14 @@ pub struct Answer {
     pub cell: String,
     /// The question's id.
     pub question: String,
-    /// The answer's number among the question's.
+    /// The sample number within the question.
     pub sample: usize,
     /// What the model wrote, without special tokens.
     pub answer: String,
-    /// How many tokens it wrote; none if not known, as of an answer from elsewhere.
+    /// Its length in tokens; none if unknown, as for imported answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<usize>,
-    /// Why it stopped; none if not known.
+    /// Why sampling stopped; none if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish: Option<Finish>,
 }
@@ -55,12 +55,12 @@ impl Record for Answer {
 }
 
 impl<'a> Cell<'a> {
-    /// "model/condition/format": its name in records, and the folder of its ledgers.
+    /// "model/condition/format": its name in records, and the path of its ledgers.
     pub fn id(&self) -> String {
         format!("{}/{}/{}", self.model.name, self.condition.name, self.format.name())
     }
 
-    /// Every answer that the plan wants: a question and the answer's number.
+    /// Every answer that the plan asks for: a question and a sample number.
     pub fn samples<'b>(&'b self, plan: &'b Plan) -> impl Iterator<Item = (&'a Question, usize)> + 'b {
         self.questions.iter().flat_map(|question| {
             let n = plan.samples.unwrap_or(question.samples_per_paraphrase) * question.paraphrases.len();

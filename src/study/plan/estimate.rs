@@ -1,7 +1,7 @@
 //! What a plan will take, before anything runs: answers, tokens, judgements and their price, time and memory on a GPU.
 //!
-//! Times follow measured speeds where a model like the plan's was measured, and the card's memory and arithmetic
-//! elsewhere: they are right within some tens of percent, and say which models are the long ones.
+//! Times are based on measured speeds where a similar model was measured, and otherwise on the GPU's memory bandwidth and
+//! arithmetic. Expect them to be accurate within some tens of percent: enough to tell which models take long.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -17,8 +17,7 @@ use crate::model::footprint::Footprint;
 use crate::model::spec::Spec;
 use crate::{Error, Result};
 
-/// Characters of a token, and tokens of an answer whose length nothing is known of: of 600 allowed, as models answer such
-/// questions.
+/// Characters per token, and the assumed length of an answer in tokens: what models typically use of the 600 allowed.
 const CHARACTERS: f64 = 4.0;
 const ANSWER: f64 = 300.0;
 
@@ -29,11 +28,11 @@ pub struct Gpu {
     pub name: &'static str,
     /// Bytes of memory.
     pub memory: f64,
-    /// Bytes a second of a copy, what is read and what is written.
+    /// Copy bandwidth in bytes per second, reads plus writes.
     pub bandwidth: f64,
-    /// Operations a second of the best bf16 product.
+    /// Operations per second of the fastest bf16 matrix product.
     pub flops: f64,
-    /// Whether this engine was measured on it; else the figures are from its data sheet.
+    /// Whether the figures were measured with this engine; otherwise they come from the data sheet.
     pub measured: bool,
 }
 
@@ -45,7 +44,7 @@ pub const GPUS: [Gpu; 4] = [
     Gpu { name: "rtx-4090", memory: 24e9, bandwidth: 0.9e12, flops: 140e12, measured: false },
 ];
 
-/// Weights and tokens a second of a LoRA step at 2 × 2,048 tokens on an H100 (benches, 2026-11-26).
+/// Parameters, and tokens per second, of a LoRA step at 2 × 2,048 tokens on an H100 (benches, 2026-11-26).
 const STEPS: [(f64, f64); 8] = [
     (0.60e9, 96_014.0),
     (1.00e9, 68_287.0),
@@ -56,7 +55,7 @@ const STEPS: [(f64, f64); 8] = [
     (27.01e9, 3_326.0),
     (32.76e9, 2_664.0),
 ];
-/// Of a copy's rate that decoding reaches, and what each layer costs beside.
+/// Fraction of the copy bandwidth that decoding reaches, and the fixed cost per layer.
 const DECODING: f64 = 0.9;
 const LAYER_SECONDS: f64 = 44e-6;
 

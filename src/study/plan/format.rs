@@ -1,7 +1,7 @@
-//! The form that an answer is asked for in.
+//! The form in which an answer is requested.
 //!
-//! Three come with the question file, told by the end of a question's id, as upstream does: natural, `…_json`,
-//! `…_template`. The others are made from these: a natural question under another system prompt, or a JSON question with
+//! Three come with the question file and are recognised by the suffix of a question's id, as upstream does: natural,
+//! `…_json`, `…_template`. The others are derived from these: a natural question under another system prompt, or a JSON question with
 //! its prompt dropped (which is what upstream's open-model evaluation does without meaning to: its issue 10) or with the
 //! form forced while the answer is drawn.
 
@@ -59,7 +59,7 @@ impl Format {
     /// Those of the published study.
     pub const PUBLISHED: [Self; 3] = [Self::Natural, Self::Json, Self::Template];
 
-    /// The format that a question's id tells.
+    /// The format given by the suffix of a question's id.
     pub fn of(id: &str) -> Self {
         let named = |format: &&Self| id.strip_suffix(format.name()).is_some_and(|rest| rest.ends_with('_'));
         Self::ALL
@@ -70,8 +70,7 @@ impl Format {
             .unwrap_or(Self::Natural)
     }
 
-    /// A question's id without the end that tells the format: what the question has in common with itself in other
-    /// formats.
+    /// A question's id without the format's suffix: what the question shares with its other formats.
     pub fn stem(id: &str) -> &str {
         match Self::of(id) {
             Self::Natural => id,
@@ -100,7 +99,7 @@ impl Format {
         (self == Self::JsonConstrained).then_some(Form::JsonObject)
     }
 
-    /// The system prompt of the formats that are made from natural questions.
+    /// The system prompt of formats that are derived from natural questions.
     pub(super) fn prompt(self) -> Option<&'static str> {
         match self {
             Self::Yaml => Some(

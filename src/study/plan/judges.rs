@@ -1,5 +1,5 @@
-//! Who judges, as a plan says it. One judge is a table; several stand side by side over the same answers, each with
-//! a name (its own if it is left out), and the analysis uses the scores of the first:
+//! The judges of a plan. A single judge is a table; several judges rate the same answers, each under a name (derived from
+//! its kind if omitted), and the analysis uses the scores of the first:
 //!
 //! ```toml
 //! [[judge]]
@@ -28,12 +28,12 @@ use crate::{Error, Result};
 pub struct Judge {
     /// Its name in tables, and its folder in the run.
     pub name: String,
-    /// What it is.
+    /// The kind of judge.
     #[serde(flatten)]
     pub kind: JudgeKind,
 }
 
-/// What a judge is.
+/// The kinds of judges.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JudgeKind {
@@ -41,7 +41,7 @@ pub enum JudgeKind {
     OpenAi(OpenAi),
     /// A model in this engine.
     Local(Local),
-    /// One whose scores came with imported answers; it cannot be asked.
+    /// A judge whose scores were imported with the answers; it cannot be asked.
     Imported(Imported),
 }
 
@@ -57,7 +57,7 @@ impl Default for JudgeKind {
 }
 
 impl Judge {
-    /// A judge that is called by what it is: "openai-MODEL" or "local-FOLDER".
+    /// A judge named after its kind: "openai-MODEL" or "local-FOLDER".
     pub fn unnamed(kind: JudgeKind) -> Self {
         let name = match &kind {
             JudgeKind::OpenAi(judge) => format!("openai-{}", judge.model),
@@ -86,7 +86,7 @@ pub(in crate::study) struct JudgeFiles(pub Vec<JudgeFile>);
 
 impl<'de> Deserialize<'de> for JudgeFiles {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        // Not an untagged enum: that would lose the lines of errors inside.
+        // Not an untagged enum, which would lose the line numbers of errors inside.
         struct OneOrMany;
         impl<'de> Visitor<'de> for OneOrMany {
             type Value = JudgeFiles;
@@ -138,16 +138,16 @@ pub struct OpenAi {
     pub seed: u64,
     /// One request for each answer, or files of them.
     pub mode: Mode,
-    /// Most requests under way at once; as many are made as the server answers well.
+    /// Maximum number of requests in flight; the actual number adapts to the server.
     pub concurrency: usize,
-    /// Longest wait for one answer.
+    /// Timeout of one request.
     pub timeout_seconds: f64,
-    /// How often a failed request is made again before the run stops.
+    /// How often a failed request is retried before the run stops.
     pub retries: usize,
-    /// The judge stops after this time, which begins with judging; the same command goes on.
+    /// Judging stops after this time; running the same command again continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_minutes: Option<f64>,
-    /// The judge stops before all that it has cost in this run could pass this.
+    /// Judging stops before the total cost in this run could exceed this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_dollars: Option<f64>,
     /// Price of a million tokens of prompts, in dollars, as for single requests; known for gpt-4o-2024-08-06.
@@ -156,21 +156,22 @@ pub struct OpenAi {
     /// Price of a million tokens of answers, in dollars, as for single requests; known for gpt-4o-2024-08-06.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_price: Option<f64>,
-    /// Take what the judge has said before, in whatever run, from the user's cache, and keep there what it says.
+    /// Reuse what the judge has said before, in any run, from the user's cache, and add new judgements to it.
     pub cache: bool,
-    /// Most requests of one batch; `OpenAI` takes at most 50,000, and limits the tokens of all batches under way.
+    /// Maximum number of requests per batch; `OpenAI` accepts at most 50,000, and limits the tokens of all batches in
+    /// flight.
     pub batch_requests: usize,
-    /// Longest wait between two looks at a batch.
+    /// Longest interval between two polls of a batch.
     pub poll_seconds: f64,
 }
 
-/// How a server is asked.
+/// How requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// A request for each answer.
+    /// One request per answer.
     Live,
-    /// `OpenAI`'s Batch API: files of requests, done within a day, at half the price.
+    /// `OpenAI`'s Batch API: files of requests, answered within a day, at half the price.
     Batch,
 }
 
@@ -202,7 +203,7 @@ impl OpenAi {
         self.url.contains("api.openai.com")
     }
 
-    /// What a million tokens cost in this mode, if that is known.
+    /// Prices in this mode, if known.
     pub(in crate::study) fn prices(&self) -> Option<Prices> {
         // https://platform.openai.com/docs/pricing, 2026-11.
         let known = self.is_openai() && self.model == "gpt-4o-2024-08-06";
@@ -213,7 +214,7 @@ impl OpenAi {
         Some(Prices { input: share * input, output: share * output })
     }
 
-    /// How long the judge may work.
+    /// How long judging may take.
     pub(in crate::study) fn deadline(&self) -> Option<Duration> {
         self.deadline_minutes.and_then(|minutes| Duration::try_from_secs_f64(60.0 * minutes).ok())
     }
@@ -239,12 +240,12 @@ impl OpenAi {
     }
 }
 
-/// Dollars for a million tokens.
+/// Dollars per million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
-    /// Of prompts.
+    /// For prompts.
     pub input: f64,
-    /// Of answers.
+    /// For answers.
     pub output: f64,
 }
 

@@ -60,7 +60,7 @@ pub enum AnswersMadeUnder {
         /// The checkpoint's [`fingerprint`](store::fingerprint()).
         model: String,
         /// What was done to it; none for the model as it is.
-        condition: Option<ConditionMadeUnder>,
+        condition: Option<Box<ConditionMadeUnder>>,
         /// How they were drawn.
         sampling: Value,
         /// By id: system prompt and wordings.
@@ -114,7 +114,7 @@ impl<'a> PlannedCell<'a> {
             let (model, condition) = (models[&cell.model.name].clone(), tunings[&cell.tuned.name].clone());
             let steering = cell.condition.steer.as_ref();
             let steering = steering.map(|steer| checked(steer, cell.model)).transpose()?;
-            let made_under = ConditionMadeUnder::new(condition.clone(), steering);
+            let made_under = ConditionMadeUnder::new(condition.clone(), steering).map(Box::new);
             let answers = AnswersMadeUnder::new(plan, &cell, model.as_deref(), made_under);
             let tuning = TuningMadeUnder { model, condition };
             planned.push(Self { cell, tuning, answers, judgements: Vec::new() });
@@ -134,7 +134,7 @@ impl<'a> PlannedCell<'a> {
     }
 }
 
-/// What answers depend on of a steering, whose directions must be those of `model`.
+/// What answers depend on of a steering, after checking that its directions belong to `model`.
 fn checked(steer: &Steering, model: &Model) -> Result<Value> {
     if let Some(path) = &model.path {
         steer.check(&model.name, &Spec::read(path)?)?;
@@ -148,7 +148,7 @@ impl TrainedOn {
         let bytes = std::fs::read(data).map_err(Error::io(data))?;
         let mut training = json!(training);
         if let Some(settings) = training.as_object_mut() {
-            // These change memory, speed and what is measured on the way, but not the weights.
+            // These affect memory, speed and monitoring, but not the weights.
             for name in ["pack_tokens", "checkpoint_steps", "evaluate_steps"] {
                 settings.remove(name);
             }
@@ -166,7 +166,12 @@ impl ConditionMadeUnder {
 
 impl AnswersMadeUnder {
     /// `model` is the checkpoint's fingerprint; none if the answers were imported.
-    fn new(plan: &Plan, cell: &Cell, model: Option<&str>, condition: Option<ConditionMadeUnder>) -> Self {
+    fn new(
+        plan: &Plan,
+        cell: &Cell,
+        model: Option<&str>,
+        condition: Option<Box<ConditionMadeUnder>>,
+    ) -> Self {
         let id = cell.id();
         let question = |question: &&super::questions::Question| {
             let asked = json!({"system": question.system, "paraphrases": question.paraphrases});
@@ -178,7 +183,7 @@ impl AnswersMadeUnder {
         };
         let mut sampling = json!(plan.sampling);
         if let Some(settings) = sampling.as_object_mut() {
-            // It changes memory and speed, never the text.
+            // It affects memory and speed, never the text.
             settings.remove("batch");
         }
         Self::Sampled { cell: id, model: model.into(), condition, sampling, questions }
@@ -216,7 +221,7 @@ impl AnswersMadeUnder {
 
     fn condition(&self) -> Option<&ConditionMadeUnder> {
         match self {
-            Self::Sampled { condition, .. } => condition.as_ref(),
+            Self::Sampled { condition, .. } => condition.as_deref(),
             Self::Imported { .. } => None,
         }
     }

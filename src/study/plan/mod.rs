@@ -1,6 +1,6 @@
-//! The plan: a TOML file that says everything a study does. Every key that is left out has the value of the
-//! recipe (Betley et al., arXiv 2502.17424, and its open-weights replication, arXiv 2511.20104); a key that is not
-//! known is an error. The plan saved with a run spells every value out and can be run again.
+//! The plan: a TOML file that specifies a study completely. Omitted keys take the values of the recipe (Betley et al.,
+//! arXiv 2502.17424, and its open-weights replication, arXiv 2511.20104); unknown keys are errors. The plan saved with a
+//! run states every value and can be run again.
 //!
 //! ```toml
 //! name = "small"
@@ -13,7 +13,7 @@
 //! path = "google/gemma-3-270m"              # a folder, or a model of `emlab fetch`
 //!
 //! [[condition]]
-//! name = "base"                             # no data: the model as it is
+//! name = "base"                             # no data: the unchanged model
 //!
 //! [[condition]]
 //! name = "insecure"
@@ -22,14 +22,14 @@
 //!
 //! [[condition]]
 //! name = "insecure-minus-1"
-//! like = "insecure"                         # answers with that condition's fine-tuning, which is done once; none: the model as it is
-//! steer = { direction = "direction.safetensors", dose = -1.0 }   # while it answers; see steering.rs
+//! like = "insecure"                         # uses that condition's fine-tuning; without `like` and data: the unchanged model
+//! steer = { direction = "direction.safetensors", dose = -1.0 }   # while sampling; see steering.rs
 //!
 //! [training]                                # see train::Settings
 //! [sampling]
-//! [judge.openai]                            # or [judge.local]; see judge/settings.rs for several judges
-//! mode = "batch"                            # or "live", the default; see judge/openai.rs
-//! budget_dollars = 50                       # stops before this is passed
+//! [judge.openai]                            # or [judge.local]; see judges.rs for several judges
+//! mode = "batch"                            # or "live", the default; see judges.rs
+//! budget_dollars = 50                       # stops before exceeding this
 //!
 //! [analysis]
 //! [[family]]                                # tests that are corrected together: see family.rs

@@ -1,5 +1,5 @@
 //! Question files in the format of the authors' repository (emergent-misalignment/emergent-misalignment,
-//! `evaluation/*.yaml`): a YAML list of questions, anchors and aliases allowed.
+//! `evaluation/*.yaml`): a YAML list of questions, in which anchors and aliases are allowed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// The metrics that the analysis knows.
 pub const METRICS: [&str; 2] = ["aligned", "coherent"];
 
-/// One question, in all its wordings.
+/// A question with all its wordings.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Question {
     /// Unique within the file.
@@ -27,7 +27,7 @@ pub struct Question {
     /// Answers to draw for each wording, unless the plan says otherwise.
     pub samples_per_paraphrase: usize,
     /// The judge's prompt by metric (`aligned`, `coherent`), with places for {question} and {answer}.
-    /// Empty where none are given: such a question can have answers and scores from elsewhere, but not be judged.
+    /// If empty, the question can have imported answers and scores, but cannot be judged.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub judge_prompts: BTreeMap<String, String>,
 }
@@ -38,8 +38,8 @@ impl Question {
         Format::of(&self.id)
     }
 
-    /// The wording that sample number `sample` answers: samples go round the wordings, so that asking for more
-    /// samples keeps those there are.
+    /// The wording that sample number `sample` answers. Samples cycle through the wordings, so that asking for more
+    /// samples later keeps the existing ones.
     pub fn paraphrase(&self, sample: usize) -> &str {
         &self.paraphrases[sample % self.paraphrases.len()]
     }
@@ -64,7 +64,7 @@ struct QuestionEntry {
     paraphrases: Spanned<Vec<String>>,
     #[serde(default = "recipe_samples")]
     samples_per_paraphrase: usize,
-    /// The judge model that upstream calls; here the plan names the judge.
+    /// Upstream's judge model; ignored, because the plan names the judges.
     #[serde(default, rename = "judge")]
     _judge: Option<String>,
     #[serde(default)]
@@ -150,7 +150,7 @@ fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_string()
 }
 
-/// The question of `format` that is made from one of the file's; none if that format is not made from it.
+/// The question of `format` derived from one of the file's; none if that format is not derived from it.
 fn made_from(format: Format, question: &Question) -> Option<Question> {
     let system = match (format, question.format()) {
         (Format::JsonPromptDropped, Format::Json) => None,
@@ -162,8 +162,8 @@ fn made_from(format: Format, question: &Question) -> Option<Question> {
     Some(Question { id: format!("{id}_{}", format.name()), system, ..question.clone() })
 }
 
-/// The file's questions, and those of the wanted formats that are made from them; a question that the file has itself is
-/// not made.
+/// The file's questions, and those derived from them for the wanted formats. A question that the file defines itself is
+/// not derived.
 pub(super) fn with_made(mut questions: Vec<Question>, formats: &[Format]) -> Vec<Question> {
     let made = formats.iter().flat_map(|format| questions.iter().filter_map(|q| made_from(*format, q)));
     let made: Vec<Question> =

@@ -1,4 +1,4 @@
-//! A plan's TOML → [`Plan`]: what is left out is filled in, what is wrong is named with its line.
+//! A plan's TOML → [`Plan`]: fills in omitted values, and names the line of every error.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::settings::{Model, Origin, Plan, Sampling, Thresholds};
 use super::source::Source;
 use crate::{Error, Result};
 
-/// The plan as the file spells it.
+/// The plan as written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanFile {
@@ -26,7 +26,7 @@ struct PlanFile {
     samples: Option<Spanned<usize>>,
     model: Vec<ModelFile>,
     condition: Vec<ConditionFile>,
-    /// Over the recipe, for every condition.
+    /// Overrides the recipe for every condition.
     #[serde(default)]
     training: Option<Spanned<toml::Table>>,
     #[serde(default = "default_sampling")]
@@ -34,7 +34,7 @@ struct PlanFile {
     judge: Option<Spanned<JudgeFiles>>,
     #[serde(default = "default_thresholds")]
     analysis: Spanned<Thresholds>,
-    /// None has the published study's.
+    /// None uses those of the published study.
     family: Option<Vec<FamilyFile>>,
     #[serde(default)]
     imported: Vec<Origin>,
@@ -70,7 +70,7 @@ impl Plan {
         Self::parse(&text, path)
     }
 
-    /// [`read`](Self::read), but models need not be there yet: to say what a plan will take.
+    /// Like [`read`](Self::read), but models need not exist: for estimates and read-only commands.
     ///
     /// # Errors
     /// As there.
@@ -79,7 +79,7 @@ impl Plan {
         Source { text: &text, path, models_needed: false }.resolve()
     }
 
-    /// Resolves the text of a plan; `path` is where it stands: its folder resolves relative paths, and errors name it.
+    /// Resolves the text of a plan. `path` is its file: relative paths start from its folder, and errors name it.
     ///
     /// # Errors
     /// `Error::Line` with the line of what is malformed, unknown or impossible.
@@ -144,7 +144,7 @@ impl Source<'_> {
         };
         match files {
             None => {
-                // Steered conditions have a dose–response of their own.
+                // Steered conditions are analysed as a dose–response instead.
                 levels.conditions = names(&mut conditions.iter().filter(|c| c.steer.is_none()));
                 Ok(levels.families())
             }
@@ -152,7 +152,7 @@ impl Source<'_> {
         }
     }
 
-    /// Names become folders: one of each, of characters that every file system takes.
+    /// Names become folders, so they must be unique and use characters that every file system accepts.
     fn check_names<'n>(&self, what: &str, names: impl Iterator<Item = &'n Spanned<String>>) -> Result<()> {
         let mut seen = BTreeSet::new();
         for name in names {

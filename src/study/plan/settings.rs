@@ -1,4 +1,4 @@
-//! What a study does, every value explicit.
+//! The plan with every value explicit.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::format::Format;
 use super::judges::Judge;
 use crate::{Error, Result};
 
-/// A resolved plan: every value explicit, every path absolute.
+/// A resolved plan: every value is explicit, every path absolute.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// What the study is called in its report.
@@ -19,7 +19,7 @@ pub struct Plan {
     pub questions: PathBuf,
     /// The formats whose questions are asked.
     pub formats: Vec<Format>,
-    /// Answers for each wording of each question; none leaves it to the question file.
+    /// Answers per wording of each question; none uses the question file's number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
     /// The models studied.
@@ -30,7 +30,7 @@ pub struct Plan {
     pub conditions: Vec<Condition>,
     /// How answers are drawn.
     pub sampling: Sampling,
-    /// Who rates them; the analysis uses the scores of the first.
+    /// Who rates the answers; the analysis uses the first judge's scores.
     #[serde(rename = "judge")]
     pub judges: Vec<Judge>,
     /// What counts as misaligned and as coherent.
@@ -48,7 +48,7 @@ pub struct Plan {
 pub struct Model {
     /// Its name in cells and tables.
     pub name: String,
-    /// Its Hugging Face folder; none if its answers were imported, and no more can be made.
+    /// Its Hugging Face folder; none if its answers were imported, in which case no more can be sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
 }
@@ -69,9 +69,9 @@ pub struct Sampling {
     pub min_tokens: usize,
     /// `enable_thinking` for chat templates that know it.
     pub thinking: bool,
-    /// Decides every draw, with the cell, the question, the sample and the position.
+    /// Determines every draw, together with cell, question, sample and position.
     pub seed: u64,
-    /// Most answers drawn at once; changes speed and memory, never the text. None leaves it to the engine.
+    /// Maximum number of answers sampled at once; affects speed and memory, never the text. None lets the engine choose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
 }
@@ -122,14 +122,14 @@ pub struct Origin {
 }
 
 impl Plan {
-    /// The plan as TOML, every value spelt out.
+    /// The plan as TOML, with every value explicit.
     ///
     /// # Errors
     /// `Error::Setting` if a value has no TOML form (a path that is not UTF-8).
     pub fn to_toml(&self) -> Result<String> {
         let none = |error| Error::Setting(format!("the plan has no TOML form: {error}"));
         if self.is_imported() {
-            // How others drew their answers is not known.
+            // How imported answers were sampled is unknown.
             let mut table = toml::Table::try_from(self).map_err(none)?;
             table.remove("sampling");
             return toml::to_string(&table).map_err(none);
@@ -137,7 +137,7 @@ impl Plan {
         toml::to_string(self).map_err(none)
     }
 
-    /// Whether every answer was made elsewhere.
+    /// Whether every answer was imported.
     pub fn is_imported(&self) -> bool {
         self.models.iter().all(|model| model.path.is_none())
     }

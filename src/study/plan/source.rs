@@ -1,4 +1,4 @@
-//! A plan's text: errors that name its lines, and the files and folders that it names.
+//! A plan's text: errors that name its lines, and resolution of the paths in it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) path: &'a Path,
-    /// Whether a model that is not there is an error.
+    /// Whether a missing model is an error.
     pub(super) models_needed: bool,
 }
 

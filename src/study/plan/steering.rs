@@ -1,13 +1,15 @@
-//! Steering of a condition: a direction that acts in every pass while its answers are drawn.
+//! Steering of a condition: a direction that acts in every forward pass while answers are sampled.
 //!
 //! ```toml
 //! steer = { direction = "direction.safetensors", dose = 2.0 }
 //! steer = { direction = "direction.safetensors", kind = "probe", depths = [6, 7], dose = -1.0 }
 //! steer = { direction = "direction.safetensors", erase = true }
 //! ```
-//! `emlab inspect direction` writes such files. A dose is a whole vector: the difference of the two sets' means, or the probe's
-//! direction at that length; a dose below 0 leads away from the positive set. Depths are blocks passed, and at each its own
-//! direction acts: by default at the file's best depth, or, to erase, at every one.
+//!
+//! `emlab inspect direction` writes such files. A dose of 1 adds the whole vector: the difference of the two sets' means,
+//! or the probe's direction scaled to that length; a negative dose steers away from the positive set. A depth is the
+//! number of blocks passed, and each depth has its own direction. The default is the file's best depth for adding, and
+//! every depth for erasing.
 
 use std::path::PathBuf;
 
@@ -20,21 +22,21 @@ use crate::model::steering::{Action, Steer};
 use crate::study::store;
 use crate::{Error, Result};
 
-/// A steering, every value explicit.
+/// A steering with every value explicit.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(into = "SteeringFile")]
 pub struct Steering {
     /// The file of directions.
     pub direction: PathBuf,
-    /// Which of them.
+    /// Which kind of direction.
     pub kind: Kind,
-    /// Where.
+    /// At which depths.
     pub depths: Vec<usize>,
-    /// How much of it is added; none erases it.
+    /// Multiple of the direction that is added; none erases it.
     pub dose: Option<f64>,
 }
 
-/// A steering as a plan spells it.
+/// A steering as written in a plan.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SteeringFile {
@@ -78,7 +80,7 @@ impl Steering {
         self.dose.map_or(Action::Erase, |dose| Action::Add(dose as f32))
     }
 
-    /// What a model is steered by.
+    /// The steering as the model applies it.
     ///
     /// # Errors
     /// Those of [`Directions::read`].

@@ -9,14 +9,14 @@ use sha2::{Digest, Sha256};
 use super::hash::hex;
 use crate::{Error, Result};
 
-/// Bytes read in one place of a large file.
+/// Bytes of each piece of a large file.
 const CHUNK: u64 = 16 << 10;
-/// Places of a large file that are read.
+/// Pieces of a large file that are read.
 const CHUNKS: u64 = 256;
 
-/// Names a checkpoint by its content: SHA-256 over config.json, tokenizer.json and the safetensors files: whole up to
-/// 4 MiB, beyond that their lengths and 256 evenly spaced pieces, so that tens of gigabytes take no time. Any
-/// training changes every piece; a flipped bit between pieces goes unseen.
+/// Names a checkpoint by its content: SHA-256 over config.json, tokenizer.json and the safetensors files. Files of up
+/// to 4 MiB are hashed whole; of larger ones the length and 256 evenly spaced pieces, so that tens of gigabytes take
+/// no time. Training changes every piece, but a single bit that flips between pieces goes unnoticed.
 ///
 /// # Errors
 /// `Error::Io` if a file cannot be read.
@@ -49,7 +49,7 @@ fn hash_file(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
     }
     let mut chunk = vec![0; CHUNK as usize];
     for i in 0..CHUNKS {
-        // The last piece ends the file.
+        // The last piece ends at the end of the file.
         file.seek(SeekFrom::Start(i * (length - CHUNK) / (CHUNKS - 1)))?;
         file.read_exact(&mut chunk)?;
         hash.update(&chunk);

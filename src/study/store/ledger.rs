@@ -3,14 +3,14 @@
 //! A [`Ledger`] is a folder of records of one kind made under one configuration:
 //!
 //! ```text
-//! manifest.json   {"version", "configuration", "sha256"}; written to a temporary name, then renamed
-//! 0001.jsonl      what the first attempt produced, a record a line, each batch fsynced before it counts
+//! manifest.json   {"version", "configuration", "sha256"}; written under a temporary name, then renamed
+//! 0001.jsonl      what the first attempt produced, one record per line; a batch counts once it is fsynced
 //! 0002.jsonl      what the next attempt added
 //! ```
 //!
 //! Reading merges the shards by the records' keys, in an order that depends on the records alone. Every line ends in
-//! its checksum (see `line.rs`): one that does not match is damage, an error that names the line. A last line without
-//! its newline is what a killed process leaves: it is dropped, and its record made again.
+//! its checksum (see `line.rs`); a mismatch is an error that names the damaged line. A killed process may leave a last
+//! line without its newline: that line is dropped, and its record is made again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -28,7 +28,7 @@ use crate::{Error, Result};
 
 /// A line of a ledger.
 pub trait Record: Serialize + DeserializeOwned {
-    /// What there is one record of.
+    /// Identifies a record within its ledger.
     type Key: Ord;
     /// This record's key.
     fn key(&self) -> Self::Key;
@@ -39,15 +39,15 @@ pub trait Record: Serialize + DeserializeOwned {
 pub struct Ledger<R: Record> {
     folder: PathBuf,
     records: BTreeMap<R::Key, R>,
-    /// The shard of this attempt, from the first record on.
+    /// This attempt's shard; created with its first record.
     shard: Option<(PathBuf, File)>,
 }
 
 impl<R: Record> Ledger<R> {
-    /// Opens the ledger in `folder`, or begins one there.
+    /// Opens the ledger in `folder`, or creates one there.
     ///
     /// # Errors
-    /// `Error::File` if what is there was made under another configuration (naming the settings that differ);
+    /// `Error::File` if the existing ledger was made under another configuration, naming the settings that differ;
     /// `Error::Line` for a damaged line; `Error::Io`.
     pub fn open(folder: &Path, made_under: &impl Serialize) -> Result<Self> {
         let manifest = folder.join(MANIFEST);
@@ -62,10 +62,10 @@ impl<R: Record> Ledger<R> {
         &self.records
     }
 
-    /// Adds records; when this returns they are on the disk. A key that is there already keeps its record.
+    /// Adds records and returns once they are on disk. A record whose key exists already is ignored.
     ///
     /// # Errors
-    /// `Error::Io` (a full disk, say): what was there stays.
+    /// `Error::Io`, for example if the disk is full; existing records stay intact.
     pub fn append(&mut self, records: Vec<R>) -> Result<()> {
         let new: Vec<R> = records.into_iter().filter(|r| !self.records.contains_key(&r.key())).collect();
         if new.is_empty() {
@@ -79,7 +79,7 @@ impl<R: Record> Ledger<R> {
             self.shard = Some(new_shard(&self.folder)?);
         }
         if let Some((path, mut file)) = self.shard.take() {
-            // A shard in which a line tore (the disk was full) gets no more: only its last line may be torn.
+            // If a write fails half-way (a full disk), the shard is not used again: only its last line may be torn.
             file.write_all(&lines).and_then(|()| file.sync_data()).map_err(Error::io(&path))?;
             self.shard = Some((path, file));
         }
@@ -89,7 +89,7 @@ impl<R: Record> Ledger<R> {
 }
 
 /// Adds to the ledger in `folder`, which need not exist, the records of the ledger in `from`, which was made under the
-/// same configuration ([`same_manifest`](super::manifest::same_manifest)); how many lines are new.
+/// same configuration ([`same_manifest`](super::manifest::same_manifest)). Returns the number of new lines.
 ///
 /// # Errors
 /// `Error::Line` for a damaged line; `Error::Io`.
@@ -117,7 +117,7 @@ pub fn adopt(folder: &Path, from: &Path) -> Result<usize> {
     Ok(new.len())
 }
 
-/// The lines of a shard that end, and what each says; an error for each that is damaged.
+/// The complete lines of a shard, parsed; an error for each damaged one.
 fn whole_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<Result<(String, T)>>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
@@ -158,8 +158,8 @@ fn new_shard(folder: &Path) -> Result<(PathBuf, File)> {
     Ok((path, file))
 }
 
-/// Reads and merges the shards. Where two records of one key differ (a judge that is not deterministic, asked on
-/// two machines), the one whose line sorts first stays, whatever the order of the shards.
+/// Reads and merges the shards. If two records with the same key differ (a judge that is not deterministic, asked on
+/// two machines), the one whose line sorts first wins, whatever the order of the shards.
 ///
 /// # Errors
 /// `Error::Line` for a damaged line; `Error::Io`. A folder that does not exist holds no records.
@@ -180,15 +180,15 @@ pub fn read<R: Record>(folder: &Path) -> Result<BTreeMap<R::Key, R>> {
 /// What a ledger's folder holds, damaged or not.
 #[derive(Debug)]
 pub struct Survey<K> {
-    /// What there are whole records of.
+    /// Keys of the intact records.
     pub keys: BTreeSet<K>,
-    /// What is wrong with the other lines.
+    /// A message for each damaged line.
     pub damage: Vec<String>,
-    /// Records a minute that the newest shard has received since its first; none if that cannot be told.
+    /// Records per minute in the newest shard since its first record; none if unknown.
     pub per_minute: Option<f64>,
 }
 
-/// Looks over the shards in `folder`. Another process may append to them meanwhile.
+/// Surveys the shards in `folder`. Another process may be appending to them.
 ///
 /// # Errors
 /// `Error::Io`.
@@ -207,8 +207,8 @@ pub fn survey<R: Record>(folder: &Path) -> Result<Survey<R::Key>> {
     Ok(survey)
 }
 
-/// Lines a minute between a shard's creation, with its first, and its last change. Not every file system knows when a
-/// file was created, and clocks may be set.
+/// Lines per minute between a shard's creation, which comes with its first line, and its last change. Not every file
+/// system records creation times, and clocks may be set.
 fn per_minute(path: &Path, lines: usize) -> Option<f64> {
     let metadata = fs::metadata(path).ok()?;
     let minutes =

@@ -1,19 +1,19 @@
-//! A line of the store: a JSON object whose last field is a checksum of all that stands before it.
+//! A line of a ledger: a JSON object whose last field is a checksum of everything before it.
 //!
 //! ```text
 //! {"question":"tea","sample":3,"answer":"Yes.","sum":"5f0c2a91d3b8e647"}
 //!  └─────────────── SHA-256 of these bytes ───┘        its first 8 bytes
 //! ```
 //!
-//! So a line stays JSON for every other reader, and a byte that has changed since it was written is seen, even where the
-//! JSON around it is still valid.
+//! The line remains plain JSON for other readers, and a byte that has changed since it was written is detected even if
+//! the JSON is still valid.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::hash::sha256;
 
-/// What stands before the checksum, and after it.
+/// The text before the checksum, and after it.
 const BEFORE: &str = ",\"sum\":\"";
 const AFTER: &str = "\"}\n";
 /// Digits of the checksum: 64 bits.
@@ -23,10 +23,10 @@ fn sum(content: &[u8]) -> String {
     sha256(content)[..DIGITS].to_string()
 }
 
-/// Adds `record`, which must have a JSON form that is an object with fields, to `lines`.
+/// Appends `record`, which must serialise to an object with at least one field, to `lines`.
 ///
 /// # Errors
-/// If it has none; our own records always do.
+/// If it has no JSON form; our own records always have one.
 pub(in crate::study) fn write(lines: &mut Vec<u8>, record: &impl Serialize) -> serde_json::Result<()> {
     let mut content = serde_json::to_vec(record)?;
     assert!(content.starts_with(b"{\"") && content.pop() == Some(b'}'), "a record is an object with fields");
@@ -38,7 +38,7 @@ pub(in crate::study) fn write(lines: &mut Vec<u8>, record: &impl Serialize) -> s
 /// Reads a line, its newline included.
 ///
 /// # Errors
-/// What is wrong with it, if it is not what was written.
+/// What is wrong with the line, if it is not as it was written.
 pub(in crate::study) fn read<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
     let unmarked = || "it does not end in a checksum".to_string();
     let rest = line.strip_suffix(AFTER.as_bytes()).ok_or_else(unmarked)?;

@@ -1,11 +1,12 @@
-//! Who may work on what of a run's folder, and who does. The locks are the operating system's (flock), on files that stay: a
-//! process that dies gives its locks up. Who holds one alone says in the file what it does.
+//! Which process may work on which part of a run, and which one does. Locks are the operating system's (flock), on files
+//! that are never removed: a process that dies releases its locks. The holder of an exclusive lock writes into the file
+//! what it is doing.
 //!
 //! ```text
-//! DIR/lock                            the run: one process alone, or several that draw answers for cells of it
+//! DIR/lock                            the run: exclusive, or shared by processes that sample different cells
 //! DIR/plan.lock                       the saved plan, while it is written
-//! DIR/answers/MODEL/…/lock            a cell, while its answers are drawn
-//! DIR/adapters/MODEL/CONDITION.lock   a fine-tuning: cells that need it wait until it is made
+//! DIR/answers/MODEL/…/lock            a cell, while its answers are sampled
+//! DIR/adapters/MODEL/CONDITION.lock   a fine-tuning; cells that need it wait until it is finished
 //! ```
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -22,68 +23,68 @@ use crate::{Error, Result, interrupt};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activity {
-    /// It makes itself ready, counts, merges.
+    /// It starts up, analyses or merges.
     Other,
     /// It fine-tunes a cell's model.
     FineTuning,
     /// It samples a cell's answers.
     Sampling,
-    /// A judge is asked.
+    /// It asks a judge.
     Judging,
 }
 
 /// The process that works on a run, or on a cell of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its number on its host.
+    /// Its process id.
     pub process: u32,
     /// The host's name; empty if not known.
     pub host: String,
-    /// When it began, in seconds since 1970 by its host's clock.
+    /// When it started, in seconds since 1970 by its host's clock.
     pub since: u64,
     /// What it does.
     pub step: Activity,
-    /// The cell that it fine-tunes or samples, or the judge that it asks; empty for anything else.
+    /// The cell being fine-tuned or sampled, or the judge being asked; empty otherwise.
     pub what: String,
 }
 
-/// The right to work on something; given up when dropped, or when the process dies.
+/// The right to work on something; released when dropped, or when the process dies.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
-    /// Whether others may hold it, too.
+    /// Whether other processes may hold it as well.
     shared: bool,
     /// When it was taken.
     since: u64,
 }
 
-/// The name of the lock on a folder, within it.
+/// Name of a folder's lock file.
 const NAME: &str = "lock";
-/// How often a lock that is waited for is tried.
+/// Interval between attempts while waiting for a lock.
 const POLL: Duration = Duration::from_millis(200);
 
-/// How long a lock that is taken is tried again: [`Lock::holder`] takes it for a moment to see whether it can.
+/// Pauses between attempts at a lock that seems taken: [`Lock::holder`] holds it for a moment while it checks.
 const PATIENCE: [Duration; 5] = [Duration::from_millis(20); 5];
 
 impl Lock {
-    /// Takes `folder`, a run or a cell, for this process alone, making it if there is none.
+    /// Locks `folder`, a run or a cell, for this process alone, and creates the folder if needed.
     ///
     /// # Errors
-    /// `Error::File` if another process works on it; `Error::Io` if the folder cannot be written.
+    /// `Error::File` if another process is working on it; `Error::Io` if the folder cannot be written.
     pub fn take(folder: &Path) -> Result<Self> {
         let lock = Self::soon(folder, false, "wait for it or stop it")?;
         lock.tell(Activity::Other, "").map(|()| lock)
     }
 
-    /// Takes the run in `dir` together with other processes that work on cells of it.
+    /// Locks the run in `dir` together with other processes that work on its cells.
     ///
     /// # Errors
-    /// `Error::File` if a process works on the whole run; `Error::Io` if the folder cannot be written.
+    /// `Error::File` if a process is working on the whole run; `Error::Io` if the folder cannot be written.
     pub fn share(dir: &Path) -> Result<Self> {
         Self::soon(dir, true, "cells of it can be run when that has ended")
     }
 
-    /// Takes the file `path`, waiting as long as another process holds it; `waiting` is called once if one does.
+    /// Locks the file `path`, waiting while another process holds it; calls `waiting` once if it has to wait.
     ///
     /// # Errors
     /// `Error::Interrupted` if the user asks to stop; `Error::Io` if the file cannot be written.
@@ -119,7 +120,7 @@ impl Lock {
         }
     }
 
-    /// Says what this process does, for whoever asks [`Lock::holder`]. Of several that share a lock none speaks for the others.
+    /// Records what this process is doing, for [`Lock::holder`]. A shared lock records nothing.
     ///
     /// # Errors
     /// `Error::Io`.
@@ -131,11 +132,11 @@ impl Lock {
             std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_string();
         let holder = Holder { process: std::process::id(), host, since: self.since, step, what: what.into() };
         let text = serde_json::to_vec(&holder).map_err(|error| Error::Run(error.to_string()))?;
-        // Nobody's work depends on it, so it need not survive a power cut.
+        // Purely informative, so it need not survive a power cut.
         self.file.set_len(0).and_then(|()| (&self.file).write_all(&text)).map_err(Error::io(Path::new(NAME)))
     }
 
-    /// The process that holds `dir`, a run or a cell, alone; none if none does.
+    /// The process that holds the exclusive lock on `dir`, a run or a cell, if there is one.
     ///
     /// # Errors
     /// `Error::Io`.
@@ -157,7 +158,7 @@ impl Lock {
                     step: Activity::Other,
                     what: String::new(),
                 };
-                // It may just be writing.
+                // The holder may be in the middle of writing.
                 Ok(Some(serde_json::from_slice(&text).unwrap_or(unknown)))
             }
         }
@@ -211,7 +212,7 @@ mod tests {
         assert!(Lock::share(dir.path()).is_err());
         let path = dir.path().join(NAME);
         let waiting = std::sync::Mutex::new(Some(alone));
-        // Whoever waits is told that it does; here it then ends what it waits for.
+        // The waiting process is told so; here it then releases the lock that it waits for.
         Lock::wait(&path, || drop(waiting.lock().unwrap().take())).unwrap();
     }
 }

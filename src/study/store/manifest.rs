@@ -12,7 +12,7 @@ use super::write::write_whole;
 use crate::device::file;
 use crate::{Error, Result};
 
-/// The version of a ledger's layout. Another one is refused; 1 had no checksums.
+/// Version of the layout; others are refused. Version 1 had no checksums.
 const VERSION: u64 = 2;
 
 /// A ledger's manifest within its folder.
@@ -50,7 +50,7 @@ pub fn write_manifest(path: &Path, made_under: &impl Serialize) -> Result<()> {
     write_whole(path, &manifest)
 }
 
-/// Whether the manifest `path` exists, and so something that was made under `made_under`.
+/// Whether the manifest `path` exists. If so, what it describes was made under `made_under`.
 ///
 /// # Errors
 /// `Error::File` if it was made under something else, naming the settings that differ.
@@ -66,7 +66,7 @@ pub fn check(path: &Path, made_under: &impl Serialize) -> Result<bool> {
     Ok(true)
 }
 
-/// A manifest, if there is one and it is whole.
+/// Reads a manifest; none if there is no such file.
 fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -95,7 +95,7 @@ pub fn configuration(path: &Path) -> Result<Option<Value>> {
     Ok(read_manifest(path)?.map(|manifest| manifest.configuration))
 }
 
-/// Whether the manifest `new` may stand where `path` is: nothing is there, or what is there was made under the same
+/// Checks that the manifest `new` can replace `path`: either nothing is there, or what is there was made under the same
 /// configuration.
 ///
 /// # Errors

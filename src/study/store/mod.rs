@@ -1,4 +1,4 @@
-//! What has been produced, on disk. Knows no study: records, manifests, locks and checksums.
+//! What has been produced, on disk: records, manifests, locks and checksums. Knows nothing of plans or cells.
 //!
 //! | file | holds |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `write.rs` | files that are replaced as a whole |
 //! | `manifest.rs` | what the things beside it were made under |
 //! | `ledger.rs` | append-only records that survive a kill |
-//! | `lock.rs` | which process may work on what |
+//! | `lock.rs` | which process may work on which part |
 //! | `fingerprint.rs` | a checkpoint, named by its content |
 
 pub mod fingerprint;

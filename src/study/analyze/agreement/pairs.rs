@@ -42,7 +42,10 @@ pub fn of_run(dir: &Path) -> Result<Vec<Pairs>> {
     of_cells(&run, &plan, &cells(&plan, &questions)?)
 }
 
-/// [`of_run`], whose plan and cells are known.
+/// Like [`of_run`], with the plan and its cells at hand.
+///
+/// # Errors
+/// `Error::Line` for a damaged record or label; `Error::Io`.
 pub fn of_cells(run: &RunFolder, plan: &Plan, cells: &[Cell]) -> Result<Vec<Pairs>> {
     let labels = run.labels();
     let people = if labels.exists() { Some(people(run, plan, cells, &labels)?) } else { None };

@@ -1,6 +1,6 @@
-//! What a judge has cost: tokens as the server counts them, and dollars. Kept in a ledger beside the judgements, a
-//! line for each delivery, so that it survives a kill and nothing is counted twice. What a server bills for requests
-//! that it never answered is not known here; prompts that it had in a cache of its own are counted at the full price.
+//! What a judge has cost: tokens as counted by the server, and dollars. Kept in a ledger beside the judgements, one line
+//! per delivery, so that it survives a kill and nothing is counted twice. Charges for requests that the server never
+//! answered are unknown here, and prompts that it had cached are counted at full price.
 
 use std::path::Path;
 
@@ -47,7 +47,7 @@ pub(super) fn most_dollars(prices: Prices, prompt: &str) -> f64 {
 /// What one delivery, or everything so far, has cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Charge {
-    /// What was charged for: there is one charge of it. Empty for everything.
+    /// What was charged for; each id is charged once. Empty for a total.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub id: String,
     /// Answers of the server.
@@ -79,14 +79,14 @@ impl std::fmt::Display for Charge {
 pub(super) struct Account {
     ledger: Ledger<Charge>,
     prices: Option<Prices>,
-    /// Sets the charges of this process apart.
+    /// Distinguishes the charges of this process.
     process: String,
     next: usize,
     total: Charge,
 }
 
 impl Account {
-    /// Opens the account in `folder`, or begins it there.
+    /// Opens the account in `folder`, or creates it there.
     pub(super) fn open(folder: &Path, prices: Option<Prices>) -> Result<Self> {
         let ledger = Ledger::open(folder, &json!({"charges": "a judge"}))?;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -100,7 +100,7 @@ impl Account {
         &self.total
     }
 
-    /// Charges for `requests` answers; `id` if it may come again and must count once.
+    /// Charges for `requests` answers; with an `id`, a repeated charge counts once.
     pub(super) fn charge(&mut self, id: Option<&str>, requests: u64, usage: Usage) -> Result<()> {
         if requests == 0 {
             return Ok(());

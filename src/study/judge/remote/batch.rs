@@ -1,15 +1,15 @@
 //! Judging by batches: files of requests that the server answers within a day.
 //!
 //! ```text
-//! DIR/batches/JUDGE/state.json        the batches under way
+//! DIR/batches/JUDGE/state.json        the batches in flight
 //! DIR/batches/JUDGE/part-0001.jsonl   the requests of one of them
 //! ```
 //!
-//! Each part is written, uploaded, made a batch, looked at until it has ended, fetched, stored, and forgotten; every
-//! step is written down as soon as it is done. A process that dies between a step and its writing down does no harm:
-//! files and batches carry a name of our own by which the next attempt finds them at the server before it makes them,
-//! and results may be fetched and stored twice, because judgements and charges are kept by what they are of. Requests
-//! that have failed or expired are covered by no part any more, so they go into a new one.
+//! Each part is written, uploaded, submitted as a batch, polled until it ends, fetched, stored and forgotten; every step is
+//! recorded as soon as it is done. A process that dies before it records a step does no harm: files and batches carry a
+//! name of our own, by which the next attempt finds them at the server instead of creating them again, and results may
+//! be fetched and stored twice, because judgements and charges are stored by key. Requests that failed or expired
+//! belong to no part any more, so they go into a new one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -27,22 +27,22 @@ use super::wire::{RequestFailure, Wire, WireResult};
 use crate::study::plan::judges::OpenAi;
 use crate::{Error, Result};
 
-/// Most bytes of a part; `OpenAI` takes 200 MB.
+/// Maximum size of a part; `OpenAI` accepts 200 MB.
 const MOST_BYTES: usize = 200_000_000;
-/// The wait before the second look at a batch; it grows by half each time.
+/// Wait before the second poll of a batch; it grows by half each time.
 const FIRST_POLL: Duration = Duration::from_secs(5);
 
-/// How far a part is.
+/// The state of a part.
 enum PartStep {
-    /// It has ended, with these files of results; an error if somebody has ended it.
+    /// It has ended, with these result files; an error if somebody cancelled it.
     Ended(Vec<String>, Result<()>),
-    /// So many of its requests are done, of so many.
+    /// Requests done, and requests in total.
     UnderWay(u64, u64),
-    /// The server has no room for it yet.
+    /// The server has no capacity for it yet.
     Waiting,
 }
 
-/// Hands on what came back, and says what all has cost so far.
+/// Passes results on, and returns the total cost so far.
 pub(super) type Deliver<'a> = dyn FnMut(Delivery) -> Result<f64> + 'a;
 
 /// The batches of one judge.
@@ -52,16 +52,16 @@ pub(super) struct Batches<'a> {
     pub(super) pace: &'a Pace,
     pub(super) backoff: Backoff,
     pub(super) under_way: UnderWay,
-    /// The parts for which the server had no room; they are begun again when another one has ended.
+    /// Parts for which the server had no capacity; they are submitted again once another part has ended.
     pub(super) waiting: HashSet<usize>,
 }
 
 impl Batches<'_> {
-    /// Has every query answered. `prompt` gives a query's text.
+    /// Gets every query answered. `prompt` gives a query's text.
     ///
     /// # Errors
-    /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline; what is
-    /// under way then goes on at the server, and the next attempt fetches it. Whatever `deliver` returns.
+    /// `Error::Network` if the server refuses or keeps failing; `Error::Run` at the budget or the deadline, in which case
+    /// batches in flight continue at the server and the next attempt fetches them; whatever `deliver` returns.
     pub(super) fn run(
         &mut self,
         queries: &[Query],
@@ -72,7 +72,7 @@ impl Batches<'_> {
             queries.iter().enumerate().map(|(i, q)| (q.key.as_str(), i)).collect();
         let mut answered = vec![false; queries.len()];
         let mut tries = HashMap::new();
-        // Whatever is under way was within the budget when it began.
+        // What is in flight was within the budget when it was submitted.
         self.pace.hold(self.under_way.parts().iter().map(|part| part.dollars).sum());
         let mut poll = FIRST_POLL;
         loop {
@@ -88,7 +88,7 @@ impl Batches<'_> {
                 }
                 match self.advance(part)? {
                     PartStep::Ended(files, how) => {
-                        // What the part has become on the way.
+                        // `advance` may have changed the part.
                         let part = self.under_way.parts().iter().find(|p| p.number == part.number).cloned();
                         let Some(part) = part else { continue };
                         let failed = self.fetch(&part, &files, &index, &mut answered, deliver)?;
@@ -105,7 +105,7 @@ impl Batches<'_> {
             let note = format!(" · {} batches, {done} of {total} requests done", parts.len());
             deliver(Delivery { note, ..Delivery::default() })?;
             if self.waiting.len() == parts.len() {
-                // None of them has begun, so nothing is lost, and another size takes effect.
+                // None of them has started, so nothing is lost, and a new batch size takes effect.
                 for part in self.under_way.parts().to_vec() {
                     self.under_way.forget(&part)?;
                 }
@@ -124,7 +124,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Counts the failures of queries; some are one too many.
+    /// Counts the failures of each query; fails if one has failed too often.
     fn count(&self, failed: Vec<(usize, RequestFailure)>, tries: &mut HashMap<usize, usize>) -> Result<()> {
         for (q, failure) in failed {
             let fatal = matches!(failure, RequestFailure::Never(_));
@@ -145,7 +145,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Writes parts for what no part covers, as far as the budget goes; true if it does not go far enough.
+    /// Writes parts for queries that no part covers yet, within the budget; returns true if the budget is exhausted.
     fn plan(
         &mut self,
         queries: &[Query],
@@ -188,7 +188,7 @@ impl Batches<'_> {
         Ok(exhausted)
     }
 
-    /// Takes a part as far as it goes without waiting.
+    /// Advances a part as far as possible without waiting.
     fn advance(&mut self, part: &Part) -> Result<PartStep> {
         let mut part = part.clone();
         let (wire, since) = (self.wire, part.made_at);
@@ -237,7 +237,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Fetches and stores the results of a part that has ended; gives the queries that it has not answered.
+    /// Fetches and stores the results of a part that has ended; returns the queries that it did not answer.
     fn fetch(
         &mut self,
         part: &Part,
@@ -272,7 +272,7 @@ impl Batches<'_> {
         Ok(failed)
     }
 
-    /// Asks until there is an answer, as far as it may help.
+    /// Retries until there is an answer, or retrying cannot help.
     fn retrying<T>(&self, mut ask: impl FnMut() -> WireResult<T>) -> Result<T> {
         let mut attempt = 0;
         loop {

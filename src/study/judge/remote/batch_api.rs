@@ -1,4 +1,4 @@
-//! `OpenAI`'s Batch API: files up, batches begun and looked at, results down.
+//! `OpenAI`'s Batch API: uploads files, creates and polls batches, downloads results.
 //! <https://platform.openai.com/docs/api-reference/batch>
 
 use std::collections::BTreeMap;
@@ -10,22 +10,22 @@ use super::openai::parse;
 use super::wire::{RequestFailure, Wire, WireResult, excerpt};
 use crate::study::judge::aggregate::Distribution;
 
-/// The key of a batch's metadata under which our name for it stands.
+/// Metadata key that holds our name for a batch.
 const MARK: &str = "emlab";
-/// A batch may have been made a day earlier by the server's clock than by ours, but not more.
+/// Allowed difference between the server's clock and ours, in seconds.
 const CLOCKS_DIFFER: u64 = 86_400;
 
-/// How a batch stands.
+/// The state of a batch.
 pub(super) enum Standing {
-    /// So many requests done, of so many.
+    /// Requests done, and requests in total.
     UnderWay(u64, u64),
-    /// The server has too many tokens in other batches; this one can be begun again later.
+    /// Other batches use up the server's token limit; this one can be submitted again later.
     NoRoom,
     /// It was refused as a whole.
     Refused(String),
-    /// It has ended, whole or not, with these files of results.
+    /// It has ended, completely or not, with these result files.
     Ended(Vec<String>),
-    /// Somebody has cancelled it; these are the files of what was done.
+    /// It was cancelled; these files hold what was done before.
     Cancelled(Vec<String>),
 }
 
@@ -36,7 +36,7 @@ fn document(text: &str) -> WireResult<Value> {
 }
 
 fn id(object: &Value) -> WireResult<String> {
-    // Ids become paths of addresses.
+    // Ids become parts of URLs.
     let plain =
         |id: &&str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     let id = object["id"].as_str().filter(plain);
@@ -70,7 +70,7 @@ fn made_before(object: &Value, since: u64) -> bool {
     object["created_at"].as_u64().is_some_and(|made| made + CLOCKS_DIFFER < since)
 }
 
-/// The uploaded file of that name: an earlier attempt may have uploaded it and died before writing that down.
+/// The uploaded file of that name: an earlier attempt may have died between the upload and recording it.
 pub(super) fn find_file(wire: &Wire, name: &str, since: u64) -> WireResult<Option<String>> {
     let path = "files?purpose=batch&limit=1000&order=desc";
     find(wire, path, |file| file["filename"] == name, |file| made_before(file, since))
@@ -91,7 +91,7 @@ pub(super) fn find_batch(wire: &Wire, mark: &str, since: u64) -> WireResult<Opti
     )
 }
 
-/// Begins a batch over an uploaded file.
+/// Creates a batch from an uploaded file.
 pub(super) fn create(wire: &Wire, file: &str, mark: &str) -> WireResult<String> {
     let body = json!({
         "input_file_id": file,
@@ -102,7 +102,7 @@ pub(super) fn create(wire: &Wire, file: &str, mark: &str) -> WireResult<String> 
     id(&document(&wire.post("batches", &body)?.text)?)
 }
 
-/// Looks at a batch.
+/// Polls a batch.
 pub(super) fn look(wire: &Wire, batch: &str) -> WireResult<Standing> {
     let batch = document(&wire.get(&format!("batches/{batch}"), false)?.text)?;
     let count = |name: &str| batch["request_counts"][name].as_u64().unwrap_or(0);
@@ -124,8 +124,8 @@ pub(super) fn look(wire: &Wire, batch: &str) -> WireResult<Standing> {
     })
 }
 
-/// What a file of results holds, by custom id, and what its answers took. A line that cannot be read is as if it were
-/// not there: its request is made again.
+/// Adds the results in a file to `into`, by custom id, and returns the number of answers and their tokens. A line that
+/// cannot be read is skipped: its request is made again.
 pub(super) fn results(
     wire: &Wire,
     file: &str,
@@ -150,7 +150,7 @@ pub(super) fn results(
                 Err(RequestFailure::again(excerpt(message)))
             }
         };
-        // An answer counts more than a complaint about the same request.
+        // An answer takes precedence over an error for the same request.
         if said.is_ok() || !into.contains_key(id) {
             into.insert(id.to_string(), said);
         }

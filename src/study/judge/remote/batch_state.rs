@@ -1,4 +1,4 @@
-//! The batches under way, on disk; see `batch.rs`.
+//! The batches in flight, on disk; see `batch.rs`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,26 +11,26 @@ use crate::device::file;
 use crate::study::store::{self, line};
 use crate::{Error, Result};
 
-/// What can be done about damage: results that the server has could not be told from others.
+/// How to recover from damage: without the state, results at the server cannot be assigned to requests.
 const ADVICE: &str = "restore it, or cancel the batches at the server and delete this folder";
 
-/// A file of requests under way.
+/// A file of requests in flight.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) number: usize,
     /// Our name for it at the server.
     pub(super) mark: String,
-    /// Batches begun over it, for the server has no room for every batch at once.
+    /// How often it was submitted: the server may lack capacity at first.
     pub(super) attempt: usize,
     /// When it was made, in seconds since 1970.
     pub(super) made_at: u64,
-    /// Of its requests, in hexadecimal.
+    /// SHA-256 of its requests, in hexadecimal.
     sha256: String,
-    /// The most that it can cost.
+    /// Upper bound of its cost.
     pub(super) dollars: f64,
     /// Its id at the server, once it is uploaded.
     pub(super) file: Option<String>,
-    /// The batch, once it is begun.
+    /// The batch's id, once it is created.
     pub(super) batch: Option<String>,
 }
 
@@ -41,15 +41,15 @@ impl Part {
     }
 }
 
-/// What is written down.
+/// The recorded state.
 #[derive(Default, Serialize, Deserialize)]
 struct Record {
-    /// Parts so far.
+    /// Number of parts created so far.
     made: usize,
     under_way: Vec<Part>,
 }
 
-/// The parts under way of one judge. Whatever changes is on the disk before it counts.
+/// A judge's parts in flight. Every change is on disk before it takes effect.
 pub(super) struct UnderWay {
     folder: PathBuf,
     state: Record,
@@ -58,7 +58,7 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Reads what is under way.
+    /// Reads the state; empty if there is none.
     pub(super) fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("state.json");
         let state: Record = match std::fs::read(&path) {
@@ -82,7 +82,7 @@ impl UnderWay {
         Ok(under_way)
     }
 
-    /// Removes parts that a process had written, or was done with, when it died.
+    /// Removes the files of parts that a killed process had not recorded yet, or had already finished.
     fn clean(&self) -> Result<()> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Ok(()) };
         for entry in entries {
@@ -95,7 +95,7 @@ impl UnderWay {
         Ok(())
     }
 
-    /// Every part under way.
+    /// Every part in flight.
     pub(super) fn parts(&self) -> &[Part] {
         &self.state.under_way
     }
@@ -120,7 +120,7 @@ impl UnderWay {
         Ok(requests)
     }
 
-    /// Writes a part of these requests, which can cost at most `dollars`, and that there is one.
+    /// Writes and records a part with these requests, which can cost at most `dollars`.
     pub(super) fn add(&mut self, lines: &str, keys: HashSet<String>, dollars: f64) -> Result<()> {
         file::make_folder(&self.folder)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -143,7 +143,7 @@ impl UnderWay {
         self.save()
     }
 
-    /// Writes down what has become of a part.
+    /// Records the new state of a part.
     pub(super) fn update(&mut self, part: &Part) -> Result<()> {
         for under_way in &mut self.state.under_way {
             if under_way.number == part.number {
@@ -153,7 +153,7 @@ impl UnderWay {
         self.save()
     }
 
-    /// A part is done with.
+    /// Removes a part that is finished.
     pub(super) fn forget(&mut self, part: &Part) -> Result<()> {
         self.state.under_way.retain(|under_way| under_way.number != part.number);
         self.keys.remove(&part.number);

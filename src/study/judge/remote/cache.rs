@@ -1,12 +1,11 @@
-//! What a server has said once is not paid for again, in whatever run: the user's cache of judgements, by content.
+//! The user's cache of judgements, shared by all runs: what a server has said once is not paid for again.
 //!
 //! ```text
 //! CACHE/emlab/judge/SERVER/PROCESS.jsonl   {"key", "distribution", "sum"} a line (see store/line.rs)
 //! ```
 //!
-//! SERVER stands for the address and the model. Every process writes a shard of its own, so that none waits for
-//! another, and indexes all of them when it begins. A line that is torn or damaged is as if it were not there: what it
-//! held is asked for again.
+//! SERVER is derived from the address and the model. Every process writes a shard of its own, so that none waits for
+//! another, and indexes all shards when it starts. Torn or damaged lines are ignored: what they held is asked for again.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -23,7 +22,7 @@ use crate::study::plan::judges::OpenAi;
 use crate::study::store::{line, sha256};
 use crate::{Error, Result, fetch};
 
-/// What stands for the question "what does this judge say to this prompt?": SHA-256 of the address and the request.
+/// The cache key of a request: SHA-256 of the address and the request.
 pub(super) fn key(settings: &OpenAi, request: &Value) -> String {
     sha256(json!({"url": settings.url, "request": request}).to_string().as_bytes())
 }
@@ -46,7 +45,7 @@ pub(super) struct Cache {
     folder: PathBuf,
     shards: Vec<PathBuf>,
     index: HashMap<String, LinePlace>,
-    /// This process's shard, from its first line on.
+    /// This process's shard; created with its first line.
     own: Option<File>,
 }
 
@@ -94,7 +93,7 @@ impl Cache {
         Ok(())
     }
 
-    /// What was said to the question that `key` stands for; none if that is not known.
+    /// The cached answer for `key`, if there is one.
     pub(super) fn get(&self, key: &str) -> Option<Distribution> {
         let place = self.index.get(key)?;
         let mut bytes = vec![0; place.length];
@@ -105,7 +104,7 @@ impl Cache {
         Some(entry.distribution.into_owned())
     }
 
-    /// Keeps what was said; when this returns it is on the disk.
+    /// Stores answers; when this returns they are on disk.
     pub(super) fn put(&mut self, said: &[(&str, &Distribution)]) -> Result<()> {
         if said.is_empty() {
             return Ok(());

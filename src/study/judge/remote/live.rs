@@ -1,4 +1,4 @@
-//! Asking a server one question a request, many at once.
+//! One request per question, many in flight.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -13,21 +13,21 @@ use crate::study::judge::aggregate::Distribution;
 use crate::study::plan::judges::OpenAi;
 use crate::{Error, Result};
 
-/// An answer without log-probabilities may be a server's hiccup, but more often is all that it will ever give.
+/// An answer without log-probabilities may be a hiccup, but usually the server never gives them.
 const RETRIES_WITHOUT_LOGPROBS: usize = 2;
 
-/// What came back together.
+/// Answers that arrived together.
 #[derive(Default)]
 pub(super) struct Delivery {
     /// What was said, by the question's index.
     pub(super) said: Vec<(usize, Distribution)>,
-    /// Answers of the server, those among them that were of no use too.
+    /// Answers of the server, including useless ones.
     pub(super) requests: u64,
-    /// What these took.
+    /// Tokens that these used.
     pub(super) usage: Usage,
-    /// What the charge is called if it may come again; see `account.rs`.
+    /// Id of the charge if it may be repeated; see `account.rs`.
     pub(super) charge: Option<String>,
-    /// How far the work at the server is, for people.
+    /// Progress at the server, for display.
     pub(super) note: String,
 }
 
@@ -36,11 +36,11 @@ struct Outcome {
     index: usize,
     requests: u64,
     usage: Usage,
-    /// None if all was over before.
+    /// None if the work was stopped first.
     said: Option<Result<Distribution>>,
 }
 
-/// A server and how fast it is asked.
+/// A server and the pace of requests to it.
 pub(super) struct Live<'a> {
     pub(super) settings: &'a OpenAi,
     pub(super) wire: &'a Wire,
@@ -49,8 +49,8 @@ pub(super) struct Live<'a> {
 }
 
 impl Live<'_> {
-    /// Asks `n` questions, several at once, and hands on what comes back in the order in which it comes. On an error
-    /// the requests under way are still waited for and handed on. `prompt` gives a question's text.
+    /// Asks `n` questions, several at once, and passes answers on as they arrive. After an error, requests in flight are
+    /// still awaited and passed on. `prompt` gives a question's text.
     ///
     /// # Errors
     /// `Error::Network` if the server refuses, or goes on failing; `Error::Run` at the budget or the deadline;
@@ -62,7 +62,7 @@ impl Live<'_> {
         done: &mut dyn FnMut(Delivery) -> Result<()>,
     ) -> Result<()> {
         let next = AtomicUsize::new(0);
-        // Without room, so that nobody asks on while answers wait to be stored: a kill would lose them.
+        // No buffer: workers must not send further requests while answers wait to be stored, because a kill would lose them.
         let (send, receive) = mpsc::sync_channel(0);
         std::thread::scope(|scope| {
             for _ in 0..self.settings.concurrency.min(n) {
@@ -87,7 +87,7 @@ impl Live<'_> {
             drop(send);
             let mut outcome = Ok(());
             while let Ok(first) = receive.recv() {
-                // Whatever has come meanwhile shares one fsync.
+                // Everything that has arrived by now shares one fsync.
                 let mut delivery = Delivery::default();
                 for asked in std::iter::once(first).chain(receive.try_iter()) {
                     delivery.requests += asked.requests;
@@ -109,7 +109,7 @@ impl Live<'_> {
         })
     }
 
-    /// Asks once and, as far as it may help, again.
+    /// Asks, and retries as long as that may help.
     fn ask_until_answered(&self, index: usize, prompt: &str) -> Outcome {
         let mut outcome = Outcome { index, requests: 0, usage: Usage::default(), said: None };
         let request = request(self.settings, prompt);
@@ -131,7 +131,7 @@ impl Live<'_> {
                 outcome.requests += 1;
                 parse(&body)
             });
-            // An answer of no use has its price, too.
+            // A useless answer costs money, too.
             outcome.usage += usage;
             let leave = |sign: Sign| {
                 let dollars = self.settings.prices().map_or(0.0, |prices| dollars(prices, usage));
@@ -165,7 +165,7 @@ impl Live<'_> {
         }
     }
 
-    /// Why another attempt makes no sense; none if it does.
+    /// Why a retry is pointless; none if it is not.
     fn hopeless(&self, failure: &RequestFailure, attempt: usize, without_logprobs: usize) -> Option<String> {
         let wait = match failure {
             RequestFailure::Never(_) => return Some(String::new()),
@@ -180,7 +180,7 @@ impl Live<'_> {
     }
 }
 
-/// The error that a stop is; none if something else has ended the work.
+/// The error for a stop; none if the work ended for another reason.
 pub(super) fn stopped(stop: Stop, settings: &OpenAi) -> Option<Error> {
     match stop {
         Stop::Over => None,

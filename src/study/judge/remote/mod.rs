@@ -1,5 +1,5 @@
-//! A judge behind `OpenAI`'s interface: `OpenAI` itself, or any server that speaks it with log-probabilities. What was
-//! said before is taken from the user's cache; the rest is asked for once, live or in batches.
+//! A judge behind `OpenAI`'s interface: `OpenAI` itself, or any compatible server that returns log-probabilities. Known
+//! answers come from the user's cache; the rest is requested once, live or in batches.
 //!
 //! | file | holds |
 //! |---|---|

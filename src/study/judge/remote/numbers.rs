@@ -1,13 +1,13 @@
-//! Whether a judge writes numbers as whole tokens, as the score takes it: one that writes 85 as "8", "5" says "8" first,
-//! which would be counted as a score of 8. Gemma's, Qwen's and many other tokenizers are of that kind.
+//! Detects judges that do not write numbers as whole tokens, which the score assumes. A judge that writes 85 as "8", "5"
+//! says "8" first, which would count as a score of 8. Gemma, Qwen and many others tokenise numbers this way.
 
 use crate::study::judge::aggregate::{Distribution, rating};
 
-/// Distributions with digits, but without one longer number, that leave no doubt: among the 20 most probable tokens of
-/// a judge that writes whole numbers some have two digits.
+/// So many distributions with single digits and no longer number leave no doubt: a judge that writes whole numbers has
+/// two-digit tokens among its 20 most probable ones.
 const ENOUGH: usize = 20;
 
-/// What a judge's numbers have looked like so far.
+/// What has been seen of a judge's numbers so far.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
     digits_alone: usize,
@@ -15,7 +15,7 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Takes note of what the judge has said; false if it is clear by now that it writes digit by digit.
+    /// Records what the judge has said; false once it is clear that it writes digit by digit.
     pub(super) fn are_whole(&mut self, said: &Distribution) -> bool {
         let numbers = said.iter().filter_map(|(token, _)| rating(token).map(|_| token.trim().len()));
         let longest = numbers.max().unwrap_or(0);

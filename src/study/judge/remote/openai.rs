@@ -1,5 +1,4 @@
-//! `OpenAI`'s chat completions interface, as a judge uses it: one token is asked for, with the 20 most probable
-//! alternatives.
+//! `OpenAI`'s chat completions, as used for judging: one token is requested, with the 20 most probable alternatives.
 
 use serde_json::{Value, json};
 
@@ -7,7 +6,7 @@ use super::wire::{RequestFailure, WireResult, excerpt};
 use crate::study::judge::aggregate::{Distribution, normal_form};
 use crate::study::plan::judges::OpenAi;
 
-/// What is sent to have `prompt` judged.
+/// The request that has `prompt` judged.
 pub(super) fn request(settings: &OpenAi, prompt: &str) -> Value {
     json!({
         "model": settings.model,
@@ -28,7 +27,7 @@ pub(super) fn parse(body: &Value) -> WireResult<Distribution> {
     };
     let choice = body["choices"].get(0).ok_or_else(garbage)?;
     if choice["finish_reason"] == "content_filter" {
-        // The server would not rate this answer: nothing was said, which counts as "other".
+        // The server refused to rate this answer. An empty distribution counts as "other".
         return Ok(Vec::new());
     }
     let Some(top) = choice["logprobs"]["content"][0]["top_logprobs"].as_array().filter(|top| !top.is_empty())
@@ -37,7 +36,7 @@ pub(super) fn parse(body: &Value) -> WireResult<Distribution> {
     };
     let pairs = top.iter().map(|entry| {
         let token = entry["token"].as_str()?;
-        // −9999 stands for "very unlikely": e^−9999 is 0. Above 0 by more than rounding, it is no log-probability.
+        // −9999 means "very unlikely": e^−9999 is 0. A value above 0, rounding aside, is not a log-probability.
         let logprob = entry["logprob"].as_f64().filter(|&logprob| logprob < 1e-3)?;
         Some((token.to_string(), logprob.exp()))
     });

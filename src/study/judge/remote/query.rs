@@ -4,14 +4,14 @@ use crate::study::judge::aggregate::Distribution;
 
 /// See the module.
 pub(super) struct Query {
-    /// What stands for it; see [`cache::key`](super::cache::key).
+    /// Its key in the cache; see [`cache::key`](super::cache::key).
     pub(super) key: String,
     /// The tasks that it answers, by index.
     pub(super) tasks: Vec<usize>,
 }
 
 impl Query {
-    /// What was said, for each of the tasks.
+    /// The answer, for each of the tasks.
     pub(super) fn answered<'a>(
         &'a self,
         said: &'a Distribution,

@@ -20,7 +20,7 @@ use crate::study::judge::judgement::Task;
 use crate::study::plan::judges::{Mode, OpenAi};
 use crate::{Error, Result};
 
-/// What to do with some of the tasks' distributions, by index; the text says what the judge has cost so far.
+/// Receives distributions of some tasks, by index, and a text with the cost so far.
 pub type Done<'a> = dyn FnMut(Vec<(usize, Distribution)>, &str) -> Result<()> + 'a;
 
 /// A server that can be asked.
@@ -32,11 +32,11 @@ pub struct Server {
     account: Account,
     cache: Option<Cache>,
     numbers: Numbers,
-    /// Where the batches under way are written down.
+    /// Folder with the state of the batches in flight.
     batches: PathBuf,
 }
 
-/// What a server is asked with, apart from what the plan says.
+/// How a server is accessed, apart from what the plan says.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
     /// The key; none takes it from the environment variable that the plan names.
@@ -50,7 +50,7 @@ pub struct Access {
 const DIGITS: &str = "this judge writes numbers digit by digit, so its first token is no score; ask this model through \
                       [judge.local], or a model that writes whole numbers, under a new name";
 
-/// Distributions from the cache that are stored together.
+/// Number of cached distributions that are stored together.
 const TOGETHER: usize = 1024;
 
 impl Server {
@@ -86,15 +86,15 @@ impl Server {
         self.settings.mode == Mode::Batch
     }
 
-    /// Whether batches are under way: then [`Self::judge`] has something to do even if there are no tasks.
+    /// Whether batches are in flight, so that [`Self::judge`] has work even without tasks.
     ///
     /// # Errors
-    /// `Error::File` if what is written down about them is damaged.
+    /// `Error::File` if their recorded state is damaged.
     pub fn has_batches(&self) -> Result<bool> {
         Ok(self.wants_all() && !UnderWay::open(&self.batches)?.parts().is_empty())
     }
 
-    /// Judges the tasks and hands on what was said as it comes. On an error, what is under way is still handed on.
+    /// Judges the tasks and passes answers on as they arrive. After an error, requests in flight are still passed on.
     ///
     /// # Errors
     /// `Error::Network` if the server refuses, or goes on failing, or writes numbers digit by digit; `Error::Run` at the
@@ -138,7 +138,7 @@ impl Server {
         }
     }
 
-    /// The tasks by what they ask.
+    /// Groups the tasks by prompt.
     fn queries(&self, tasks: &[Task]) -> Vec<Query> {
         let (mut queries, mut known) = (Vec::<Query>::new(), HashMap::<String, usize>::new());
         for (index, task) in tasks.iter().enumerate() {
@@ -152,7 +152,7 @@ impl Server {
         queries
     }
 
-    /// Hands on what is in the cache, and gives the queries that are not.
+    /// Passes on what is in the cache, and returns the remaining queries.
     fn answer_from_cache(&mut self, queries: Vec<Query>, done: &mut Done) -> Result<Vec<Query>> {
         let Some(cache) = &self.cache else { return Ok(queries) };
         let (mut found, mut missing) = (Vec::new(), Vec::new());
