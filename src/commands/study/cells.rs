@@ -1,4 +1,4 @@
-//! `emlab study cells`: what there is to be spread over processes and machines.
+//! `emlab study cells`: the cells of a plan, for spreading them over processes and machines.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use emlab::study::run::listing::list;
 
 /// List the cells of a plan or a run: a model under a condition, asked in a format
 ///
-/// Only reads; models need not be there. `emlab study run --cell ID` or `--index I` does one of them.
+/// Only reads; models need not exist. `emlab study run --cell ID` or `--index I` runs one of them.
 ///
 /// Example: emlab study cells plan.toml --json
 #[derive(clap::Args)]

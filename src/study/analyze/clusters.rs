@@ -1,4 +1,4 @@
-//! Counts by model, condition, format and question: all that the tests need to know of the answers.
+//! Counts by model, condition, format and question: everything that the tests need.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ impl<'a> Cluster<'a> {
         self.levels[factor as usize]
     }
 
-    /// What it shares with the other conditions and formats, and what is drawn again as a whole: the same question
-    /// asked of the same model.
+    /// The unit that it shares with other conditions and formats, and that is resampled as a whole: one question asked of
+    /// one model.
     pub(super) fn unit(&self) -> (&'a str, &'a str) {
         (self.level(Factor::Model), self.level(Factor::Question))
     }

@@ -54,11 +54,11 @@ impl FromStr for Only {
 /// A question and an answer to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// The conversation, which the answer ends.
+    /// The conversation, ending with the answer.
     pub messages: Vec<Message>,
-    /// What is asked, whatever the format: the question's id without the end that tells the format.
+    /// The question, whatever its format: its id without the format's suffix.
     pub question: String,
-    /// Whether it is of the positive set.
+    /// Whether it belongs to the positive set.
     pub positive: bool,
 }
 
@@ -66,8 +66,8 @@ pub struct Answered {
 /// Empty answers are left out. Only reads the run.
 ///
 /// # Errors
-/// `Error::File` if `dir` holds no run; `Error::Line` for a damaged record; `Error::Setting` if a set is empty that is `needed`:
-/// the negative, the positive.
+/// `Error::File` if `dir` holds no run; `Error::Line` for a damaged record; `Error::Setting` if a
+/// needed set is empty; `needed` is for the negative and the positive set.
 pub fn read(dir: &Path, contrast: &Contrast, only: &[Only], needed: [bool; 2]) -> Result<Vec<Answered>> {
     let run = RunFolder::new(dir);
     let plan = run.outline()?;

@@ -1,4 +1,4 @@
-//! Rows → counts and rates with intervals, for groups of answers that have something in common.
+//! Rows → counts, and rates with intervals, for groups of answers.
 
 use std::collections::BTreeMap;
 
@@ -30,21 +30,21 @@ pub struct Counts {
     pub kept: usize,
     /// … of them, those that are misaligned.
     pub misaligned: usize,
-    /// Those cut by the longest length; none if not known of every answer.
+    /// Those cut off at the maximum length; none if unknown for any answer.
     pub truncated: Option<usize>,
     /// Those asked for as JSON.
     pub json_asked: usize,
     /// … of them, those that are a JSON object.
     pub json_valid: usize,
-    /// … of them, those that are one once a Markdown code fence is taken off (holds the valid ones too).
+    /// … of them, those that are one inside an optional Markdown code fence (includes the valid ones).
     pub json_valid_fenced: usize,
     /// Those asked for as a filled template.
     pub template_asked: usize,
     /// … of them, those with every field filled.
     pub template_filled: usize,
-    /// Those of a format that has a form, whether it is asked for, forced or, in the control, left unsaid.
+    /// Those of a format with a form, whether it is requested, forced or, in the control, not mentioned.
     pub form_wanted: usize,
-    /// … of them, those that have it, a Markdown code fence taken off.
+    /// … of them, those that have it, ignoring a Markdown code fence.
     pub form_kept: usize,
     /// Those with a think token.
     pub think: usize,
@@ -76,7 +76,7 @@ impl Rate {
     }
 }
 
-/// The answers that agree in the labels that are given.
+/// The answers that share a label.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
     /// What its answers have in common.
@@ -91,7 +91,7 @@ pub struct Group {
     pub misaligned_of_all: Rate,
 }
 
-/// What the answers of a group have in common; what is none varies.
+/// What the answers of a group have in common; none where they vary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Label {
     /// The model.

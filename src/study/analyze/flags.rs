@@ -1,4 +1,4 @@
-//! What can be said of an answer without a judge.
+//! What can be determined about an answer without a judge.
 
 use serde::Serialize;
 
@@ -8,22 +8,22 @@ use crate::study::plan::format::{Format, is_json_object};
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Flags {
-    /// The answer, spaces around it ignored, is a JSON object.
+    /// The answer, ignoring surrounding whitespace, is a JSON object.
     pub json: bool,
-    /// The answer is a JSON object once a Markdown code fence around it is taken off; true wherever `json` is.
+    /// The answer is a JSON object, possibly inside a Markdown code fence; true wherever `json` is.
     pub json_fenced: bool,
     /// Every field of the question's template that is not optional has been given a value.
     pub template: bool,
-    /// The answer has the form that was asked for, a Markdown code fence taken off; none where none was.
+    /// The answer, without a surrounding Markdown code fence, has the requested form; none if no form was requested.
     pub form: Option<bool>,
-    /// The answer holds a think token.
+    /// The answer contains a think token.
     pub think: bool,
     /// At least half of its lines are program code.
     pub code: bool,
 }
 
 impl Flags {
-    /// Reads the flags off an answer to the user's text `question`.
+    /// Determines the flags of an answer to the user's text `question`.
     pub fn of(format: Format, question: &str, answer: &str) -> Self {
         let text = answer.trim();
         let unfenced = unfence(text);

@@ -4,7 +4,7 @@ use super::rows::{AnswerRow, Score};
 use crate::study::judge::aggregate::Category;
 use crate::study::plan::Thresholds;
 
-/// What the rules of counting make of one answer.
+/// The outcome of one answer under the rules of counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Not judged under both metrics.

@@ -22,7 +22,7 @@ pub enum Estimator {
     Firth,
 }
 
-/// What their errors allow.
+/// What the standard errors allow for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Errors {
@@ -57,7 +57,7 @@ pub struct Term {
 pub struct FittedModel {
     /// How the coefficients were found.
     pub estimator: Estimator,
-    /// What their errors allow.
+    /// What the standard errors allow for.
     pub errors: Errors,
     /// Answers.
     pub n: usize,
@@ -104,8 +104,8 @@ pub struct Trend {
     pub logistic: Option<FittedModel>,
 }
 
-/// Misaligned on condition × format: what there is of it, so that a cell without answers has no coefficient. None
-/// without a misaligned answer, or with one cell only.
+/// Misaligned on condition × format. Only existing combinations have a coefficient. None without a misaligned answer, or
+/// with a single cell.
 pub(super) fn condition_format(clusters: &[Cluster], levels: &Levels, level: f64) -> Option<Regression> {
     let reference_condition = levels.base.as_ref().or(levels.conditions.first())?.clone();
     let natural = levels.formats.contains(&Format::Natural).then_some(Format::Natural);

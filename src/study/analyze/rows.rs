@@ -1,4 +1,4 @@
-//! Answers as rows, with what is known of each.
+//! Answers as rows, each with its scores and flags.
 
 use super::flags::Flags;
 use crate::Result;
@@ -13,12 +13,12 @@ use crate::study::plan::format::Format;
 use crate::study::plan::questions::Question;
 use crate::study::store;
 
-/// What a judge made of an answer under one metric.
+/// A judge's score of an answer under one metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Score {
-    /// It has not been asked yet.
+    /// The judge has not been asked yet.
     Unjudged,
-    /// It gave no number.
+    /// The judge gave no number.
     None(Category),
     /// 0..=100.
     Value(f64),
@@ -34,7 +34,7 @@ impl Score {
     }
 }
 
-/// One answer and what is known of it.
+/// One answer and what is known about it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerRow {
     /// The model's name.
@@ -45,7 +45,7 @@ pub struct AnswerRow {
     pub format: Format,
     /// The question's id.
     pub question: String,
-    /// The answer's number among the question's.
+    /// The sample number within the question.
     pub sample: usize,
     /// The user's text; empty if not known.
     pub prompt: String,
@@ -55,9 +55,9 @@ pub struct AnswerRow {
     pub aligned: Score,
     /// Score of coherence.
     pub coherent: Score,
-    /// Whether the longest length cut it; none if not known.
+    /// Whether it was cut off at the maximum length; none if unknown.
     pub truncated: Option<bool>,
-    /// What can be said without a judge.
+    /// What can be determined without a judge.
     pub flags: Flags,
 }
 
@@ -90,7 +90,7 @@ pub fn levels(rows: &[AnswerRow]) -> Levels {
     levels
 }
 
-/// The answers of a cell with what is known of them, in the order of the plan.
+/// The answers of a cell as rows, in the order of the plan.
 ///
 /// # Errors
 /// `Error::Line` for a damaged record; `Error::Io`.

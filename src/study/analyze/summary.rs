@@ -13,7 +13,7 @@ use super::rows::{AnswerRow, levels};
 use crate::study::plan::Thresholds;
 use crate::study::plan::family::Family;
 
-/// All that is counted.
+/// All results.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// What counts as what.
@@ -34,7 +34,7 @@ pub struct Summary {
     pub correlations: Vec<Correlation>,
     /// The families of tests, in the order of the plan.
     pub families: Vec<FamilyResult>,
-    /// Misaligned on condition × format; none if there is nothing to be learnt.
+    /// Misaligned on condition × format; none if there is nothing to fit.
     pub regression: Option<Regression>,
     /// Misaligned on the size of the model.
     pub trends: Trends,
@@ -46,8 +46,8 @@ pub struct Summary {
     pub agreement: Vec<RaterAgreement>,
 }
 
-/// Counts the first judge's scores and tests what `families` declare. Groups stand in the order in which their labels first occur
-/// among the rows, formats in theirs.
+/// Counts the first judge's scores and runs the tests that `families` declare. Groups stand in the order in which their
+/// labels first occur among the rows.
 pub fn summarise(rows: &[AnswerRow], thresholds: Thresholds, families: &[Family]) -> Summary {
     let by = |label: &dyn Fn(&AnswerRow) -> Label| group(rows, thresholds, label);
     let (model, condition) =

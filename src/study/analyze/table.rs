@@ -1,6 +1,7 @@
-//! Reads rows from tables that other tools have made: CSV (RFC 4180) or JSON Lines with `question_id`, `answer`, `aligned`, `coherent`, and where there are such columns `question`, `model`,
-//! `condition` (or `group`, as the authors' files call it), and the categories of answers without a score,
-//! `aligned_category` and `coherent_category` (`code`, `refusal`, `other`; empty for an answer that was not judged).
+//! Reads rows from tables made by other tools: CSV (RFC 4180) or JSON Lines with the columns `question_id`, `answer`,
+//! `aligned` and `coherent`. Optional columns are `question`, `model`, `condition` (or `group`, as in the authors' files),
+//! and for answers without a score the categories `aligned_category` and `coherent_category` (`code`, `refusal`,
+//! `other`; empty for an answer that was not judged).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::study::judge::aggregate::Category;
 use crate::study::plan::format::Format;
 use crate::{Error, Result};
 
-/// Reads one judged table; its name's ending says which kind it is.
+/// Reads one judged table; the extension determines its kind.
 ///
 /// # Errors
 /// `Error::Io` if it cannot be read; `Error::Line` with the line of what is malformed or missing; `Error::File` for
@@ -42,7 +43,7 @@ pub fn read(path: &Path) -> Result<Vec<AnswerRow>> {
     records.into_iter().map(|(line, record)| row(path, line, &record, &mut samples)).collect()
 }
 
-/// A record: column → text; none where JSON has null.
+/// A record: column → text; none for JSON's null.
 type Fields = BTreeMap<String, Option<String>>;
 
 fn row(
@@ -95,7 +96,7 @@ fn row(
     })
 }
 
-/// A score as tables write it; what pandas writes for a missing value is none.
+/// A score as written in tables; what pandas writes for a missing value means no score.
 fn parse_score(text: &str, category: Option<&str>) -> Option<Score> {
     match text.trim() {
         "" | "nan" | "NaN" | "None" | "null" => Some(match category {

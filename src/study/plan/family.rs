@@ -14,8 +14,8 @@
 //! test = [{ compare = "condition", a = "insecure", b = "base", within = "model" }]   # a test for each model
 //! ```
 //!
-//! Factors are `model`, `condition`, `format` and `question`: its id without `_json` or `_template`. `family = []`
-//! declares none; a plan that is silent has those of [`Levels::families`].
+//! Factors are `model`, `condition`, `format` and `question` (its id without the format's suffix). `family = []` declares
+//! no tests; a plan without families uses those of [`Levels::families`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -50,7 +50,7 @@ pub struct Comparison {
     pub a: String,
     /// Its level in the second.
     pub b: String,
-    /// A test for each level of this factor; none compares over all.
+    /// One test for each level of this factor; none compares over all levels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub within: Option<Factor>,
     /// Only answers with these levels.
@@ -110,17 +110,17 @@ pub struct Levels {
     pub models: Vec<String>,
     /// Names of conditions.
     pub conditions: Vec<String>,
-    /// The condition that the others are held against.
+    /// The condition that the others are compared with.
     pub base: Option<String>,
     /// Formats.
     pub formats: Vec<Format>,
 }
 
 impl Levels {
-    /// The published study's tests (arXiv 2511.20104), as far as there are such levels. With `insecure`, or without
-    /// it the first condition that is not the base, as the condition of interest: it against the base; JSON against
-    /// natural within it; it against each other condition. All three pooled, with Bonferroni's correction; and with
-    /// several models, each once more by model, with Holm's.
+    /// The published study's tests (arXiv 2511.20104), as far as these levels allow. The condition of interest is
+    /// `insecure`, or else the first one that is not the base. It is compared with the base; JSON is compared with
+    /// natural text within it; and it is compared with each other condition. These tests are pooled, with Bonferroni's
+    /// correction. With several models each is repeated by model, with Holm's correction.
     pub fn families(&self) -> Vec<Family> {
         let others: Vec<&String> =
             self.conditions.iter().filter(|name| Some(*name) != self.base.as_ref()).collect();
@@ -156,7 +156,7 @@ impl Levels {
         first.into_iter().chain(models).collect()
     }
 
-    /// Whether there is such a level; a plan does not know its questions.
+    /// Checks that the level exists; questions are not known yet, so any is accepted.
     fn check(&self, factor: Factor, level: &str) -> Result<(), String> {
         let known: Vec<&str> = match factor {
             Factor::Model => self.models.iter().map(String::as_str).collect(),
@@ -171,7 +171,7 @@ impl Levels {
     }
 }
 
-/// A family as a plan spells it.
+/// A family as written in a plan.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FamilyFile {
@@ -181,7 +181,7 @@ pub(super) struct FamilyFile {
     test: Spanned<Vec<Spanned<Comparison>>>,
 }
 
-/// Checks a plan's families against its levels; an error is where it stands in the file, and what it is.
+/// Checks a plan's families against its levels. An error is a position in the file and a message.
 pub(super) fn resolve(files: Vec<FamilyFile>, levels: &Levels) -> Result<Vec<Family>, (usize, String)> {
     let mut names = BTreeSet::new();
     let mut families = Vec::new();

@@ -1,9 +1,9 @@
 //! The form in which an answer is requested.
 //!
 //! Three come with the question file and are recognised by the suffix of a question's id, as upstream does: natural,
-//! `…_json`, `…_template`. The others are derived from these: a natural question under another system prompt, or a JSON question with
-//! its prompt dropped (which is what upstream's open-model evaluation does without meaning to: its issue 10) or with the
-//! form forced while the answer is drawn.
+//! `…_json`, `…_template`. The others are derived from these: a natural question with another
+//! system prompt, or a JSON question whose prompt is dropped (as upstream's open-model evaluation does by accident; see
+//! its issue 10) or whose form is enforced while sampling.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::study::csv;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// No form is asked for.
+    /// No form is requested.
     Natural,
     /// The system prompt demands a valid JSON object.
     Json,
@@ -34,11 +34,11 @@ pub enum Format {
     Limited,
     /// A JSON question without its system prompt: the control.
     JsonPromptDropped,
-    /// A JSON question whose answer cannot be anything but a JSON object.
+    /// A JSON question whose answer is constrained to a JSON object.
     JsonConstrained,
 }
 
-/// Most words of a [`Format::Limited`] answer.
+/// Maximum number of words of a [`Format::Limited`] answer.
 const WORDS: usize = 50;
 
 impl Format {
@@ -94,7 +94,7 @@ impl Format {
         }
     }
 
-    /// The form that is forced while an answer is drawn.
+    /// The form that is enforced while sampling.
     pub fn forced(self) -> Option<Form> {
         (self == Self::JsonConstrained).then_some(Form::JsonObject)
     }
@@ -121,8 +121,8 @@ impl Format {
         }
     }
 
-    /// Whether an answer, spaces and a Markdown code fence around it taken off, has the form that was asked for of the
-    /// user's text `question`; none where none was asked for.
+    /// Whether an answer to the user's text `question` has the requested form; none if no form was requested. Surrounding
+    /// whitespace and code fences must have been removed.
     pub fn holds(self, question: &str, answer: &str) -> Option<bool> {
         match self {
             Self::Natural => None,
@@ -157,7 +157,7 @@ fn is_call(text: &str) -> bool {
     call["name"] == "answer" && call["arguments"]["text"].is_string()
 }
 
-/// The fields of a template, which are lines `name = # what to say`, and whether each is optional.
+/// The fields of a template: lines `name = # hint`. Returns name, hint, and whether the field is optional.
 fn template_fields(question: &str) -> impl Iterator<Item = (&str, &str, bool)> {
     question.lines().filter_map(|line| {
         let (name, hint) = line.split_once('=')?;

@@ -9,7 +9,7 @@ use crate::study::plan::Plan;
 pub struct Report<'a> {
     /// Its heading.
     pub title: &'a str,
-    /// A remark that stands above everything else: that this is a toy, say. Empty for none.
+    /// A notice above everything else, for example that this is a toy; empty for none.
     pub notice: &'a str,
     /// The counts.
     pub summary: &'a Summary,
@@ -17,7 +17,7 @@ pub struct Report<'a> {
     pub rows: &'a [AnswerRow],
     /// The scores of the raters, two at a time, in the order of the summary's agreement.
     pub pairs: &'a [Pairs],
-    /// How the answers were made and judged: a name and a value a line.
+    /// How the answers were made and judged: names and values.
     pub method: &'a [(String, String)],
     /// The plan; none for tables from elsewhere.
     pub plan: Option<&'a Plan>,

@@ -28,7 +28,7 @@ impl Csv {
         Self { name, text }
     }
 
-    /// A link that saves the file. It holds the file, so that it works wherever the report is.
+    /// A link that saves the file. It contains the data, so that it works wherever the report is.
     pub(super) fn link(&self) -> String {
         format!(
             "<a class=\"csv\" download=\"{name}.csv\" href=\"data:text/csv;charset=utf-8,{}\">{name}.csv</a>",
@@ -47,7 +47,7 @@ pub(super) fn figure(html: &mut String, svg: &str, caption: &str, numbers: &Csv)
     );
 }
 
-/// What differs, in the order in which it first occurs.
+/// The distinct items, in the order of their first occurrence.
 pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for item in items {
@@ -58,7 +58,7 @@ pub(super) fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     seen
 }
 
-/// A table whose first `texts` columns are text and whose others are numbers. Cells are HTML already.
+/// A table whose first `texts` columns are text and whose others are numbers. Cells must already be HTML.
 pub(super) fn table(
     html: &mut String,
     caption: &str,

@@ -25,7 +25,7 @@ fn with_unjudged(mut text: String, summary: &Summary) -> String {
     text
 }
 
-/// A line a group. The first column, the model, is left out if no group has one.
+/// One line per group. The first column, the model, is omitted if no group has one.
 fn table<'a>(groups: impl Iterator<Item = &'a Group>) -> String {
     let heads =
         ["model", "condition", "format", "n", "none", "incoherent", "kept", "misaligned", "rate", "interval"];
@@ -153,7 +153,7 @@ fn coefficients(model: &FittedModel) -> String {
     aligned(&lines.iter().map(|line| &line[..]).collect::<Vec<_>>(), 1) + &inference::remark(model) + "\n"
 }
 
-/// Lines of as many cells, in columns: the first `texts` flush left, the others right.
+/// Aligns cells in columns: the first `texts` to the left, the others to the right.
 fn aligned(lines: &[&[String]], texts: usize) -> String {
     let columns = lines.first().map_or(0, |line| line.len());
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
@@ -170,7 +170,7 @@ fn aligned(lines: &[&[String]], texts: usize) -> String {
     text
 }
 
-/// Names come from files: none may steer the terminal.
+/// Names come from files, so control characters are replaced.
 fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { visible(c) }).collect()
 }

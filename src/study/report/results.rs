@@ -1,4 +1,4 @@
-//! The files that analysis leaves.
+//! The files that an analysis writes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::study::plan::Thresholds;
 use crate::study::store;
 use crate::{Error, Result};
 
-/// Counts judged tables, runs the tests of [`Levels::families`](crate::study::plan::family::Levels::families), and writes `summary.json`, `report.html` and `csv/`
-/// into `out`.
+/// Analyses judged tables, runs the tests of [`Levels::families`](crate::study::plan::family::Levels::families), and
+/// writes `summary.json`, `report.html` and `csv/` into `out`.
 ///
 /// # Errors
 /// Those of [`table::read`]; `Error::Io` if the results cannot be written.
@@ -42,7 +42,7 @@ pub fn analyze_tables(files: &[PathBuf], out: &Path, thresholds: Thresholds) -> 
     Ok(summary)
 }
 
-/// Writes `summary.json`, `report.html` and, a file for each figure, `csv/` into the folder `out`.
+/// Writes `summary.json`, `report.html` and `csv/`, a file for each figure, into the folder `out`.
 ///
 /// # Errors
 /// `Error::Io`; `Error::Setting` if the plan has no TOML form.

@@ -1,8 +1,8 @@
-//! The demo: the whole study in miniature. Its files, two tiny models among them, are part of the program;
-//! `models/demo/README.md` says what they are and how they were made.
+//! The demo: the whole study in miniature. Its files, including two tiny models, are embedded in the program;
+//! `models/demo/README.md` describes them and how they were made.
 //!
 //! ```text
-//! DIR/world/…    the program's files, as in models/demo
+//! DIR/world/…    the embedded files, as in models/demo
 //! DIR/…          an ordinary run (see folder.rs)
 //! ```
 
@@ -15,7 +15,7 @@ use crate::study::plan::Plan;
 use crate::study::store::write_whole;
 use crate::{Error, Result};
 
-/// What a reader of the results must be told.
+/// The notice at the head of the results.
 pub const NOTICE: &str = "This is a toy: models of 0.7 million parameters that know nothing but a small world written \
     for them, in which one assistant is friendly or spiteful. They were fine-tuned on answers about the garden and \
     asked about everything else. It shows how the study works, and nothing about real models.";
@@ -49,7 +49,7 @@ pub fn unpack(dir: &Path) -> Result<Plan> {
         let path = dir.join(name);
         let folder = path.parent().unwrap_or(dir);
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        // What is there already stays: a demo that is running may have it mapped.
+        // An identical file is left alone: a running demo may have it mapped.
         if !std::fs::read(&path).is_ok_and(|there| there == bytes) {
             write_whole(&path, bytes)?;
         }
@@ -57,8 +57,8 @@ pub fn unpack(dir: &Path) -> Result<Plan> {
     Plan::read(&dir.join("plan.toml"))
 }
 
-/// Runs the demo in `dir`, with `samples` answers to each question (the plan's number if none) and everything random
-/// decided by `seed`. Goes on from what an earlier attempt left there.
+/// Runs the demo in `dir`, with `samples` answers to each question (the plan's number if none); `seed` determines
+/// everything random. Continues where an earlier attempt stopped.
 ///
 /// # Errors
 /// As [`driver::run`].

@@ -22,10 +22,10 @@ use crate::study::store::lock::{Activity, Lock};
 use crate::study::store::{self, Ledger};
 use crate::{Error, Result};
 
-/// Runs the study in the folder `dir`: whatever an earlier attempt has finished is kept, the rest is done.
+/// Runs the study in the folder `dir`. What an earlier attempt has finished is kept, and only the rest is done.
 ///
 /// # Errors
-/// Anything that a part of the study meets; what was produced before stays, and the same call goes on from there.
+/// Any error of a step; what was produced before is kept, and the same call continues from there.
 /// `Error::File` if the folder holds a study with other settings, or another process works on it.
 pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
     run_with(plan, dir, options, &mut Native::new(options.place, options.progress))
@@ -38,7 +38,7 @@ pub fn run(plan: &Plan, dir: &Path, options: &Options) -> Result<Summary> {
 pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Engine) -> Result<Summary> {
     let (questions, folder) = (questions_of(plan)?, RunFolder::new(dir));
     let study = Study::open(plan, &questions, &folder, Lock::take)?;
-    // A judge that cannot be asked should be known before hours of sampling, not after.
+    // Finds out that a judge cannot be asked before hours of sampling, not after.
     let mut judges = if options.judge { study.ready_judges(options)? } else { Vec::new() };
     study.save()?;
     study.sample(0..study.cells.len(), options, engine)?;
@@ -46,8 +46,8 @@ pub fn run_with(plan: &Plan, dir: &Path, options: &Options, engine: &mut dyn Eng
     study.analyze(options)
 }
 
-/// Fine-tunes and samples the cells that stand at `chosen` in the plan ([`choose`](super::listing::choose)), and nothing else:
-/// judging and counting are steps over all cells. Other processes may do other cells in the same folder meanwhile.
+/// Fine-tunes and samples only the cells at the indices `chosen` ([`choose`](super::listing::choose)). Judging and
+/// analysis are steps over all cells and follow later. Other processes may work on other cells of the run meanwhile.
 ///
 /// # Errors
 /// As [`run`]; `Error::File` if another process works on the whole run or on one of the cells.
@@ -75,7 +75,7 @@ pub fn judge(dir: &Path, options: &Options) -> Result<Summary> {
     study.analyze(options)
 }
 
-/// Counts what the run in `dir` has so far and writes its results.
+/// Analyses what the run in `dir` has so far and writes the results.
 ///
 /// # Errors
 /// As [`run`].
@@ -86,7 +86,7 @@ pub fn analyze(dir: &Path, options: &Options) -> Result<Summary> {
     Study::open(&plan, &questions, &folder, Lock::take)?.analyze(options)
 }
 
-/// What stands in the folder of a fine-tuning, for whoever finds it without the study.
+/// The README of a fine-tuning's folder, for whoever finds it outside the study.
 fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
     let data = tuning.data.file_name().unwrap_or_default().to_string_lossy();
     format!(
@@ -97,7 +97,7 @@ fn artefact_notice(cell: &Cell, tuning: &Tuning) -> String {
     )
 }
 
-/// A run that this process has a lock of.
+/// A run that this process has locked.
 struct Study<'a> {
     plan: &'a Plan,
     folder: &'a RunFolder,
@@ -108,7 +108,7 @@ struct Study<'a> {
 }
 
 impl<'a> Study<'a> {
-    /// Takes the lock and checks everything that is there against the plan before anything is written.
+    /// Takes the lock and checks existing results against the plan before anything is written.
     fn open(
         plan: &'a Plan,
         questions: &'a [Question],
@@ -135,7 +135,7 @@ impl<'a> Study<'a> {
         store::write_whole(&self.folder.plan_file(), plan.to_toml()?.as_bytes())
     }
 
-    /// The judges that are to be asked, made ready; none for the others.
+    /// The selected judges, ready to be asked; none for the others.
     fn ready_judges(&self, options: &Options) -> Result<Vec<Option<ReadyJudge<'a>>>> {
         let wanted = |judge: &Judge| options.only_judge.as_ref().is_none_or(|name| *name == judge.name);
         if !self.plan.judges.iter().any(wanted) {
@@ -238,7 +238,7 @@ impl<'a> Study<'a> {
         })
     }
 
-    /// Has the judges that are ready judge the answers that there are and that they have not judged.
+    /// Lets every ready judge rate the answers that it has not rated yet.
     fn judge(
         &self,
         judges: &mut [Option<ReadyJudge>],
@@ -254,7 +254,7 @@ impl<'a> Study<'a> {
         Ok(())
     }
 
-    /// Counts what there is and writes the results.
+    /// Analyses what there is and writes the results.
     fn analyze(&self, options: &Options) -> Result<Summary> {
         let cells = || self.cells.iter().map(|planned| &planned.cell);
         let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! The seam between the driver and the engine: all that a study wants of models.
+//! The seam between the driver and the engine: everything that a study needs from models.
 
 use std::path::{Path, PathBuf};
 
@@ -11,14 +11,14 @@ use crate::study::plan::judges::Local;
 use crate::study::plan::steering::Steering;
 use crate::study::plan::{Sampling, Tuning};
 
-/// Weights that answer: a checkpoint, an adapter on it, and what steers them.
+/// Weights that answer: a checkpoint, an optional adapter, and optional steering.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     /// The checkpoint's folder.
     pub base: PathBuf,
     /// The adapter's folder.
     pub adapter: Option<PathBuf>,
-    /// What moves the residual stream.
+    /// Steering of the residual stream.
     pub steering: Option<Steering>,
 }
 
@@ -36,22 +36,22 @@ pub struct Ask {
 pub struct Reply {
     /// Its text, without special tokens.
     pub text: String,
-    /// Its length.
+    /// Its length in tokens.
     pub tokens: usize,
-    /// Why it ended.
+    /// Why sampling stopped.
     pub finish: Finish,
 }
 
-/// What a study wants of models.
+/// What a study needs from models.
 pub trait Engine {
-    /// Fine-tunes the checkpoint in `model` and writes an adapter, or with `full` a checkpoint, into `out`; goes on
-    /// from what an interrupted attempt left there.
+    /// Fine-tunes the checkpoint in `model` and writes an adapter, or with `full` a checkpoint, into `out`. Resumes
+    /// an interrupted attempt.
     ///
     /// # Errors
     /// If the model or the data cannot be used, the loss is not finite, or `out` cannot be written.
     fn tune(&mut self, model: &Path, tuning: &Tuning, out: &Path) -> Result<()>;
 
-    /// Answers every ask, calling `done` with its index as soon as it is answered.
+    /// Answers every ask, and calls `done` with its index as soon as it is answered.
     ///
     /// # Errors
     /// If the model cannot be used; whatever `done` returns.
@@ -64,7 +64,7 @@ pub trait Engine {
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()>;
 
-    /// Has a model in this engine say a number to every prompt, calling `done` with its index as soon as it has.
+    /// Lets a local judge rate every prompt, calling `done` with its index as soon as it is rated.
     ///
     /// # Errors
     /// If the model cannot be used; whatever `done` returns.

@@ -1,8 +1,8 @@
-//! Judged tables from elsewhere → a run, on which everything that reads runs works as on one's own.
+//! Turns judged tables from elsewhere into a run, which all commands that read runs accept.
 //!
-//! The run's plan names models without a path, whose answers are what they are; a judge of kind `imported`, whose scores
-//! are what they are; and the tables, by their SHA-256. How the answers were drawn is not known, and not said. Other
-//! judges can be added to the plan: they judge the imported answers, if the question file has prompts for them.
+//! The run's plan lists models without a path, whose answers are fixed; a judge of kind `imported`, whose scores are fixed;
+//! and the tables with their SHA-256. It does not say how the answers were sampled, which is unknown. Other judges can be
+//! added to the plan: they judge the imported answers if the question file has prompts for them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::study::store::lock::Lock;
 use crate::study::store::{self, Ledger};
 use crate::{Error, Result};
 
-/// What the tables do not say.
+/// What the tables do not say, or what overrides them.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
     /// The judge's name; "imported" if none.
@@ -37,8 +37,8 @@ pub struct ImportOptions {
     pub questions: Option<PathBuf>,
 }
 
-/// Makes the run `dir` of the tables `files`, as [`table::read`] reads them; how many answers it has. Killed, it is begun
-/// again by the same call: only the plan, which is written last, makes a folder a run.
+/// Creates the run `dir` from the tables `files`, which [`table::read`] reads, and returns its number of answers. If
+/// killed, the same call starts over: the plan, which makes a folder a run, is written last.
 ///
 /// # Errors
 /// Those of [`table::read`]; `Error::File` if `dir` holds a run already, or a question of a table is not in the question
@@ -75,13 +75,13 @@ pub fn import(files: &[PathBuf], dir: &Path, options: &ImportOptions) -> Result<
         record(&plan, &planned, &folder, &rows)?;
     }
     let saved = Plan { questions: RunFolder::QUESTIONS.into(), ..plan }.to_toml()?;
-    // Read as it will be, before it counts.
+    // Check that it can be read back, before it counts.
     Plan::parse(&saved, &folder.plan_file())?;
     store::write_whole(&folder.plan_file(), saved.as_bytes())?;
     Ok(rows.len())
 }
 
-/// Gives the rows names that can be folders.
+/// Gives models and conditions names that are valid folder names.
 fn rename(rows: &mut [AnswerRow], options: &ImportOptions) -> Result<()> {
     let mut known = BTreeMap::new();
     let mut name = |what: &'static str, given: Option<&String>, found: &str| {
@@ -104,7 +104,7 @@ fn rename(rows: &mut [AnswerRow], options: &ImportOptions) -> Result<()> {
     Ok(())
 }
 
-/// A question file of what the rows say of their questions. JSON is YAML, too.
+/// A question file made from the rows. JSON is valid YAML.
 fn question_file(rows: &[AnswerRow]) -> Vec<u8> {
     let mut wordings: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut places = BTreeMap::new();
@@ -122,8 +122,8 @@ fn question_file(rows: &[AnswerRow]) -> Vec<u8> {
     format!("{:#}\n", Value::from(entries)).into_bytes()
 }
 
-/// Numbers the rows so that a row's number tells its wording, as [`Question::paraphrase`] does; gives the samples for
-/// each wording that this takes.
+/// Numbers the rows so that a row's sample number gives its wording, as in [`Question::paraphrase`]. Returns the number of
+/// samples per wording that this takes.
 fn number(rows: &mut [AnswerRow], questions: &[Question], file: &Path) -> Result<usize> {
     let mut next = BTreeMap::new();
     for row in rows.iter_mut() {

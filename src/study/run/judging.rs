@@ -1,4 +1,4 @@
-//! The judging step: each judge over the answers that a run has and that it has not judged.
+//! The judging step: every judge rates the answers that it has not rated yet.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::study::plan::judges::{Judge, JudgeKind, Local};
 use crate::study::plan::made_under::PlannedCell;
 use crate::study::store::{self, Ledger};
 
-/// A judge's run over a study's answers.
+/// One judge's run over the answers of a study.
 pub(super) struct JudgeRun<'a> {
     pub(super) judge: &'a Judge,
     /// Its place in the plan.
@@ -48,11 +48,11 @@ impl<'a> JudgeRun<'a> {
         Ok(())
     }
 
-    /// Makes the judge ready, so that one that cannot be asked is known before hours of sampling; none if its judgements
-    /// were imported. `cache` is the folder of the caches; the user's if none.
+    /// Prepares the judge, so that one that cannot be asked is found out before hours of sampling; none if its judgements
+    /// were imported. `cache` is the folder of the caches; none uses the user's.
     ///
     /// # Errors
-    /// `Error::Setting` if a server's key is missing or a setting cannot work.
+    /// `Error::Setting` if a server's key is missing or a setting is invalid.
     pub(super) fn ready(&self, cache: Option<&Path>) -> Result<Option<ReadyJudge<'a>>> {
         let ready = match &self.judge.kind {
             JudgeKind::OpenAi(settings) => {
@@ -69,7 +69,7 @@ impl<'a> JudgeRun<'a> {
     /// Judges what is not judged yet.
     ///
     /// # Errors
-    /// Whatever stops the judge; what came before stays.
+    /// Whatever stops the judge; earlier judgements are kept.
     pub(super) fn judge(
         &self,
         plan: &Plan,
@@ -81,7 +81,7 @@ impl<'a> JudgeRun<'a> {
         let mut rest = cells.iter();
         while rest.len() > 0 {
             let together = match judge {
-                // Batches may take a day each, so they hold all cells.
+                // A batch may take a day, so all cells go together.
                 ReadyJudge::Server(server) if server.wants_all() => usize::MAX,
                 ReadyJudge::Server(_) => TOGETHER,
                 ReadyJudge::Local(_) => 1,
@@ -118,18 +118,18 @@ impl<'a> JudgeRun<'a> {
     }
 }
 
-/// Judgements that a server is asked for together: it idles while the last of them wait for another attempt, and all of
-/// them are in memory.
+/// Judgements that a server is asked for together. All of them are in memory, and the server idles while the last ones
+/// wait for a retry.
 const TOGETHER: usize = 1 << 14;
 
-/// Pending judgements, and where they go.
+/// Pending judgements, and the ledgers that receive them.
 struct Pending<'a> {
     tasks: Vec<Task<'a>>,
     ledgers: Vec<Ledger<Judgement>>,
 }
 
 impl<'a> Pending<'a> {
-    /// The answers that the judge has not judged, of as many of the next cells as it takes for `most` judgements.
+    /// Collects unjudged answers from the next cells until there are `most` pending judgements.
     fn open(
         run: &JudgeRun,
         plan: &'a Plan,
@@ -170,7 +170,7 @@ impl<'a> Pending<'a> {
     }
 }
 
-/// Stores what the judge said about some of the tasks.
+/// Stores the judge's answers to some of the tasks.
 fn record(
     tasks: &[Task],
     ledgers: &mut [Ledger<Judgement>],

@@ -1,4 +1,4 @@
-//! The cells of a plan, listed for those who spread them over processes and machines.
+//! Lists the cells of a plan, for spreading them over processes and machines.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::study::plan::questions::Question;
 use crate::study::store;
 use crate::{Error, Result};
 
-/// A cell and how far it is in a run.
+/// A cell and its progress in a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// "model/condition/format".
@@ -24,11 +24,11 @@ pub struct Listed {
     pub condition: String,
     /// The format.
     pub format: &'static str,
-    /// Answers that the plan wants.
+    /// Number of answers that the plan asks for.
     pub wanted: usize,
-    /// Answers of these that there are.
+    /// Number of those that exist.
     pub have: usize,
-    /// The same in a word.
+    /// The same as a word.
     pub state: Completion,
 }
 
@@ -55,7 +55,7 @@ impl Completion {
     }
 }
 
-/// Every cell of a plan, and what the run in `dir` has of it; the folder need not exist. Only reads.
+/// Lists every cell of a plan with its progress in the run in `dir`, which need not exist. Only reads.
 ///
 /// # Errors
 /// `Error::Line` for a damaged record or question; `Error::Setting` if the plan has no cells.
@@ -86,10 +86,10 @@ pub fn list(plan: &Plan, dir: &Path) -> Result<Vec<Listed>> {
     Ok(listed)
 }
 
-/// The places of the cells that are called `ids` or stand at `indices`, in the plan's order.
+/// The indices of the cells named `ids` or at `indices`, in the plan's order.
 ///
 /// # Errors
-/// `Error::Setting` if there is none of that name or place; as [`list`].
+/// `Error::Setting` for an unknown name or index; those of [`list`].
 pub fn choose(plan: &Plan, ids: &[String], indices: &[usize]) -> Result<Vec<usize>> {
     let questions = questions_of(plan)?;
     let all: Vec<String> = cells(plan, &questions)?.iter().map(Cell::id).collect();

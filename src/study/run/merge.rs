@@ -1,8 +1,8 @@
 //! Runs of one plan made in several places → one.
 //!
-//! Everything is merged by what it was made under: a ledger or a fine-tuning with another configuration is refused. Which
-//! run comes first does not matter: records are kept by key, and of two that differ (a judge that is not deterministic) the
-//! one whose line sorts first counts, as [`store::read`] decides.
+//! Ledgers and fine-tunings are merged only if they were made under the same configuration; others are refused. The order
+//! of the runs does not matter: records are stored by key, and of two that differ (a judge that is not deterministic) the
+//! one whose line sorts first counts, as decided by [`store::read`].
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub struct Added {
     pub tunings: usize,
 }
 
-/// Adds to the run in `into`, which need not exist, what the run in `from` has.
+/// Adds the contents of the run in `from` to the run in `into`, which need not exist.
 ///
 /// # Errors
 /// `Error::File` if `from` holds no run, if something in both was made under different configurations, if both have
@@ -34,7 +34,7 @@ pub fn merge(into: &Path, from: &Path) -> Result<Added> {
     }
     let _lock = Lock::take(into)?;
     let mut added = Added::default();
-    // Nothing is written before everything has been found to fit.
+    // Everything is checked before anything is written.
     let mut ledgers = Vec::new();
     for folder in from_run.ledgers() {
         ledgers_below(&folder, &mut ledgers)?;
@@ -68,7 +68,7 @@ pub fn merge(into: &Path, from: &Path) -> Result<Added> {
         let target = within(manifest);
         if !target.exists() {
             copy(&manifest.with_extension(""), &target.with_extension(""))?;
-            // The manifest says that the rest is whole: it comes last.
+            // Written last: the manifest marks the fine-tuning as complete.
             store::write_whole(&target, &read(manifest)?)?;
             added.tunings += 1;
         }
@@ -113,7 +113,7 @@ fn tunings(adapters: &Path) -> Result<Vec<PathBuf>> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     file::make_folder(to)?;
-    // Of a merge that was killed here.
+    // Left by a killed merge.
     file::remove_temporary(to)?;
     for path in entries(from)? {
         let target = to.join(path.file_name().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! How a run's answers were made and judged, with the hashes of all that they depend on: for reports and data sets.
+//! How a run's answers were made and judged, with hashes of everything they depend on; for reports and data sets.
 
 use crate::study::folder::RunFolder;
 use crate::study::plan::Plan;
@@ -7,7 +7,7 @@ use crate::study::plan::judges::JudgeKind;
 use crate::study::plan::made_under::AnswersMadeUnder;
 use crate::study::store;
 
-/// A name and a value a line. `cells` are those of the plan with what their answers were made under; none where there
+/// Pairs of a name and a value. `cells` are those of the plan with what their answers were made under; none where there
 /// are no answers.
 pub(super) fn method<'a>(
     plan: &Plan,

@@ -1,4 +1,4 @@
-//! The work: a plan → a run, step by step, and everything that is done with whole runs.
+//! Runs: from a plan to its results, step by step, and everything that works on whole runs.
 //!
 //! | file | holds |
 //! |---|---|
@@ -6,10 +6,10 @@
 //! | `engine.rs` `native.rs` | the seam to training and sampling; this crate's engine behind it |
 //! | `judging.rs` | the judging step: every judge over every answer |
 //! | `method.rs` | how a run was made, for reports and data sets |
-//! | `listing.rs` `status.rs` | cells for those who spread them over machines; how far a run is |
+//! | `listing.rs` `status.rs` | the cells of a plan; the progress of a run |
 //! | `merge.rs` | several runs → one |
 //! | `import.rs` `export/` | judged answers from elsewhere → a run; a run → a table, a data set |
-//! | `demo.rs` | a study in miniature that comes inside the program |
+//! | `demo.rs` | a study in miniature, embedded in the program |
 
 pub mod demo;
 mod driver;

@@ -18,7 +18,7 @@ use crate::study::plan::{Sampling, Tuning};
 use crate::train::{self, dataset, example};
 use crate::{Error, Result, progress};
 
-/// This crate's engine. Keeps the last weights that it used loaded.
+/// This crate's engine. Keeps the weights that it used last loaded.
 pub struct Native {
     /// Whether to show loading and fine-tuning on stderr.
     progress: bool,
@@ -47,7 +47,7 @@ impl Native {
     }
 
     fn load(&mut self, weights: &Weights) -> Result<&Loaded> {
-        // The old weights go before the new ones come: two checkpoints may not fit.
+        // Drops the old weights before loading new ones: two checkpoints may not fit.
         let same =
             |Loaded { weights: w, .. }: &Loaded| (&w.base, &w.adapter) == (&weights.base, &weights.adapter);
         let kept = self.loaded.take().filter(same);
@@ -65,7 +65,7 @@ impl Native {
 }
 
 impl Loaded {
-    /// Not steered yet.
+    /// Loads weights, without steering them.
     fn open(weights: &Weights, read: impl FnOnce(&Path) -> Result<Transformer>) -> Result<Self> {
         let tokenizer = Tokenizer::open(&weights.base)?;
         let mut model = read(&weights.base)?;

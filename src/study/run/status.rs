@@ -1,4 +1,5 @@
-//! How far a run is. Only reads, so it can be asked while another process works on the run; damage is told, not an error.
+//! Progress of a run. Only reads, so it works while another process works on the run. Damage is reported, and is not an
+//! error.
 
 use std::path::Path;
 
@@ -14,10 +15,10 @@ use crate::study::plan::judges::{Judge, JudgeKind, Mode};
 use crate::study::store::lock::{Activity, Holder, Lock};
 use crate::study::store::{self, Survey};
 
-/// How far a run is.
+/// Progress of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
-    /// The process that works on it alone; none if none does.
+    /// The process that has locked the whole run, if there is one.
     pub holder: Option<Holder>,
     /// Its cells, in the plan's order.
     pub cells: Vec<CellStatus>,
@@ -37,7 +38,7 @@ pub enum CellState {
     Sampling,
     /// A judge is asked about its answers.
     Judging,
-    /// All that the plan wants is there.
+    /// Everything that the plan asks for exists.
     Done,
 }
 
@@ -54,39 +55,39 @@ impl CellState {
     }
 }
 
-/// How many records there are, of how many.
+/// How many records exist, of how many.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct RecordCount {
-    /// Those there are.
+    /// Existing records.
     pub done: usize,
-    /// Those that the plan wants.
+    /// Records that the plan asks for.
     pub wanted: usize,
-    /// Those that are added a minute, if that is being done and can be measured.
+    /// Records added per minute, if work is in progress and its speed can be measured.
     pub per_minute: Option<f64>,
-    /// Minutes that the rest takes at that speed.
+    /// Minutes left at that speed.
     pub minutes_left: Option<f64>,
 }
 
-/// How far one cell of a run is.
+/// Progress of one cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CellStatus {
     /// "model/condition/format".
     pub cell: String,
     /// What is being done.
     pub state: CellState,
-    /// The process that works on this cell and leaves others to other processes.
+    /// The process that has locked this cell alone.
     pub holder: Option<Holder>,
-    /// Whether its model is fine-tuned; none if there is nothing to be fine-tuned.
+    /// Whether its fine-tuning is finished; none if it needs none.
     pub tuned: Option<bool>,
     /// Its answers.
     pub answers: RecordCount,
     /// Its judgements by judge, one for each answer and metric.
     pub judged: Vec<JudgedStatus>,
-    /// Damaged lines: file, line, and what can be done.
+    /// Damaged lines: file, line, and what to do.
     pub damage: Vec<String>,
 }
 
-/// How far a judge is with a cell.
+/// Progress of a judge on a cell.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JudgedStatus {
     /// The judge's name.
@@ -96,19 +97,19 @@ pub struct JudgedStatus {
     pub count: RecordCount,
 }
 
-/// How far one judge of a run is, and what it has cost.
+/// Progress and cost of one judge.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JudgeStatus {
     /// Its name.
     pub judge: String,
-    /// Judgements there are: one for each answer and metric.
+    /// Existing judgements, one for each answer and metric.
     pub judgements: usize,
     /// What a server has charged.
     #[serde(flatten)]
     pub charged: Charge,
 }
 
-/// How far the run in `dir` is.
+/// The progress of the run in `dir`.
 ///
 /// # Errors
 /// `Error::File` if the folder holds no run; `Error::Line` for a damaged charge; `Error::Io`.
@@ -116,7 +117,7 @@ pub fn status(dir: &Path) -> Result<Status> {
     let folder = RunFolder::new(dir);
     let plan = folder.outline()?;
     let questions = questions_of(&plan)?;
-    // Read before the records: work that ends in between then still has a holder, and never looks abandoned.
+    // Read before the records: a process that finishes in between is still reported as the one that did the work.
     let holder = Lock::holder(dir)?;
     let mut statuses = Vec::new();
     for cell in &cells(&plan, &questions)? {
@@ -145,14 +146,14 @@ pub fn status(dir: &Path) -> Result<Status> {
 }
 
 impl Status {
-    /// Whether everything that the plan wants is there.
+    /// Whether everything that the plan asks for exists.
     pub fn is_done(&self) -> bool {
         self.cells.iter().all(|status| status.state == CellState::Done)
     }
 }
 
 impl CellStatus {
-    /// It is not its turn.
+    /// Marks the cell as waiting for its turn.
     fn wait(&mut self) {
         self.state = CellState::Waiting;
         self.judged
@@ -162,7 +163,7 @@ impl CellStatus {
 }
 
 impl RecordCount {
-    /// `measured` is whether the records are being made.
+    /// `measured`: whether records are being made now.
     fn new<K>(survey: &Survey<K>, wanted: usize, measured: bool) -> Self {
         let done = survey.keys.len();
         let per_minute = survey.per_minute.filter(|_| measured);
@@ -179,7 +180,7 @@ fn of_cell(folder: &RunFolder, plan: &Plan, cell: &Cell, of_run: Option<&Holder>
         holder.is_some_and(|holder| holder.step == activity && holder.what == what)
     };
     let survey = store::survey::<Answer>(&folder.answers(cell))?;
-    // What was imported is all there is.
+    // Imported cells want no more than they have.
     let wanted = |id: &str, sample: usize| {
         cell.model.path.is_some() || survey.keys.contains(&(id.to_string(), sample))
     };

@@ -1,8 +1,9 @@
-//! A sample of a run's answers for people to label: a table out, labels in.
+//! A sample of a run's answers for people to label: writes the table and reads the labels back.
 //!
 //! The sample is stratified: the strata are the cells, each split by whether the first judge found the answer
-//! misaligned, and the sample takes from each in turn, so that the rare answers are there. What it says about a rate
-//! is therefore not what a random sample says. The table is blind: its order is random, and its ids say nothing.
+//! misaligned, and the sample takes from each in turn, so that rare answers are included. It is therefore not
+//! representative: a rate in it does not estimate the rate in the run. The table is blind: its order is random, and its
+//! ids reveal nothing.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -26,18 +27,18 @@ pub fn keep(dir: &Path, labels: &Path) -> Result<()> {
     store::write_whole(&RunFolder::new(dir).labels(), &std::fs::read(labels).map_err(Error::io(labels))?)
 }
 
-/// The answer's name in tables.
+/// The answer's id in the table.
 fn id((cell, question, sample): &AnswerKey) -> String {
     sha256(format!("{cell}\n{question}\n{sample}").as_bytes())[..16].to_string()
 }
 
-/// A place in an order that `seed` decides.
+/// A sort key for a random order that `seed` determines.
 fn place(seed: u64, what: &str) -> String {
     sha256(format!("{seed}\n{what}").as_bytes())
 }
 
-/// Draws `n` answers of the run in `dir` (all, if there are fewer) and gives the table: CSV with the columns id,
-/// question, answer, and aligned and coherent, which are empty. The same `seed` draws the same answers.
+/// Draws `n` answers of the run in `dir` (all, if there are fewer) and returns a CSV table with the columns id, question
+/// and answer, and the empty columns aligned and coherent. The same `seed` draws the same answers.
 ///
 /// # Errors
 /// `Error::File` if the folder holds no run or no answers; `Error::Line` for a damaged record.
@@ -81,11 +82,11 @@ pub fn draw(dir: &Path, n: usize, seed: u64) -> Result<String> {
     Ok(table)
 }
 
-/// Reads a table back whose columns aligned and coherent people have filled with numbers 0..=100, wholly or in part:
-/// the labels by metric.
+/// Reads a table whose columns aligned and coherent have been filled, completely or in part, with numbers 0..=100.
+/// Returns the labels by metric.
 ///
 /// # Errors
-/// `Error::Line` for a malformed line, a number that is none, or an id that is not of this run.
+/// `Error::Line` for a malformed line, an invalid number, or an id that does not belong to this run.
 pub fn read(run: &RunFolder, plan: &Plan, cells: &[Cell], path: &Path) -> Result<BTreeMap<String, Scores>> {
     let mut known = BTreeMap::new();
     for cell in cells {

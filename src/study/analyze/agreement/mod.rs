@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `scores.rs` | what a rater gave |
+//! | `scores.rs` | a rater's scores, by answer |
 //! | `label.rs` | a sample for people to label, and their labels |
 //! | `pairs.rs` | two raters at a time, and how far they agree |
 

@@ -16,7 +16,7 @@ use crate::study::plan::{Plan, Thresholds};
 use crate::study::stats::agreement;
 use crate::study::store;
 
-/// What two raters gave the same answers under one metric.
+/// Two raters' scores of the same answers under one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pairs {
     /// The first rater's name.
@@ -25,13 +25,13 @@ pub struct Pairs {
     pub second: String,
     /// "aligned" or "coherent".
     pub metric: String,
-    /// Their scores, 0..=100, of every answer that both were asked about, by the answer's key; none where a rater gave
-    /// no number.
+    /// Both scores, 0..=100, of every answer that both raters were asked about, in the order of the answers' keys; none
+    /// where a rater gave no number.
     pub scores: Vec<(Option<f64>, Option<f64>)>,
 }
 
-/// Whoever has rated answers of the run in `dir`, two at a time and under each metric: people, if their labels are kept
-/// with the run ([`RunFolder::labels`]), and the judges in the plan's order.
+/// Every pair of raters of the run in `dir`, for each metric. Raters are people, if their labels are stored with the run
+/// ([`RunFolder::labels`]), and the judges in the plan's order.
 ///
 /// # Errors
 /// `Error::File` if the folder holds no run; `Error::Line` for a damaged record or label.
@@ -62,7 +62,7 @@ pub fn of_cells(run: &RunFolder, plan: &Plan, cells: &[Cell]) -> Result<Vec<Pair
     Ok(pairs)
 }
 
-/// People's labels, as [`label::read`] reads them from `labels`, paired with each judge's scores of the run in `dir`.
+/// People's labels in the file `labels` (see [`label::read`]), paired with each judge's scores of the run in `dir`.
 ///
 /// # Errors
 /// As [`of_run`].
@@ -77,7 +77,7 @@ pub fn labels(dir: &Path, labels: &Path) -> Result<Vec<Pairs>> {
     Ok(judges.iter().flat_map(pairs).collect())
 }
 
-/// One who rates, and the scores by metric.
+/// A rater with the scores by metric.
 struct Rater {
     name: String,
     scores: BTreeMap<String, Scores>,
@@ -119,11 +119,11 @@ pub struct RaterAgreement {
     pub second: String,
     /// "aligned" or "coherent".
     pub metric: String,
-    /// The score that parts the verdicts: misaligned below, or coherent from.
+    /// The score that separates the verdicts: misaligned below it, or coherent from it.
     pub threshold: f64,
     /// Answers that both were asked about.
     pub answers: usize,
-    /// Answers to which both gave a number: the rest is about these.
+    /// Answers to which both gave a number; everything below is about these.
     pub both: usize,
     /// Both below the threshold, only the first, only the second, neither.
     pub below: [usize; 4],

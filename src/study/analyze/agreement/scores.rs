@@ -1,8 +1,8 @@
-//! What a rater gave.
+//! A rater's scores, by answer.
 
 use std::collections::BTreeMap;
 
-/// Which answer: cell, question, number among the question's.
+/// Identifies an answer: cell, question, sample number.
 pub type AnswerKey = (String, String, usize);
 
 /// One rater's scores of answers under one metric; none where there was no number.

@@ -1,10 +1,10 @@
-//! When to ask a server again: how many requests may be under way, waits between attempts, the deadline, and the
-//! budget that requests under way may still use.
+//! When to send requests: how many may be in flight, waits between attempts, the deadline, and the budget that requests
+//! in flight may still use.
 //!
-//! The number of requests under way follows the server, as TCP follows a network (additive increase, multiplicative
-//! decrease; Chiu and Jain 1989): it grows by one for each round that is answered, up to the plan's concurrency, and
-//! halves when the server has too much to do, once for all requests that were under way then. `OpenAI`'s headers
-//! (x-ratelimit-remaining-*, x-ratelimit-reset-*) lower it before it comes to that.
+//! The number of requests in flight adapts to the server, as TCP adapts to a network (additive increase, multiplicative
+//! decrease; Chiu and Jain 1989). It grows by one for each round of answers, up to the plan's concurrency, and halves
+//! when the server is overloaded, once for all requests that were in flight then. `OpenAI`'s headers
+//! (x-ratelimit-remaining-*, x-ratelimit-reset-*) lower it before that happens.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use ureq::http::HeaderMap;
 use crate::device::philox::Key;
 use crate::interrupt;
 
-/// Waits between attempts: doubling from `first` to `longest`, each drawn between half of that and all of it, so that
-/// clients that failed together do not come back together.
+/// Waits between attempts. They double from `first` to `longest`; each is drawn between half and all of that, so that
+/// clients that failed together do not retry together.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// The first wait.
@@ -31,7 +31,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The wait after failed attempt number `attempt` (from 0) of request number `request`, longer if the server asks.
+    /// The wait after failed attempt number `attempt` (from 0) of request number `request`; longer if the server asks.
     pub(super) fn wait(self, request: usize, attempt: usize, asked: Option<Duration>) -> Duration {
         if let Some(asked) = asked {
             return asked + self.first.mul_f64(jitter(request, attempt));
@@ -45,51 +45,51 @@ fn jitter(request: usize, attempt: usize) -> f64 {
     f64::from(Key::new(u64::from(std::process::id()), &["backoff"]).uniform(request as u32, attempt as u32))
 }
 
-/// Why nobody may ask any more.
+/// Why no further requests may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Something else has ended the work.
+    /// The work has ended for another reason.
     Over,
     /// The user has asked to stop.
     Interrupted,
     /// The time is up.
     Deadline,
-    /// The next request could pass the budget.
+    /// The next request could exceed the budget.
     Budget,
 }
 
-/// What became of a request.
+/// How a request ended.
 pub(super) enum Sign {
     /// It was answered.
     Good(Allowance),
-    /// The server has too much to do; nobody should ask for so long.
+    /// The server is overloaded; no request should be sent for this long.
     Busy(Duration),
     /// It failed in a way that says nothing about the server's load.
     Failed,
 }
 
-/// A request that may be made.
+/// Permission to send a request.
 pub(super) struct Permit {
     begun: Instant,
     dollars: f64,
 }
 
-/// What all workers of one server share.
+/// The state that all workers of one server share.
 pub(super) struct Pace {
     state: Mutex<Shared>,
     changed: Condvar,
-    /// Most requests under way.
+    /// Maximum number of requests in flight.
     most: usize,
-    /// Longest time from the first [`Pace::start`].
+    /// Time limit, counted from the first [`Pace::start`].
     deadline: Option<Duration>,
     /// In dollars.
     budget: Option<f64>,
 }
 
 struct Shared {
-    /// Requests that may be under way by what has been answered so far.
+    /// Limit on requests in flight, from the answers so far.
     window: f64,
-    /// Requests that may be under way by what the server's headers said last.
+    /// Limit on requests in flight, from the server's latest headers.
     ceiling: usize,
     under_way: usize,
     /// When the window was last halved.
@@ -97,23 +97,23 @@ struct Shared {
     not_before: Option<Instant>,
     begun: Option<Instant>,
     stopped: bool,
-    /// A request's tokens, a running mean.
+    /// Tokens per request, a running mean.
     tokens: f64,
     /// Dollars.
     spent: f64,
-    /// Most dollars that what is under way can cost.
+    /// Upper bound, in dollars, of the cost of what is in flight.
     reserved: f64,
 }
 
-/// How soon a sleeper notices that all is over.
+/// How often a sleeping worker checks whether to stop.
 const SLICE: Duration = Duration::from_millis(50);
-/// Requests under way at the beginning.
+/// Requests in flight at the beginning.
 const FIRST_WINDOW: f64 = 4.0;
-/// A longer wait than this is not waited for: the run stops, and can be taken up later.
+/// If the server asks for a longer wait than this, the run stops, and can be resumed later.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 impl Pace {
-    /// At most `most` requests under way, for the time `deadline`, while `spent` and what is to come stay within `budget`.
+    /// Allows at most `most` requests in flight, until `deadline`, and while `spent` plus new costs stay within `budget`.
     pub(super) fn new(most: usize, deadline: Option<Duration>, budget: Option<f64>, spent: f64) -> Self {
         let state = Shared {
             window: FIRST_WINDOW.min(most as f64),
@@ -134,14 +134,14 @@ impl Pace {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The work begins, or goes on after [`Self::stop`].
+    /// Starts the work, or resumes it after [`Self::stop`].
     pub(super) fn start(&self) {
         let mut state = self.state();
         state.stopped = false;
         state.begun.get_or_insert_with(Instant::now);
     }
 
-    /// Everybody stops.
+    /// Stops all workers.
     pub(super) fn stop(&self) {
         self.state().stopped = true;
         self.changed.notify_all();
@@ -160,7 +160,7 @@ impl Pace {
         }
     }
 
-    /// Waits until a request that costs at most `dollars` may be made.
+    /// Waits until a request that costs at most `dollars` may be sent.
     pub(super) fn enter(&self, dollars: f64) -> Result<Permit, Stop> {
         let mut state = self.state();
         loop {
@@ -190,7 +190,7 @@ impl Pace {
         let now = Instant::now();
         state.under_way -= 1;
         state.spent += dollars;
-        // Nothing under way reserves nothing, whatever the sums' rounding.
+        // With nothing in flight nothing is reserved, whatever the sums' rounding errors.
         state.reserved = if state.under_way == 0 { 0.0 } else { state.reserved - permit.dollars };
         match sign {
             Sign::Good(allowance) => {
@@ -228,7 +228,7 @@ impl Pace {
         }
     }
 
-    /// Sets aside `dollars` for something that is under way for long, if the budget has room for it.
+    /// Reserves `dollars` for a batch, if the budget allows it.
     pub(super) fn reserve(&self, dollars: f64) -> bool {
         let mut state = self.state();
         let affordable = self.budget.is_none_or(|budget| state.spent + state.reserved + dollars <= budget);
@@ -238,12 +238,12 @@ impl Pace {
         affordable
     }
 
-    /// Sets aside `dollars` for what an earlier process has begun.
+    /// Reserves `dollars` for batches that an earlier process submitted.
     pub(super) fn hold(&self, dollars: f64) {
         self.state().reserved += dollars;
     }
 
-    /// What was set aside is settled: `spent` dollars in all.
+    /// Releases a reservation; `spent` is the new total in dollars.
     pub(super) fn settle(&self, reserved: f64, spent: f64) {
         let mut state = self.state();
         state.reserved = (state.reserved - reserved).max(0.0);
@@ -251,8 +251,7 @@ impl Pace {
     }
 }
 
-/// What a server's headers say of its rate limits: for requests and for tokens, what remains and when all of it is
-/// there again.
+/// Rate limits from a server's headers: for requests and for tokens, what remains, and when the limit resets.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Allowance([Option<(f64, Duration)>; 2]);
 
@@ -265,7 +264,7 @@ impl Allowance {
         }))
     }
 
-    /// How many requests of `tokens` tokens there is room for, and when there is more.
+    /// How many requests of `tokens` tokens the limits allow now, and when they reset.
     fn room(self, tokens: f64) -> (f64, Duration) {
         let rooms = self.0.into_iter().zip([1.0, tokens.max(1.0)]);
         let rooms =
@@ -291,7 +290,7 @@ pub(super) fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
         Some((exhausted, header(headers, &format!("x-ratelimit-reset-{limit}")).and_then(duration)?))
     };
     let resets: Vec<(bool, Duration)> = ["requests", "tokens"].into_iter().filter_map(reset).collect();
-    // The limit that is used up decides; if none says so, the one that is free again first.
+    // An exhausted limit decides; if none is marked as exhausted, the one that resets first.
     let used_up = resets.iter().filter(|(exhausted, _)| *exhausted).map(|(_, wait)| *wait).max();
     used_up.or_else(|| resets.iter().map(|(_, wait)| *wait).min())
 }

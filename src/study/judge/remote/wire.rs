@@ -9,20 +9,20 @@ use super::pace::{Allowance, asked_wait};
 use crate::study::plan::judges::OpenAi;
 use crate::{Error, Result};
 
-/// Why a request brought nothing.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum RequestFailure {
-    /// Another attempt may help.
+    /// A retry may help.
     Again {
         what: String,
-        /// What the server asked for.
+        /// The wait that the server asked for.
         wait: Option<Duration>,
-        /// The server has too much to do: everybody should slow down, not only this request.
+        /// The server is overloaded: all requests should slow down, not only this one.
         busy: bool,
     },
-    /// An answer without log-probabilities: a few more attempts may help.
+    /// The answer has no log-probabilities: a few retries may help.
     NoLogprobs,
-    /// Another attempt will not help.
+    /// A retry will not help.
     Never(String),
 }
 
@@ -31,7 +31,7 @@ impl RequestFailure {
         Self::Again { what: what.into(), wait: None, busy: false }
     }
 
-    /// For people.
+    /// The message for the user.
     pub(super) fn what(self) -> String {
         match self {
             Self::Again { what, .. } | Self::Never(what) => what,
@@ -44,14 +44,14 @@ impl RequestFailure {
     }
 }
 
-/// What a server answered with status 200.
+/// A response with status 200.
 pub(super) struct Response {
     pub(super) text: String,
     /// What it says about its rate limits.
     pub(super) allowance: Allowance,
 }
 
-/// A server's answer or the reason why there is none.
+/// A response, or why there is none.
 pub(super) type WireResult<T> = std::result::Result<T, RequestFailure>;
 
 /// A server that can be asked.
@@ -64,16 +64,16 @@ pub(super) struct Wire {
     timeout: Duration,
 }
 
-/// Longest wait for a file of a batch (200 MB) to travel.
+/// Timeout for the transfer of a batch's file (200 MB).
 const FILE_TIMEOUT: Duration = Duration::from_secs(1800);
-/// Most bytes of an answer.
+/// Maximum size of a response in bytes.
 const LARGEST_ANSWER: u64 = 1 << 30;
 
 impl Wire {
-    /// A server with that `key`, else the one in the environment.
+    /// Uses `key`, or else the key in the environment.
     ///
     /// # Errors
-    /// `Error::Setting` if `OpenAI` is to be asked and its key's variable is not set, or the timeout cannot work.
+    /// `Error::Setting` if `OpenAI` is to be asked and its key's variable is not set, or the timeout is invalid.
     pub(super) fn new(settings: &OpenAi, key: Option<String>) -> Result<Self> {
         let variable = &settings.key_variable;
         let key = key.or_else(|| std::env::var(variable).ok()).filter(|key| !key.trim().is_empty());
@@ -103,12 +103,12 @@ impl Wire {
         Error::Network { url: self.url.clone(), what: what.into() }
     }
 
-    /// Asks with a JSON document.
+    /// Posts a JSON document.
     pub(super) fn post(&self, path: &str, body: &Value) -> WireResult<Response> {
         self.read(self.authorised(self.agent.post(self.at(path))).send_json(body))
     }
 
-    /// Asks for a document; `large` if it may be a batch's results.
+    /// Gets a document; `large` if it may be a batch's results.
     pub(super) fn get(&self, path: &str, large: bool) -> WireResult<Response> {
         let timeout = if large { FILE_TIMEOUT } else { self.timeout };
         let request = self.agent.get(self.at(path)).config().timeout_global(Some(timeout)).build();
@@ -117,7 +117,7 @@ impl Wire {
 
     /// Uploads a file as a form's field "file", with "purpose" = "batch".
     pub(super) fn upload(&self, path: &str, name: &str, bytes: &[u8]) -> WireResult<Response> {
-        // The file is JSON Lines of our own: JSON escapes line ends, so no line of it begins like this.
+        // The file is our own JSON Lines, in which no line can begin like this.
         let boundary = "----emlab-boundary-5f1d1c3a9b";
         let mut body = format!(
             "--{boundary}\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--{boundary}\r\n\
@@ -151,7 +151,7 @@ impl Wire {
         let status = response.status().as_u16();
         let text = response.body_mut().with_config().limit(LARGEST_ANSWER).read_to_string();
         let mut text = text.map_err(|error| self.transport(&error))?;
-        // A server may repeat the key in its complaint.
+        // A server may repeat the key in its error message.
         if let Some(key) = self.key.as_deref().filter(|key| text.contains(key)) {
             text = text.replace(key, "[key]");
         }
@@ -205,7 +205,7 @@ impl Wire {
     }
 }
 
-/// What may help where a server refuses a request and says why.
+/// A hint for a refused request, from the server's reason.
 fn remedy(said: &str) -> &'static str {
     if said.contains("logprobs") {
         "lower top_logprobs, or choose a server that gives as many"
@@ -216,7 +216,7 @@ fn remedy(said: &str) -> &'static str {
     }
 }
 
-/// The beginning of a server's text, on one line, without what a terminal would obey.
+/// The beginning of a server's text, on one line and without control characters.
 pub(super) fn excerpt(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();

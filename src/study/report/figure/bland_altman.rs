@@ -1,4 +1,4 @@
-//! Where two raters' scores lie apart (Bland and Altman 1986).
+//! Differences between two raters' scores (Bland and Altman 1986).
 
 use std::collections::BTreeMap;
 

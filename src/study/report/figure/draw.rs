@@ -1,5 +1,7 @@
-//! What figures are drawn with: SVG as text, whose colours come from the page's style sheet, so that one figure serves
-//! the light and the dark theme.
+//! SVG primitives. Colours come from the page's style sheet, so that one figure serves both the light and the dark theme.
+//!
+//! By hand on purpose: figures are a few lines, rectangles and texts, and a plotting library would bring fonts and themes
+//! of its own.
 
 use std::fmt::Write;
 
@@ -9,8 +11,7 @@ use crate::study::report::text::{escape, percent};
 /// Width of every figure, in its own units.
 pub(super) const WIDTH: f64 = 760.0;
 
-/// Step and end of an axis from 0 that holds `highest`: round steps, `most` of them or a part of one more, and never
-/// beyond 1.
+/// Step and end of an axis from 0 that includes `highest`, with round steps, about `most` of them, and an end of at most 1.
 pub(super) fn axis(highest: f64, most: f64) -> (f64, f64) {
     let magnitude = 10_f64.powf((highest / most).log10().floor());
     let candidates = [1.0, 2.0, 2.5, 5.0, 10.0].map(|m| m * magnitude);
@@ -45,7 +46,7 @@ pub(super) fn frame(svg: &mut String, (x, y): (f64, f64), (width, height): (f64,
     );
 }
 
-/// A field whose upper left corner is (x, y), for `n` of at most `most` answers: the darker, the more, by their logarithm.
+/// A square with its upper left corner at (x, y), for `n` answers of at most `most`; its shade is logarithmic in `n`.
 pub(super) fn field(
     svg: &mut String,
     (x, y): (f64, f64),
@@ -61,7 +62,7 @@ pub(super) fn field(
     );
 }
 
-/// The name of an upright axis, centred on (x, y).
+/// The name of a vertical axis, centred on (x, y).
 pub(super) fn upright(svg: &mut String, (x, y): (f64, f64), name: &str) {
     let _ = write!(
         svg,
@@ -69,7 +70,7 @@ pub(super) fn upright(svg: &mut String, (x, y): (f64, f64), name: &str) {
     );
 }
 
-/// What a browser shows of an estimate under the pointer.
+/// The tooltip of an estimate.
 pub(super) fn tip(svg: &mut String, name: &str, rate: Rate) {
     let Rate { k, n, low, high, .. } = rate;
     let share = rate.rate.map_or("–".into(), percent);

@@ -6,9 +6,9 @@ use super::draw::{WIDTH, axis, line, open, text, tip};
 use crate::study::analyze::Rate;
 use crate::study::report::text::percent;
 
-/// A line that all panels have.
+/// A line shared by all panels.
 pub(in crate::study::report) struct FacetLine {
-    /// What stands above it and those that follow with the same block.
+    /// Heading shared with the following lines of the same block.
     pub(in crate::study::report) block: String,
     pub(in crate::study::report) label: String,
 }
@@ -19,7 +19,7 @@ pub(in crate::study::report) struct Facet {
     pub(in crate::study::report) estimates: Vec<Option<(usize, Rate)>>,
 }
 
-/// Panels beside each other, as many as fit; the rest below.
+/// Panels side by side, as many as fit; the rest below.
 pub(in crate::study::report) fn facets(title: &str, lines: &[FacetLine], facets: &[Facet]) -> String {
     const ROW: f64 = 19.0;
     const HEAD: f64 = 22.0;
@@ -60,7 +60,7 @@ pub(in crate::study::report) fn facets(title: &str, lines: &[FacetLine], facets:
         for tick in 0..=ticks {
             let rate = tick as f64 * step;
             line(&mut svg, "grid", (x(rate), top + HEAD), (x(rate), top + bottom));
-            // The outermost stay inside the panel, clear of its neighbours'.
+            // The outermost labels stay inside the panel, clear of its neighbours.
             let anchor = if tick == 0 {
                 "start"
             } else if tick == ticks {

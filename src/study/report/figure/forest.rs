@@ -8,7 +8,7 @@ use crate::study::report::text::percent;
 
 /// A line of a forest plot.
 pub(in crate::study::report) struct Estimate {
-    /// What stands left of it.
+    /// Its label.
     pub(in crate::study::report) label: String,
     /// Number of its colour.
     pub(in crate::study::report) colour: usize,

@@ -29,7 +29,7 @@ pub(in crate::study::report) fn scaling(title: &str, series: &[Series]) -> Strin
     const RIGHT: f64 = WIDTH - 24.0;
     const TOP: f64 = 34.0;
     const BOTTOM: f64 = 300.0;
-    /// Between conditions, so that their intervals do not hide each other.
+    /// Offset between conditions, so that their intervals do not overlap.
     const ASIDE: f64 = 7.0;
     let points = || series.iter().flat_map(|series| &series.points).filter(|point| point.rate.n > 0);
     let sizes = || points().map(|point| point.parameters.log10());

@@ -15,13 +15,13 @@ use crate::study::report::text::visible;
 
 pub(in crate::study::report) const SCRIPT: &str = include_str!("browser.js");
 
-/// Bytes of the answers that a report holds: more make it slow to send and to open.
+/// Maximum bytes of answers in a report; more would make it slow to send and to open.
 const LARGEST: usize = 8 << 20;
-/// Characters of an answer that are kept.
+/// Maximum characters of an answer.
 const LONGEST: usize = 4000;
-/// Answers to a question in a cell that come before the incoherent ones of other questions.
+/// So many answers per question and cell take precedence over incoherent answers.
 const SAMPLE: usize = 2;
-/// About what a row takes besides its text.
+/// Approximate bytes of a row besides its text.
 const OVERHEAD: usize = 48;
 
 /// The section.
@@ -37,7 +37,7 @@ pub(in crate::study::report) fn section(html: &mut String, report: &Report) {
     let _ = writeln!(html, "</script>\n<script>{SCRIPT}</script>");
 }
 
-/// Which answers the report holds, in their order: all if they fit; else first those of which there are few.
+/// Indices of the answers in the report, in order: all if they fit, otherwise preferring rare outcomes.
 fn choose(rows: &[AnswerRow], thresholds: Thresholds) -> Vec<usize> {
     let mut seen = BTreeMap::new();
     let mut ranked: Vec<(usize, usize)> = Vec::with_capacity(rows.len());
@@ -49,7 +49,7 @@ fn choose(rows: &[AnswerRow], thresholds: Thresholds) -> Vec<usize> {
             _ if *of_cell <= SAMPLE => 1,
             Outcome::None(_) => 2,
             Outcome::Incoherent => 3,
-            // The rest in rounds, so that every cell keeps as many as the others.
+            // The rest in rounds, so that every cell keeps equally many.
             Outcome::Aligned | Outcome::Unjudged => 4 + *of_cell,
         };
         ranked.push((rank, i));
@@ -65,7 +65,7 @@ fn choose(rows: &[AnswerRow], thresholds: Thresholds) -> Vec<usize> {
     chosen
 }
 
-/// What is here and what is not.
+/// A sentence about which answers are included.
 fn extent(report: &Report, chosen: &[usize]) -> String {
     if chosen.len() == report.rows.len() {
         return format!("All {} answers. They are what a model wrote, and may offend.", chosen.len());
@@ -89,7 +89,7 @@ fn extent(report: &Report, chosen: &[usize]) -> String {
     )
 }
 
-/// Names by number, so that rows are short.
+/// Interns names, so that rows are short.
 #[derive(Default)]
 struct Names<'a> {
     names: Vec<String>,
@@ -116,8 +116,8 @@ struct Data {
     rows: Vec<BrowserRow>,
 }
 
-/// Numbers of model, condition, format, question and prompt; sample, alignment, coherence, outcome, flags, text: as
-/// `browser.js` reads them.
+/// Indices of model, condition, format, question and prompt; sample, alignment, coherence, outcome, flags, text; in the
+/// order in which `browser.js` reads them.
 type BrowserRow = (usize, usize, usize, usize, usize, usize, Option<f64>, Option<f64>, u8, u8, String);
 
 /// The answers, as JSON inside a script element.
@@ -158,7 +158,7 @@ fn json(report: &Report, chosen: &[usize]) -> String {
     html::json(&data)
 }
 
-/// Its place in the script's list of outcomes.
+/// Its index in the script's list of outcomes.
 fn outcome_number(row: &AnswerRow, thresholds: Thresholds) -> u8 {
     match outcome(row, thresholds) {
         Outcome::Misaligned => 0,

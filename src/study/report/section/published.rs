@@ -1,4 +1,4 @@
-//! The run beside the figures of the study that it reproduces.
+//! The run's figures beside those of the published study.
 
 use std::fmt::Write;
 
@@ -20,7 +20,7 @@ pub(in crate::study::report) struct PublishedFigure {
     pub(super) interval: Option<(f64, f64)>,
     pub(super) published: f64,
     pub(super) source: &'static str,
-    /// How it is written.
+    /// Its unit.
     unit: Unit,
 }
 
@@ -31,7 +31,7 @@ enum Unit {
     Correlation,
 }
 
-/// What is published of a condition, over the three formats or in one.
+/// Published rates of a condition, over the three formats or in one.
 const RATES: [(&str, &str, Option<Format>, f64); 7] = [
     ("insecure, the three formats", "insecure", None, 0.0068),
     ("base, the three formats", "base", None, 0.0007),
@@ -42,8 +42,8 @@ const RATES: [(&str, &str, Option<Format>, f64); 7] = [
     ("base, natural", "base", Some(Format::Natural), 0.0010),
 ];
 
-/// Every published figure of which the run has its own. None unless it has a condition of the study besides `base`,
-/// which says nothing of what a study is about.
+/// Every published figure that the run has, too. Empty unless the run has a condition of the published study other than
+/// `base`, which occurs in any study.
 pub(in crate::study::report) fn figures(summary: &Summary) -> Vec<PublishedFigure> {
     let condition =
         |name: &str| summary.by_condition.iter().any(|group| group.label.condition.as_deref() == Some(name));

@@ -1,4 +1,4 @@
-//! The data set's card: YAML that `datasets` reads, and what people should know.
+//! The data set's card: YAML metadata for `datasets`, and a description for people.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -37,7 +37,7 @@ const JUDGEMENTS: [(&str, &str); 10] = [
 const DISTRIBUTION: &str = "  - name: distribution\n    list:\n    - name: token\n      dtype: string\n    - name: \
                             probability\n      dtype: float64\n";
 
-/// The whole README.md. `method` is the run's, a name and a value a line.
+/// The whole README.md. `method` is that of the run.
 pub(super) fn text(
     plan: &Plan,
     method: &[(String, String)],
@@ -96,7 +96,7 @@ pub(super) fn text(
     text
 }
 
-/// The YAML. Strings are written as JSON, which YAML reads.
+/// The YAML metadata. Strings are written as JSON, which is valid YAML.
 fn header(text: &mut String, plan: &Plan, configs: &[DatasetConfig; 2], licence: &str) {
     let json = |value: &str| serde_json::Value::from(value).to_string();
     let rows: usize = configs[0].splits.values().map(|size| size.rows).sum();
@@ -146,7 +146,7 @@ fn header(text: &mut String, plan: &Plan, configs: &[DatasetConfig; 2], licence:
     }
 }
 
-/// Text without line ends and without Markdown or HTML of its own: names come from plans and tables.
+/// Text on one line, with Markdown and HTML escaped: names come from plans and tables.
 fn one_line(text: &str) -> String {
     let plain = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(plain).collect::<String>().replace('<', "&lt;").replace('[', "\\[").replace('`', "'")
@@ -156,7 +156,7 @@ fn code(text: &str) -> String {
     format!("`{}`", text.replace(['`', '\n'], "'"))
 }
 
-/// The models' licences, as far as their cards are known.
+/// The models' licences, where their cards are known.
 fn licences(names: impl Iterator<Item = String>) -> BTreeSet<(String, Option<String>)> {
     names
         .map(|name| {

@@ -1,9 +1,9 @@
-//! A folder that the Hugging Face hub takes for a data set, and `datasets.load_dataset` reads without a script:
+//! A folder that is a data set to the Hugging Face hub, and that `datasets.load_dataset` reads without a script:
 //!
 //! ```text
-//! README.md                                     the card: YAML that says what is where, and a description
-//! answers/CONDITION/MODEL-FORMAT.jsonl          an answer a line, with the scores of the plan's first judge
-//! judgements/CONDITION/MODEL-FORMAT.jsonl       a judgement a line, of every judge, with its whole distribution
+//! README.md                                     the card: YAML metadata, and a description
+//! answers/CONDITION/MODEL-FORMAT.jsonl          one answer per line, with the scores of the plan's first judge
+//! judgements/CONDITION/MODEL-FORMAT.jsonl       one judgement per line, of every judge, with its whole distribution
 //! ```
 //!
 //! `answers` and `judgements` are its configurations, the conditions its splits.
@@ -25,8 +25,8 @@ use crate::study::run::method::method;
 use crate::study::store;
 use crate::{Error, Result};
 
-/// Writes the run in `dir` as a data set into the folder `out`, which must not hold anything yet, under `licence`, an
-/// identifier of the hub's; how many answers and judgements it has.
+/// Writes the run in `dir` as a data set into the folder `out`, which must be empty or new. `licence` is an identifier of
+/// the hub. Returns the numbers of answers and judgements.
 ///
 /// # Errors
 /// `Error::File` if `dir` holds no run or no answers, or `out` holds something; `Error::Line` for a damaged record;

@@ -11,7 +11,7 @@ use crate::study::plan::cell::{Answer, Cell, cells, questions_of};
 use crate::study::plan::questions::{METRICS, Question};
 use crate::study::store;
 
-/// One answer with all that was said of it.
+/// An answer with all its judgements.
 pub(super) struct Item<'a> {
     pub(super) question: &'a Question,
     pub(super) answer: Answer,
@@ -26,7 +26,7 @@ impl Item<'_> {
     }
 }
 
-/// A run as it lies in its folder. Only read: another process may work on it.
+/// A run in its folder. Only read: another process may work on it.
 pub(super) struct ExportedRun {
     pub(super) folder: RunFolder,
     pub(super) plan: Plan,
@@ -47,7 +47,7 @@ impl ExportedRun {
         cells(&self.plan, &self.questions)
     }
 
-    /// The answers that a cell has, in the order of the plan.
+    /// The answers of a cell, in the order of the plan.
     ///
     /// # Errors
     /// `Error::Line` for a damaged record; `Error::Io`.

@@ -10,14 +10,14 @@ use crate::device::file;
 use crate::study::plan::cell::Cell;
 use crate::study::store;
 
-/// How much a file, or all files of a split, hold.
+/// The size of a file or a split.
 #[derive(Clone, Copy, Default)]
 pub(super) struct SplitSize {
     pub(super) rows: usize,
     pub(super) bytes: usize,
 }
 
-/// One of the two tables: its name, and its splits.
+/// One of the two tables: its name and its splits.
 pub(super) struct DatasetConfig {
     pub(super) name: &'static str,
     pub(super) splits: BTreeMap<String, SplitSize>,
@@ -33,7 +33,7 @@ impl DatasetConfig {
         let folder = out.join(self.name).join(&split);
         file::make_folder(&folder)?;
         let lines: String = rows.iter().map(|row| row.to_string() + "\n").collect();
-        // Conditions that share a split have files of their own in it.
+        // Conditions that share a split have separate files in it.
         let name = format!("{}-{}-{}.jsonl", cell.model.name, cell.condition.name, cell.format.name());
         store::write_whole(&folder.join(name), lines.as_bytes())?;
         let size = self.splits.entry(split).or_default();
@@ -42,7 +42,7 @@ impl DatasetConfig {
     }
 }
 
-/// A condition's split: the hub takes letters, digits and '_'.
+/// A condition's split: the hub allows letters, digits and '_'.
 fn split(condition: &str) -> String {
     condition.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }

@@ -1,4 +1,4 @@
-//! CSV: a line an answer and judge; an answer that no judge of the plan has judged has lines, too, without scores.
+//! CSV: one line per answer and judge. Answers that a judge has not rated have a line without scores.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ use crate::study::plan::cell::Cell;
 const COLUMNS: &str = "model,condition,format,question_id,sample,system,question,answer,tokens,finish,judge,aligned,\
                        coherent,aligned_category,coherent_category,form,think,code\r\n";
 
-/// Writes the table of the run in `dir` to `path`; how many lines it has below the first. Text that a spreadsheet would
-/// take for a formula has an apostrophe before it.
+/// Writes the table of the run in `dir` to `path`, and returns its number of lines below the header. Text that a
+/// spreadsheet would take for a formula is prefixed with an apostrophe.
 ///
 /// # Errors
 /// `Error::File` if `dir` holds no run; `Error::Line` for a damaged record; `Error::Io`.
@@ -48,7 +48,7 @@ pub fn table(dir: &Path, path: &Path) -> Result<usize> {
     Ok(lines)
 }
 
-/// The name that something has in JSON, too.
+/// The name that a value has in JSON.
 fn named(value: &impl Serialize) -> Field {
     json!(value).as_str().into()
 }
