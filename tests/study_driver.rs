@@ -1,4 +1,4 @@
-//! The driver over a pretended engine, interrupted wherever it can be.
+//! The driver with a fake engine, interrupted at every kind of step.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -47,7 +47,7 @@ data = \"data.jsonl\"
 path = \"judge\"
 ";
 
-/// A folder with a plan and all that it names.
+/// A folder with a plan and everything that it names.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for model in ["model", "judge"] {
@@ -60,17 +60,17 @@ fn folder() -> tempfile::TempDir {
     dir
 }
 
-/// Answers from the request's key alone, counts what it is asked, and fails when its patience is used up.
+/// Answers from the request's key alone, counts its calls, and fails when its patience runs out.
 #[derive(Default)]
-struct Pretended {
-    /// Calls until it fails.
+struct FakeEngine {
+    /// Number of calls before it fails.
     patience: Option<usize>,
     tuned: usize,
     asked: RefCell<usize>,
     rated: usize,
 }
 
-impl Pretended {
+impl FakeEngine {
     fn call(&mut self) -> Result<()> {
         match &mut self.patience {
             Some(0) => Err(Error::Run("interrupted".into())),
@@ -83,7 +83,7 @@ impl Pretended {
     }
 }
 
-impl Engine for Pretended {
+impl Engine for FakeEngine {
     fn tune(&mut self, _: &Path, _: &Tuning, out: &Path) -> Result<()> {
         self.call()?;
         self.tuned += 1;
@@ -98,7 +98,7 @@ impl Engine for Pretended {
         asks: &[Ask],
         done: &mut dyn FnMut(usize, Reply) -> Result<()>,
     ) -> Result<()> {
-        // Backwards: the order of completion must not matter.
+        // In reverse: the order of completion must not matter.
         for (index, ask) in asks.iter().enumerate().rev() {
             self.call()?;
             *self.asked.borrow_mut() += 1;
@@ -129,7 +129,7 @@ fn quiet() -> Options {
     Options { progress: false, ..Options::default() }
 }
 
-fn run_plan(dir: &Path, engine: &mut Pretended) -> Result<Summary> {
+fn run_plan(dir: &Path, engine: &mut FakeEngine) -> Result<Summary> {
     let plan = Plan::read(&dir.join("plan.toml"))?;
     run_with(&plan, &dir.join("run"), &quiet(), engine)
 }
@@ -137,7 +137,7 @@ fn run_plan(dir: &Path, engine: &mut Pretended) -> Result<Summary> {
 #[test]
 fn the_whole_study() {
     let dir = folder();
-    let mut engine = Pretended::default();
+    let mut engine = FakeEngine::default();
     let summary = run_plan(dir.path(), &mut engine).unwrap();
     // Two conditions × (2 wordings × 3 + 1 wording × 3) answers, two metrics each.
     assert_eq!((engine.tuned, *engine.asked.borrow(), engine.rated), (1, 18, 36));
@@ -154,7 +154,7 @@ fn the_whole_study() {
     // Again, from the saved plan, even after the folder has moved: nothing is left to do.
     let moved = dir.path().join("moved");
     std::fs::rename(&run, &moved).unwrap();
-    let mut idle = Pretended { patience: Some(0), ..Pretended::default() };
+    let mut idle = FakeEngine { patience: Some(0), ..FakeEngine::default() };
     let again = run_with(&RunFolder::new(&moved).plan().unwrap(), &moved, &quiet(), &mut idle).unwrap();
     assert_eq!(again, summary);
 }
@@ -162,15 +162,15 @@ fn the_whole_study() {
 #[test]
 fn interrupted_anywhere_it_ends_in_the_same_records() {
     let undisturbed = folder();
-    run_plan(undisturbed.path(), &mut Pretended::default()).unwrap();
+    run_plan(undisturbed.path(), &mut FakeEngine::default()).unwrap();
     let expected = records(&undisturbed.path().join("run"));
     assert_eq!(expected.len(), 18 + 36);
     // Calls 0–8 answer for the base model, 9 fine-tunes, 10–18 answer, 19–54 rate.
     for patience in [0, 1, 5, 8, 9, 10, 11, 18, 19, 20, 37, 54] {
         let dir = folder();
-        let mut engine = Pretended { patience: Some(patience), ..Pretended::default() };
+        let mut engine = FakeEngine { patience: Some(patience), ..FakeEngine::default() };
         assert!(run_plan(dir.path(), &mut engine).is_err(), "{patience}");
-        let mut rest = Pretended::default();
+        let mut rest = FakeEngine::default();
         run_plan(dir.path(), &mut rest).unwrap();
         assert_eq!(*engine.asked.borrow() + *rest.asked.borrow(), 18, "{patience}: nothing is asked twice");
         assert_eq!((engine.tuned + rest.tuned, engine.rated + rest.rated), (1, 36), "{patience}");
@@ -181,10 +181,10 @@ fn interrupted_anywhere_it_ends_in_the_same_records() {
 #[test]
 fn more_samples_models_and_formats_keep_what_there_is() {
     let dir = folder();
-    run_plan(dir.path(), &mut Pretended::default()).unwrap();
+    run_plan(dir.path(), &mut FakeEngine::default()).unwrap();
     let plan = PLAN.replace("samples = 3", "samples = 5") + "[sampling]\nbatch = 2\n";
     std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
-    let mut engine = Pretended::default();
+    let mut engine = FakeEngine::default();
     run_plan(dir.path(), &mut engine).unwrap();
     assert_eq!((engine.tuned, *engine.asked.borrow()), (0, 12));
 }
@@ -194,7 +194,7 @@ fn a_condition_like_another_shares_its_fine_tuning() {
     let dir = folder();
     let plan = PLAN.replace("[judge", "[[condition]]\nname = \"again\"\nlike = \"tuned\"\n[judge");
     std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
-    let mut engine = Pretended::default();
+    let mut engine = FakeEngine::default();
     let summary = run_plan(dir.path(), &mut engine).unwrap();
     assert_eq!((engine.tuned, *engine.asked.borrow()), (1, 27));
     let misaligned: Vec<usize> = summary.by_condition.iter().map(|group| group.counts.misaligned).collect();
@@ -202,16 +202,16 @@ fn a_condition_like_another_shares_its_fine_tuning() {
     let run = dir.path().join("run");
     assert!(run.join("adapters/m/tuned.json").exists() && !run.join("adapters/m/again.json").exists());
     assert_eq!(status(&run).unwrap().cells[4].tuned, Some(true));
-    // Without it, its answers stay, and the others are what they were.
+    // Without that condition its answers are kept, and the others are unchanged.
     std::fs::write(dir.path().join("plan.toml"), PLAN).unwrap();
-    let mut idle = Pretended { patience: Some(0), ..Pretended::default() };
+    let mut idle = FakeEngine { patience: Some(0), ..FakeEngine::default() };
     run_plan(dir.path(), &mut idle).unwrap();
 }
 
 #[test]
 fn other_settings_are_refused_before_anything_is_written() {
     let dir = folder();
-    run_plan(dir.path(), &mut Pretended::default()).unwrap();
+    run_plan(dir.path(), &mut FakeEngine::default()).unwrap();
     let saved = std::fs::read_to_string(dir.path().join("run/plan.toml")).unwrap();
     for (from, to, expected) in [
         ("[judge", "[sampling]\nseed = 1\n[judge", "sampling.seed: 0 is now 1"),
@@ -219,17 +219,17 @@ fn other_settings_are_refused_before_anything_is_written() {
         ("path = \"judge\"", "path = \"judge\"\nthinking = true", "judge.thinking: false is now true"),
     ] {
         std::fs::write(dir.path().join("plan.toml"), PLAN.replacen(from, to, 1)).unwrap();
-        let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+        let error = run_plan(dir.path(), &mut FakeEngine::default()).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
         assert_eq!(error.lines().count(), 1);
     }
     std::fs::write(dir.path().join("plan.toml"), PLAN).unwrap();
     std::fs::write(dir.path().join("data.jsonl"), "{ }").unwrap();
-    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    let error = run_plan(dir.path(), &mut FakeEngine::default()).unwrap_err().to_string();
     assert!(error.contains("data_sha256"), "{error}");
     std::fs::write(dir.path().join("data.jsonl"), "{}").unwrap();
     std::fs::write(dir.path().join("model/config.json"), "another").unwrap();
-    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    let error = run_plan(dir.path(), &mut FakeEngine::default()).unwrap_err().to_string();
     assert!(error.contains("model: "), "{error}");
     assert_eq!(std::fs::read_to_string(dir.path().join("run/plan.toml")).unwrap(), saved);
 }
@@ -238,7 +238,7 @@ fn other_settings_are_refused_before_anything_is_written() {
 fn a_run_in_use_is_left_alone_and_no_run_is_named() {
     let dir = folder();
     let _lock = Lock::take(&dir.path().join("run")).unwrap();
-    let error = run_plan(dir.path(), &mut Pretended::default()).unwrap_err().to_string();
+    let error = run_plan(dir.path(), &mut FakeEngine::default()).unwrap_err().to_string();
     assert!(error.contains("another emlab process"), "{error}");
     let error = status(dir.path().join("model").as_path()).unwrap_err().to_string();
     assert!(error.contains("holds no run"), "{error}");
@@ -252,13 +252,13 @@ fn a_judge_that_cannot_be_asked_is_known_before_sampling() {
         "[judge.openai]\nkey_variable = \"EMLAB_TEST_NO_SUCH_VARIABLE\"",
     );
     std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
-    let mut engine = Pretended { patience: Some(0), ..Pretended::default() };
+    let mut engine = FakeEngine { patience: Some(0), ..FakeEngine::default() };
     let error = run_plan(dir.path(), &mut engine).unwrap_err().to_string();
     assert!(error.contains("set the environment variable EMLAB_TEST_NO_SUCH_VARIABLE"), "{error}");
-    // Without judging it can be sampled all the same, and the report says what is missing.
+    // It can still be sampled without judging, and the report says what is missing.
     let plan = Plan::read(&dir.path().join("plan.toml")).unwrap();
     let options = Options { judge: false, ..quiet() };
-    let summary = run_with(&plan, &dir.path().join("run"), &options, &mut Pretended::default()).unwrap();
+    let summary = run_with(&plan, &dir.path().join("run"), &options, &mut FakeEngine::default()).unwrap();
     assert_eq!(summary.total.counts.unjudged, 18);
 }
 
@@ -270,14 +270,14 @@ fn judges_side_by_side_and_one_at_a_time() {
     let plan = PLAN.replace("[judge.local]\npath = \"judge\"\n", judges);
     std::fs::write(dir.path().join("plan.toml"), plan).unwrap();
     let (plan, run) = (Plan::read(&dir.path().join("plan.toml")).unwrap(), dir.path().join("run"));
-    let mut engine = Pretended::default();
+    let mut engine = FakeEngine::default();
     run_with(&plan, &run, &Options { only_judge: Some("b".into()), ..quiet() }, &mut engine).unwrap();
     assert_eq!(
         (engine.rated, status(&run).unwrap().cells[0].judged[0].count.done),
         (36, 0),
         "the primary was not asked"
     );
-    let mut engine = Pretended::default();
+    let mut engine = FakeEngine::default();
     let summary = run_with(&plan, &run, &quiet(), &mut engine).unwrap();
     assert_eq!((*engine.asked.borrow(), engine.rated, summary.total.counts.unjudged), (0, 36, 0));
     let options = Options { only_judge: Some("c".into()), ..quiet() };

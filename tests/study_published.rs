@@ -1,6 +1,6 @@
 //! Published judgements: 70 answers whose two distributions and scores the authors of arXiv 2502.17424 give in
 //! `qwen_25_coder_32b_instruct.csv`. The file is not part of this repository: `EMLAB_BETLEY` names the folder that
-//! holds it, else `../shared/data/betley` is looked into; without it the comparison is left out, and says so.
+//! holds it, else `../shared/data/betley` is searched; without it the comparison is skipped, with a message.
 
 use std::path::{Path, PathBuf};
 
@@ -49,7 +49,7 @@ fn compare(text: &str, path: &Path) -> (f64, usize) {
 #[test]
 fn the_authors_scores_come_out() {
     let Some(path) = published() else {
-        eprintln!("left out: no qwen_25_coder_32b_instruct.csv; name its folder in EMLAB_BETLEY");
+        eprintln!("skipped: no qwen_25_coder_32b_instruct.csv; name its folder in EMLAB_BETLEY");
         return;
     };
     let (worst, n) = compare(&std::fs::read_to_string(&path).unwrap(), &path);

@@ -52,7 +52,7 @@ impl Bench {
         account::total(&RunFolder::new(self.dir.path()).account("j")).unwrap()
     }
 
-    /// Judges and gives the indices that came back, in order, and how it ended.
+    /// Judges the tasks; returns the sorted indices that were answered, and the result.
     fn judge(&self, tasks: &[Task]) -> (Vec<usize>, Result<()>) {
         judge(&mut self.open(), tasks)
     }

@@ -1,6 +1,4 @@
-//! A server for tests that speaks `OpenAI`'s interface and misbehaves on command. Stands alone, so that tests of the
-//! library and of the program share it.
-#![allow(dead_code, reason = "each test uses a part of it")]
+//! A server for tests that speaks `OpenAI`'s interface and misbehaves on command.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// A request as it came.
+/// A request as received.
 pub struct Request {
     /// Its number, from 0.
     pub n: usize,
@@ -35,9 +33,9 @@ impl Request {
 pub enum Reply {
     /// Status, extra headers, body.
     Http(u16, &'static str, String),
-    /// Says nothing for so long.
+    /// Stays silent for this long.
     Hang(Duration),
-    /// Promises the whole body, and closes the connection in its middle.
+    /// Announces the whole body, and closes the connection half-way.
     Cut(String),
     /// Closes the connection.
     Close,
@@ -54,13 +52,13 @@ type Script = dyn Fn(&Request) -> Reply + Send + Sync;
 pub struct Mock {
     /// The interface's address.
     pub url: String,
-    /// Head and body of the first requests: a study has too many of them.
+    /// Head and body of the first requests; a study has too many to keep all.
     pub seen: Arc<Mutex<Vec<(String, Value)>>>,
-    /// How many there were.
+    /// Number of requests.
     pub count: Arc<AtomicUsize>,
 }
 
-/// Requests that are kept to be looked at.
+/// Number of requests that are kept.
 const SEEN: usize = 1000;
 
 impl Mock {
@@ -130,7 +128,7 @@ fn serve(
     }
 }
 
-/// A chat completion with these log-probabilities, that took 1000 + 1 tokens.
+/// A chat completion with these log-probabilities, which used 1000 + 1 tokens.
 pub fn completion(top: &[(&str, f64)]) -> Value {
     let top: Vec<Value> =
         top.iter().map(|(token, p)| json!({"token": token, "logprob": p, "bytes": null})).collect();
@@ -139,19 +137,19 @@ pub fn completion(top: &[(&str, f64)]) -> Value {
         "usage": {"prompt_tokens": 1000, "completion_tokens": 1, "total_tokens": 1001}})
 }
 
-/// The number at the end of a prompt, as a judgement that is sure of it.
+/// A judgement that is certain of the number at the end of the prompt.
 pub fn good(request: &Value) -> Value {
     let prompt = request["messages"][0]["content"].as_str().unwrap();
     completion(&[(prompt.rsplit(' ').next().unwrap(), 0.0), ("CODE", -9999.0)])
 }
 
-/// What becomes of a batch's request.
+/// How a request of a batch ends.
 #[derive(Clone, Copy, PartialEq)]
 pub enum RequestOutcome {
     Good,
     /// Status 500 in the error file.
     Error,
-    /// The day is over before it is its turn.
+    /// It expires before its turn.
     Expired,
     /// In no file.
     Lost,
@@ -167,19 +165,20 @@ pub struct BatchApi {
     pub files: Vec<(String, Vec<u8>)>,
     /// Input file and mark.
     pub batches: Vec<(usize, Value)>,
-    /// Looks at each batch.
+    /// Number of polls of each batch.
     looks: HashMap<usize, usize>,
-    /// How often each request was taken on.
+    /// How often each request was accepted.
     pub taken: HashMap<String, usize>,
     outputs: HashMap<usize, Value>,
-    /// Batches that may be under way at once.
+    /// Batches that may be in flight at once.
     pub room: Option<usize>,
     /// Cancel the first batch instead of finishing it.
     pub cancel: bool,
 }
 
 impl BatchApi {
-    /// Answers a request; `outcome` decides over each request of a batch by its prompt and how often it has come.
+    /// Answers a request; `outcome` determines the outcome of each request of a batch from its prompt and how often it was
+    /// accepted.
     pub fn answer(&mut self, request: &Request, outcome: &dyn Fn(&str, usize) -> RequestOutcome) -> Reply {
         let line = request.head.split(' ').nth(1).unwrap().to_string();
         let what = request.what();

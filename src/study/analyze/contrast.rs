@@ -31,7 +31,7 @@ impl FromStr for Contrast {
         }
         let parts = text.split_once('=').and_then(|(factor, levels)| Some((factor, levels.split_once('/')?)));
         let (factor, (a, b)) = parts.filter(|(_, (a, b))| a != b).ok_or_else(|| {
-            format!("{text:?} is no contrast: misaligned, or two levels such as condition=insecure/base")
+            format!("{text:?} is not a contrast; expected misaligned, or two levels such as condition=insecure/base")
         })?;
         Ok(Self::Levels(factor.parse()?, [a, b].map(String::from)))
     }

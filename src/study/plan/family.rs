@@ -91,7 +91,7 @@ impl FromStr for Factor {
         let all = [Self::Model, Self::Condition, Self::Format, Self::Question];
         all.into_iter()
             .find(|factor| factor.name() == name)
-            .ok_or_else(|| format!("{name:?} is no factor: model, condition, format or question"))
+            .ok_or_else(|| format!("{name:?} is not a factor; expected model, condition, format or question"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a fine-tuning, answers and judgements are made under: the settings and hashes on which their bytes depend.
 //!
-//! The JSON form of each stands in the manifest beside what was made ([`store::manifest`](crate::study::store::manifest)).
+//! The JSON form of each stands in the manifest beside what was made ([`store::manifest`]).
 //! Its fields, and their order, are part of the layout of a run: a run that was made before must still be accepted.
 
 use std::collections::BTreeMap;

@@ -128,7 +128,7 @@ fn number(rows: &mut [AnswerRow], questions: &[Question], file: &Path) -> Result
     let mut next = BTreeMap::new();
     for row in rows.iter_mut() {
         let question = questions.iter().find(|question| question.id == row.question).ok_or_else(|| {
-            Error::file(file, format!("has no question {:?}, of which there are answers", row.question))
+            Error::file(file, format!("has no question {:?}, to which the tables have answers", row.question))
         })?;
         let wordings = &question.paraphrases;
         let wording = if row.prompt.is_empty() && wordings.len() == 1 {

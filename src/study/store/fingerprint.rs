@@ -6,7 +6,6 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::hash::hex;
 use crate::{Error, Result};
 
 /// Bytes of each piece of a large file.
@@ -36,7 +35,7 @@ pub fn fingerprint(folder: &Path) -> Result<String> {
         hash.update(&name);
         hash_file(&mut hash, &path).map_err(Error::io(&path))?;
     }
-    Ok(hex(&hash.finalize()))
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 fn hash_file(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {

@@ -300,7 +300,7 @@ mod tests {
         fs::write(dir.path().join(MANIFEST), "{\"version\":2,\"configuration\":{\"a\":1},\"sha256\":\"00\"}")
             .unwrap();
         let error = Ledger::<Line>::open(dir.path(), &json!({"a": 1})).unwrap_err().to_string();
-        assert!(error.contains("does not have the hash"), "{error}");
+        assert!(error.contains("does not match its hash"), "{error}");
     }
 
     #[test]

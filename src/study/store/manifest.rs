@@ -82,7 +82,7 @@ fn read_manifest(path: &Path) -> Result<Option<Manifest>> {
         return Err(Error::file(path, what));
     }
     if manifest.sha256 != sha256_json(&manifest.configuration) {
-        return Err(Error::file(path, "damaged: the configuration does not have the hash beside it"));
+        return Err(Error::file(path, "damaged: the configuration does not match its hash"));
     }
     Ok(Some(manifest))
 }

@@ -1,5 +1,8 @@
 //! What has been produced, on disk: records, manifests, locks and checksums. Knows nothing of plans or cells.
 //!
+//! By hand on purpose: ledgers are JSON Lines and not a database, so that they can be read and checked with any tool, and
+//! runs from several machines are merged by copying lines.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `hash.rs` | SHA-256 of bytes and of JSON |

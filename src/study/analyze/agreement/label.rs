@@ -107,7 +107,7 @@ pub fn read(run: &RunFolder, plan: &Plan, cells: &[Cell], path: &Path) -> Result
     for csv::Record { line, fields } in records {
         let field = |at: usize| fields.get(at).map_or("", |field| field.trim());
         let unknown = || {
-            let what = format!("id {:?} is no answer of the run {}", field(ids), plan.name);
+            let what = format!("id {:?} does not belong to an answer of the run {}", field(ids), plan.name);
             Error::line(path, line, what)
         };
         let key = known.get(field(ids)).ok_or_else(unknown)?;
