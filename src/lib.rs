@@ -10,8 +10,10 @@
 //! * [`generate`]: prompts → prefill → cached decode → text.
 //! * [`inspect`]: what a model does inside, what an adapter has changed, which directions and places carry it.
 //! * [`fetch`]: models and data sets from a hub or a mirror into the local cache.
+//! * [`bench`]: every op at the sizes of real models, timed. Uses the layers up to `model`.
 //! * [`study`]: plan → cells → fine-tune → sample → judge → statistics → report. No tensors here.
 
+pub mod bench;
 pub mod device;
 pub mod error;
 pub mod fetch;
