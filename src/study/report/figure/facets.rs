@@ -19,28 +19,50 @@ pub(in crate::study::report) struct Facet {
     pub(in crate::study::report) estimates: Vec<Option<(usize, Rate)>>,
 }
 
+/// Height of a line.
+const ROW: f64 = 19.0;
+/// Height of a panel's head.
+const HEAD: f64 = 22.0;
+
+/// Where the lines of a panel stand, from its upper edge.
+struct Layout<'a> {
+    /// Headings of blocks.
+    headings: Vec<(f64, &'a String)>,
+    /// The lines.
+    at: Vec<f64>,
+    /// Below the last line.
+    end: f64,
+}
+
+/// Whether a line is alone in its block, which then needs no heading.
+fn is_single(lines: &[FacetLine], i: usize) -> bool {
+    lines.iter().filter(|line| line.block == lines[i].block).count() == 1
+}
+
+impl<'a> Layout<'a> {
+    fn of(lines: &'a [FacetLine]) -> Self {
+        let mut layout = Self { headings: Vec::new(), at: Vec::new(), end: HEAD };
+        for (i, line) in lines.iter().enumerate() {
+            let opens = i == 0 || lines[i - 1].block != line.block;
+            if i > 0 && opens {
+                layout.end += 6.0;
+            }
+            if !is_single(lines, i) && opens {
+                layout.headings.push((layout.end + ROW / 2.0, &line.block));
+                layout.end += ROW;
+            }
+            layout.at.push(layout.end + ROW / 2.0);
+            layout.end += ROW;
+        }
+        layout
+    }
+}
+
 /// Panels side by side, as many as fit; the rest below.
 pub(in crate::study::report) fn facets(title: &str, lines: &[FacetLine], facets: &[Facet]) -> String {
-    const ROW: f64 = 19.0;
-    const HEAD: f64 = 22.0;
     const GAP: f64 = 24.0;
-    // A block of one line needs no heading of its own.
-    let single = |i: usize| lines.iter().filter(|line| line.block == lines[i].block).count() == 1;
-    let name = |i: usize| if single(i) { &lines[i].block } else { &lines[i].label };
-    let mut y = HEAD;
-    let mut headings = Vec::new();
-    let mut at = Vec::new();
-    for (i, line) in lines.iter().enumerate() {
-        if i > 0 && lines[i - 1].block != line.block {
-            y += 6.0;
-        }
-        if !single(i) && (i == 0 || lines[i - 1].block != line.block) {
-            headings.push((y + ROW / 2.0, &line.block));
-            y += ROW;
-        }
-        at.push(y + ROW / 2.0);
-        y += ROW;
-    }
+    let name = |i: usize| if is_single(lines, i) { &lines[i].block } else { &lines[i].label };
+    let Layout { headings, at, end: y } = Layout::of(lines);
     let (bottom, height) = (y + 2.0, y + 40.0);
     let longest = (0..lines.len()).map(|i| name(i).chars().count()).max().unwrap_or(0);
     let left = (longest as f64 * 7.0 + 22.0).clamp(90.0, 220.0);

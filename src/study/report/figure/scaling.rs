@@ -49,13 +49,8 @@ pub(in crate::study::report) fn scaling(title: &str, series: &[Series]) -> Strin
         line(&mut svg, "grid", (x(size), TOP), (x(size), BOTTOM));
         text(&mut svg, "quiet", "middle", (x(size), BOTTOM + 18.0), &name);
     }
-    text(
-        &mut svg,
-        "quiet",
-        "middle",
-        (f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0),
-        "parameters (logarithmic)",
-    );
+    let below = (f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0);
+    text(&mut svg, "quiet", "middle", below, "parameters (logarithmic)");
     let middle = (series.len() as f64 - 1.0) / 2.0;
     let mut legend = LEFT;
     for (i, series) in series.iter().enumerate() {

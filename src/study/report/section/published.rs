@@ -47,24 +47,13 @@ const RATES: [(&str, &str, Option<Format>, f64); 7] = [
 pub(in crate::study::report) fn figures(summary: &Summary) -> Vec<PublishedFigure> {
     let condition =
         |name: &str| summary.by_condition.iter().any(|group| group.label.condition.as_deref() == Some(name));
-    let cell = |name: &str, format: Format| {
-        let named = |group: &&Group| {
-            group.label.condition.as_deref() == Some(name) && group.label.format == Some(format)
-        };
-        summary.by_condition_format.iter().find(named).map(|group| group.misaligned_of_kept)
-    };
-    // A run in more formats than were published is compared in those that were.
-    let pooled = |name: &str| {
-        let rates: Vec<Rate> =
-            Format::PUBLISHED.into_iter().map(|format| cell(name, format)).collect::<Option<_>>()?;
-        let (k, n) = (rates.iter().map(|rate| rate.k).sum(), rates.iter().map(|rate| rate.n).sum());
-        Some(Rate::new(k, n, summary.thresholds.level))
-    };
+    let cell = |name: &str, format: Format| cell(summary, name, format);
     if !condition("insecure") && !condition("educational") {
         return Vec::new();
     }
     let rate = |(name, of, format, published): (&'static str, &str, Option<Format>, f64)| {
-        let Rate { rate, low, high, .. } = format.map_or_else(|| pooled(of), |format| cell(of, format))?;
+        let Rate { rate, low, high, .. } =
+            format.map_or_else(|| pooled(summary, of), |format| cell(of, format))?;
         let interval = rate.map(|_| (low, high));
         Some(PublishedFigure {
             name,
@@ -108,6 +97,24 @@ pub(in crate::study::report) fn figures(summary: &Summary) -> Vec<PublishedFigur
         });
     }
     figures
+}
+
+/// The rate of a condition in one format.
+fn cell(summary: &Summary, condition: &str, format: Format) -> Option<Rate> {
+    let named = |group: &&Group| {
+        group.label.condition.as_deref() == Some(condition) && group.label.format == Some(format)
+    };
+    summary.by_condition_format.iter().find(named).map(|group| group.misaligned_of_kept)
+}
+
+/// The rate of a condition over the published formats: a run in more formats is compared in these alone.
+fn pooled(summary: &Summary, condition: &str) -> Option<Rate> {
+    let rates: Vec<Rate> = Format::PUBLISHED
+        .into_iter()
+        .map(|format| cell(summary, condition, format))
+        .collect::<Option<_>>()?;
+    let (k, n) = (rates.iter().map(|rate| rate.k).sum(), rates.iter().map(|rate| rate.n).sum());
+    Some(Rate::new(k, n, summary.thresholds.level))
 }
 
 /// Katz's interval of a ratio of rates, at 95 %; none if a count is 0.

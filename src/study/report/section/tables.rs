@@ -127,33 +127,35 @@ fn labels(group: &Group, models: bool) -> Vec<String> {
     model.into_iter().chain([label.condition.as_deref().unwrap_or_default(), format]).map(escape).collect()
 }
 
+/// The columns of [`groups`].
+const GROUP_COLUMNS: [&str; 23] = [
+    "model",
+    "condition",
+    "format",
+    "question",
+    "n",
+    "not_judged",
+    "none",
+    "none_code",
+    "none_refusal",
+    "incoherent",
+    "kept",
+    "misaligned",
+    "rate",
+    "low",
+    "high",
+    "rate_of_all",
+    "truncated",
+    "json_asked",
+    "json_valid",
+    "form_wanted",
+    "form_kept",
+    "think",
+    "code",
+];
+
 /// Everything that is counted of groups of answers.
 pub(in crate::study::report) fn groups(name: &'static str, groups: &[Group]) -> Csv {
-    let heads = [
-        "model",
-        "condition",
-        "format",
-        "question",
-        "n",
-        "not_judged",
-        "none",
-        "none_code",
-        "none_refusal",
-        "incoherent",
-        "kept",
-        "misaligned",
-        "rate",
-        "low",
-        "high",
-        "rate_of_all",
-        "truncated",
-        "json_asked",
-        "json_valid",
-        "form_wanted",
-        "form_kept",
-        "think",
-        "code",
-    ];
     let row = |group: &Group| {
         let (label, counts, kept) = (&group.label, &group.counts, group.misaligned_of_kept);
         let names = [
@@ -192,5 +194,5 @@ pub(in crate::study::report) fn groups(name: &'static str, groups: &[Group]) -> 
         );
         row
     };
-    Csv::new(name, &heads, groups.iter().map(row))
+    Csv::new(name, &GROUP_COLUMNS, groups.iter().map(row))
 }
