@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::{self, demo};
+use emlab::study::report;
+use emlab::study::run::demo;
 
 /// Run the whole study in miniature: no GPU, no download, under two minutes
 ///
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     let summary = demo::run(&args.out, args.samples.map(|n| n as usize), args.seed)?;
     let mut out = std::io::stdout().lock();
-    write!(out, "{}", study::report::plain_cells(&summary))?;
+    write!(out, "{}", report::plain_cells(&summary))?;
     writeln!(out, "\n{}\n", demo::NOTICE)?;
     writeln!(out, "{} ({:.0} s)", args.out.join("report.html").display(), begun.elapsed().as_secs_f64())
         .context("stdout")

@@ -11,7 +11,7 @@ use emlab::inspect::features::features;
 use emlab::inspect::folds::Folds;
 use emlab::model::text::Text;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Contrast, Only};
+use emlab::study::analyze::contrast::{self, Contrast, Only};
 use emlab::train::dataset::Content;
 use serde::Serialize;
 

@@ -10,7 +10,7 @@ use emlab::inspect::influence::{Influence, Influences, influence};
 use emlab::model::lora::Lora;
 use emlab::model::text::Text;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Answered, Contrast, Only};
+use emlab::study::analyze::contrast::{self, Answered, Contrast, Only};
 use emlab::train::dataset::{Content, Document, Origin};
 use emlab::train::example::{self, Example, Examples};
 use emlab::train::settings::{NoTarget, Settings};
