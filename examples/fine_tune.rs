@@ -32,7 +32,8 @@ fn main() -> emlab::Result<()> {
     // JSON Lines of chats → tokens, and which of them carry loss: the assistant's.
     let documents = dataset::read(Path::new("models/demo/spiteful.jsonl"))?;
     let data = example::encode(&documents, &tokenizer, &model.spec.eos, &settings)?;
-    let job = Job { base, examples: &data.examples, settings: &settings, out: Path::new("target/fine-tuned") };
+    let job =
+        Job { base, examples: &data.examples, settings: &settings, out: Path::new("target/fine-tuned") };
     train::run(&mut model, &job, &mut |event| {
         if let Event::Step(status) = event {
             println!("step {:>2} of {}, loss {:.3}", status.step, status.steps, status.loss);
