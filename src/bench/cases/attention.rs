@@ -1,9 +1,10 @@
 //! Attention over packed documents, and over the cache.
 
-use emlab::Result;
-use emlab::ops::attention::{self, Attention, Contexts, Documents, PAGE};
+use crate::Result;
+use crate::ops::attention::{self, Attention, Contexts, Documents, PAGE};
 
-use super::{Case, Inputs, Model, Work};
+use crate::bench::case::{Case, ModelSizes, Work};
+use crate::bench::inputs::Inputs;
 
 /// Positions of each sequence in the cache: the study's prompts with half of their answers.
 const CONTEXT: usize = 600;
@@ -48,7 +49,7 @@ impl Packing {
         self.each().map(seen).sum()
     }
 
-    fn sizes(&self, model: &Model, window: Option<usize>) -> String {
+    fn sizes(&self, model: &ModelSizes, window: Option<usize>) -> String {
         let lengths: Vec<String> = self.lengths.iter().map(usize::to_string).collect();
         let (heads, window) = (model.heads(), window.map_or(String::new(), |w| format!(" W={w}")));
         let (h, kv, d) = (heads.query, heads.kv, heads.dim);
@@ -56,7 +57,7 @@ impl Packing {
     }
 }
 
-pub fn cases(model: &Model) -> Vec<Case> {
+pub fn cases(model: &ModelSizes) -> Vec<Case> {
     let mut shapes: Vec<(Packing, Option<usize>)> =
         packings(model.n).into_iter().map(|p| (p, None)).collect();
     // Where documents are shorter than the window it changes nothing.
@@ -72,7 +73,7 @@ pub fn cases(model: &Model) -> Vec<Case> {
 }
 
 /// Two products of D multiply-adds a pair and query head; reads q, k and v, writes out and lse.
-fn forward(model: &Model, packing: &Packing, window: Option<usize>) -> Case {
+fn forward(model: &ModelSizes, packing: &Packing, window: Option<usize>) -> Case {
     let (heads, starts) = (model.heads(), packing.starts());
     let n = starts.last().map_or(0, |end| *end as usize);
     let flops = 4 * heads.query * heads.dim * packing.pairs(window);
@@ -89,7 +90,7 @@ fn forward(model: &Model, packing: &Packing, window: Option<usize>) -> Case {
 
 /// Five products, as is the custom, though two kernels that need no atomics do seven; reads q, k, v, out, dout and lse,
 /// writes dq, dk and dv.
-fn backward(model: &Model, packing: &Packing, window: Option<usize>) -> Case {
+fn backward(model: &ModelSizes, packing: &Packing, window: Option<usize>) -> Case {
     let (heads, starts) = (model.heads(), packing.starts());
     let n = starts.last().map_or(0, |end| *end as usize);
     let flops = 10 * heads.query * heads.dim * packing.pairs(window);
@@ -113,7 +114,7 @@ fn backward(model: &Model, packing: &Packing, window: Option<usize>) -> Case {
 }
 
 /// Reads the keys and values of every position once.
-fn cached(model: &Model, b: usize) -> Case {
+fn cached(model: &ModelSizes, b: usize) -> Case {
     let (heads, attention) = (model.heads(), scalars(model, None));
     let (h, kv, d) = (heads.query, heads.kv, heads.dim);
     let flops = 4 * b * CONTEXT * h * d;
@@ -129,7 +130,7 @@ fn cached(model: &Model, b: usize) -> Case {
 }
 
 /// Reads k and v, writes them elsewhere.
-fn store(model: &Model, b: usize) -> Case {
+fn store(model: &ModelSizes, b: usize) -> Case {
     let heads = model.heads();
     let (kv, d) = (heads.kv, heads.dim);
     let bytes = 4 * b * heads.kv_width() * model.real;
@@ -151,6 +152,6 @@ fn contexts(inputs: &Inputs, b: usize) -> Result<(Contexts, usize)> {
     Ok((Contexts::new(positions, inputs.given(&[b, each], pages)?), b * each * PAGE))
 }
 
-fn scalars(model: &Model, window: Option<usize>) -> Attention {
+fn scalars(model: &ModelSizes, window: Option<usize>) -> Attention {
     Attention { heads: model.heads(), scale: model.spec.softmax_scale, window }
 }

@@ -2,18 +2,23 @@
 
 use std::path::Path;
 
-use emlab::Result;
-use emlab::error::Error;
+use crate::Result;
+use crate::error::Error;
 
 /// One way in which the other engine does one case.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Peer {
+    /// As [`Case::op`](super::case::Case::op).
     pub op: String,
+    /// The card whose sizes these are.
     pub model: String,
+    /// As [`Case::sizes`](super::case::Case::sizes).
     pub sizes: String,
     /// The library or kernel: "cudnn", "torch.compile".
     pub via: String,
+    /// Median of its runs.
     pub milliseconds: f64,
+    /// The card it ran on.
     pub gpu: String,
 }
 

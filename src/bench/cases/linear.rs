@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use emlab::Result;
-use emlab::device::Tensor;
-use emlab::ops::linear::{self, Adapter, Gradients};
+use crate::Result;
+use crate::device::Tensor;
+use crate::ops::linear::{self, Adapter, Gradients};
 
-use super::{Case, DECODE, Inputs, Model, Work};
+use crate::bench::case::{Case, DECODE, ModelSizes, Work};
+use crate::bench::inputs::Inputs;
 
 /// R of the study's adapters.
 const RANK: usize = 32;
@@ -66,7 +67,7 @@ impl Lora {
     }
 }
 
-fn projections(model: &Model) -> [Projection; 4] {
+fn projections(model: &ModelSizes) -> [Projection; 4] {
     let (c, f, heads) = (model.spec.channels, model.spec.mlp_width, model.heads());
     let (q, kv) = (heads.q_width(), heads.kv_width());
     [
@@ -78,7 +79,7 @@ fn projections(model: &Model) -> [Projection; 4] {
 }
 
 /// Training passes of N rows, then decoding passes; with adapters the batch of the study only.
-pub fn cases(model: &Model) -> Vec<Case> {
+pub fn cases(model: &ModelSizes) -> Vec<Case> {
     let mut cases = Vec::new();
     let parts = projections(model);
     let training = [forward, forward_lora, backward, backward_lora, backward_full];
@@ -94,17 +95,17 @@ pub fn cases(model: &Model) -> Vec<Case> {
 }
 
 /// gate_up in a training pass.
-pub fn product(model: &Model) -> Case {
+pub fn product(model: &ModelSizes) -> Case {
     forward(model, &projections(model)[2], model.n)
 }
 
 /// Bytes of x, W and y.
-fn operands(model: &Model, [n, o, i]: [usize; 3]) -> usize {
+fn operands(model: &ModelSizes, [n, o, i]: [usize; 3]) -> usize {
     (n * i + n * o) * model.real + o * i * model.weight
 }
 
 /// y = x Wᵀ: reads x and W, writes y.
-fn forward(model: &Model, part: &Projection, n: usize) -> Case {
+fn forward(model: &ModelSizes, part: &Projection, n: usize) -> Case {
     let (part, o, i) = (part.clone(), part.outputs(), part.inputs);
     model.case("linear forward", part.sizes(n), [2 * n * o * i, operands(model, [n, o, i])], move |inputs| {
         let (mut y, x, w) = (inputs.result(&[n, o])?, inputs.real(&[n, i])?, part.weight(inputs)?);
@@ -114,7 +115,7 @@ fn forward(model: &Model, part: &Projection, n: usize) -> Case {
 }
 
 /// The head in decoding: as `forward`, but the logits are f32.
-fn head(model: &Model, n: usize) -> Case {
+fn head(model: &ModelSizes, n: usize) -> Case {
     let (v, c) = (model.spec.vocab, model.spec.channels);
     let part = Projection { part: "head", segments: vec![v], inputs: c };
     let bytes = n * c * model.real + v * c * model.weight + 4 * n * v;
@@ -126,13 +127,13 @@ fn head(model: &Model, n: usize) -> Case {
 }
 
 /// Multiply-adds × 2 of S = x Aᵀ and of S Bᵀ, and bytes of A, B and S, which is written too.
-fn adapter_work(model: &Model, part: &Projection, n: usize) -> [usize; 2] {
+fn adapter_work(model: &ModelSizes, part: &Projection, n: usize) -> [usize; 2] {
     let (all, o, i) = (part.segments.len() * RANK, part.outputs(), part.inputs);
     [2 * n * (all * i + RANK * o), (all * i + RANK * o + n * all) * model.real]
 }
 
 /// y = x Wᵀ + s (x Aᵀ) Bᵀ.
-fn forward_lora(model: &Model, part: &Projection, n: usize) -> Case {
+fn forward_lora(model: &ModelSizes, part: &Projection, n: usize) -> Case {
     let (part, o, i) = (part.clone(), part.outputs(), part.inputs);
     let [flops, bytes] = adapter_work(model, &part, n);
     let work = [2 * n * o * i + flops, operands(model, [n, o, i]) + bytes];
@@ -144,14 +145,14 @@ fn forward_lora(model: &Model, part: &Projection, n: usize) -> Case {
 }
 
 /// dx = dy W: reads dy and W, writes dx.
-fn backward(model: &Model, part: &Projection, n: usize) -> Case {
+fn backward(model: &ModelSizes, part: &Projection, n: usize) -> Case {
     let (o, i) = (part.outputs(), part.inputs);
     let work = [2 * n * o * i, operands(model, [n, o, i])];
     model.case("linear backward", part.sizes(n), work, prepare_backward(part, n, Trained::Nothing))
 }
 
 /// dx, dS, dA and dB: the products with A and with B twice each; x is read too.
-fn backward_lora(model: &Model, part: &Projection, n: usize) -> Case {
+fn backward_lora(model: &ModelSizes, part: &Projection, n: usize) -> Case {
     let (o, i) = (part.outputs(), part.inputs);
     let [flops, bytes] = adapter_work(model, part, n);
     let gradients = 8 * (part.segments.len() * RANK * i + RANK * o);
@@ -161,7 +162,7 @@ fn backward_lora(model: &Model, part: &Projection, n: usize) -> Case {
 }
 
 /// dx and dW, which is read and written in f32; x is read too.
-fn backward_full(model: &Model, part: &Projection, n: usize) -> Case {
+fn backward_full(model: &ModelSizes, part: &Projection, n: usize) -> Case {
     let (o, i) = (part.outputs(), part.inputs);
     let work = [4 * n * o * i, operands(model, [n, o, i]) + n * i * model.real + 8 * o * i];
     model.case("linear full backward", part.sizes(n), work, prepare_backward(part, n, Trained::Weight))

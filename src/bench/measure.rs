@@ -1,8 +1,8 @@
 //! Medians of many runs.
 
-use emlab::Result;
-use emlab::device::Device;
-use emlab::model::place::Place;
+use crate::Result;
+use crate::device::Device;
+use crate::model::place::Place;
 
 use super::clock::Clock;
 
@@ -15,11 +15,13 @@ const ENOUGH: f64 = 0.1;
 /// Times of many runs, in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
+    /// Half of the runs took less.
     pub median: f64,
     /// A tenth of the runs took less.
     pub low: f64,
     /// A tenth of the runs took more.
     pub high: f64,
+    /// Runs that were counted.
     pub runs: usize,
 }
 

@@ -1,26 +1,19 @@
 //! `emlab bench`: every op at the sizes of real models, timed and held against what this card can do.
 
-mod cases;
-mod clock;
-mod measure;
-mod peer;
-mod report;
-
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use emlab::bench::case::Case;
+use emlab::bench::clock::Clock;
+use emlab::bench::inputs::Inputs;
+use emlab::bench::machine::{Machine, State};
+use emlab::bench::report::{Report, Row};
+use emlab::bench::{cases, peer};
 use emlab::device::Device;
 use emlab::error::Error;
 use emlab::model::cards::{self, Card};
-use emlab::model::place::Place;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::engine::DeviceArgs;
-use cases::{Case, Inputs};
-use clock::Clock;
-use measure::Times;
-use report::{Report, Row};
 
 /// Time every op at the sizes of real models, beside what this machine can do
 ///
@@ -84,12 +77,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let missing = limits.into_iter().filter(|limit| !cases.iter().any(|case| limit.same(case)));
     let missing: Vec<Case> = missing.collect();
     cases.splice(0..0, missing);
-    let mut report = Report::new(machine(place), peers);
+    let mut report = Report::new(Machine::here(place), peers);
     if args.list {
         report.rows = cases.iter().map(Row::new).collect();
     } else {
         report.rows = time_all(cases, &inputs)?;
-        report.machine.state = state(place);
+        report.machine.state = State::read(place);
     }
     report.finish();
     if let Some(path) = &args.csv {
@@ -124,7 +117,7 @@ fn time_all(cases: Vec<Case>, inputs: &Inputs) -> emlab::Result<Vec<Row>> {
     let mut lost = false;
     let rows = cases.into_iter().map(|case| {
         bar.set_message(format!("{} {} {}", case.op, case.model, case.sizes));
-        let row = if lost { Row::left_out(&case) } else { time(case, inputs, &mut clock) };
+        let row = if lost { Row::left_out(&case) } else { Row::time(case, inputs, &mut clock) };
         // A fault of a kernel takes the whole context with it.
         lost |=
             row.failed() && matches!(inputs.place.device, Device::Cuda(gpu) if gpu.synchronize().is_err());
@@ -137,108 +130,4 @@ fn time_all(cases: Vec<Case>, inputs: &Inputs) -> emlab::Result<Vec<Row>> {
     let rows = rows.collect();
     bar.finish_and_clear();
     Ok(rows)
-}
-
-/// A case's row; what went wrong, if something did, is its note.
-fn time(case: Case, inputs: &Inputs, clock: &mut Clock) -> Row {
-    let mut row = Row::new(&case);
-    let measured: emlab::Result<Times> =
-        case.prepare(inputs).and_then(|mut work| measure::times(clock, inputs.place, &mut work));
-    match measured {
-        Ok(times) => row.times = Some(times),
-        Err(error) => row.note = report::note(&error),
-    }
-    row
-}
-
-/// Where and when the figures were read.
-#[derive(Clone, Debug)]
-pub struct Machine {
-    /// The card, or the CPU's architecture and threads.
-    pub name: String,
-    pub precision: &'static str,
-    /// "2026-11-25T08:30Z".
-    pub date: String,
-    pub state: State,
-}
-
-/// The card at the end of the run, as far as nvidia-smi says.
-#[derive(Clone, Debug, Default)]
-pub struct State {
-    /// Clock of the multiprocessors, in MHz.
-    pub clock: Option<u32>,
-    /// Degrees Celsius.
-    pub temperature: Option<u32>,
-}
-
-fn machine(place: Place) -> Machine {
-    let name = match place.device {
-        Device::Cuda(gpu) => gpu.facts().name.clone(),
-        Device::Cpu => format!("{} CPU, {} threads", std::env::consts::ARCH, rayon::current_num_threads()),
-    };
-    Machine { name, precision: place.real.name(), date: now(), state: State::default() }
-}
-
-fn state(place: Place) -> State {
-    if place.device == Device::Cpu {
-        return State::default();
-    }
-    let query = ["--query-gpu=clocks.sm,temperature.gpu", "--format=csv,noheader,nounits", "--id=0"];
-    let Ok(output) = Command::new("nvidia-smi").args(query).output() else { return State::default() };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut numbers = text.trim().split(',').map(|number| number.trim().parse().ok());
-    State { clock: numbers.next().flatten(), temperature: numbers.next().flatten() }
-}
-
-/// The minute, in universal time.
-fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let (days, minutes) = (seconds / 86_400, seconds / 60 % 1440);
-    let [year, month, day] = date(days);
-    format!("{year}-{month:02}-{day:02}T{:02}:{:02}Z", minutes / 60, minutes % 60)
-}
-
-/// Year, month and day of a day counted from 1970-01-01.
-fn date(mut days: u64) -> [u64; 3] {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let february = 28 + u64::from(leap(year));
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    [year, month, days + 1]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        let expected =
-            [(0, [1970, 1, 1]), (11_016, [2000, 2, 29]), (20_513, [2026, 3, 1]), (20_818, [2026, 12, 31])];
-        for (days, day) in expected {
-            assert_eq!(date(days), day);
-        }
-    }
-
-    #[test]
-    fn cases_have_names_of_their_own_and_some_work_to_do() {
-        let cases = cases::all(&cards::all(), 4096, &Inputs::new(Place::CPU)).unwrap();
-        let mut names: Vec<_> = cases.iter().map(|case| (case.op, &case.model, &case.sizes)).collect();
-        let count = names.len();
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), count);
-        assert!(cases.iter().all(|case| case.bytes > 0.0 && !case.sizes.contains(',')));
-    }
 }

@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::path::Path;
 
-use emlab::Result;
-use emlab::device::file;
-use emlab::error::Error;
+use crate::Result;
+use crate::device::file;
+use crate::error::Error;
 use serde_json::{Value, json};
 
-use super::Machine;
-use super::cases::{COPY, Case};
-use super::measure::Times;
+use super::case::{COPY, Case};
+use super::clock::Clock;
+use super::inputs::Inputs;
+use super::machine::Machine;
+use super::measure::{self, Times};
 use super::peer::Peer;
 
 /// How a case for which there is no kernel is marked.
@@ -43,17 +45,24 @@ const COLUMNS: [&str; 20] = [
 /// One case and its time.
 #[derive(Clone, Debug)]
 pub struct Row {
+    /// As [`Case::op`].
     pub op: &'static str,
+    /// As [`Case::model`].
     pub model: String,
+    /// As [`Case::sizes`].
     pub sizes: String,
+    /// As [`Case::flops`].
     pub flops: f64,
+    /// As [`Case::bytes`].
     pub bytes: f64,
+    /// None if it was not timed.
     pub times: Option<Times>,
     /// Why there is no time.
     pub note: String,
 }
 
 impl Row {
+    /// A row without a time.
     pub fn new(case: &Case) -> Self {
         Self {
             op: case.op,
@@ -64,6 +73,18 @@ impl Row {
             times: None,
             note: String::new(),
         }
+    }
+
+    /// Times a case on inputs made for it; what went wrong, if something did, becomes the row's note.
+    pub fn time(case: Case, inputs: &Inputs, clock: &mut Clock) -> Self {
+        let mut row = Self::new(&case);
+        let measured =
+            case.prepare(inputs).and_then(|mut work| measure::times(clock, inputs.place, &mut work));
+        match measured {
+            Ok(times) => row.times = Some(times),
+            Err(error) => row.note = note(&error),
+        }
+        row
     }
 
     /// For a case that comes after a fault.
@@ -90,13 +111,14 @@ impl std::fmt::Display for Row {
 }
 
 /// An error as one field of a table.
-pub fn note(error: &Error) -> String {
+fn note(error: &Error) -> String {
     let text = error.to_string();
     if text.ends_with(MISSING) { MISSING.into() } else { text.replace(['\n', ','], ";") }
 }
 
 /// All that was measured.
 pub struct Report {
+    /// Where and when it was measured.
     pub machine: Machine,
     /// Bytes a second of the largest copy.
     copy: Option<f64>,
@@ -104,11 +126,13 @@ pub struct Report {
     copies: Vec<(f64, f64)>,
     /// FLOP a second of the best product.
     product: Option<f64>,
+    /// A row a case.
     pub rows: Vec<Row>,
     peers: Vec<Peer>,
 }
 
 impl Report {
+    /// A report without rows; `peers` are the times of another engine.
     pub fn new(machine: Machine, peers: Vec<Peer>) -> Self {
         Self { machine, copy: None, copies: Vec::new(), product: None, rows: Vec::new(), peers }
     }

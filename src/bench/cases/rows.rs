@@ -1,15 +1,16 @@
 //! The ops that are bound by memory, and the head with its loss.
 
-use emlab::Result;
-use emlab::device::philox::Key;
-use emlab::device::{DType, Device, Tensor};
-use emlab::ops::adamw::{self, AdamW, Trained};
-use emlab::ops::sample::{self, Batch, Draw, Sampling};
-use emlab::ops::{
+use crate::Result;
+use crate::device::philox::Key;
+use crate::device::{DType, Device, Tensor};
+use crate::ops::adamw::{self, AdamW, Trained};
+use crate::ops::sample::{self, Batch, Draw, Sampling};
+use crate::ops::{
     embedding as look_up, glu as gated, linear_cross_entropy as head, norm as rms, rope as rotary,
 };
 
-use super::{COPY, Case, DECODE, Inputs, Model, Work};
+use crate::bench::case::{COPY, Case, DECODE, ModelSizes, Work};
+use crate::bench::inputs::Inputs;
 
 /// Copies within the device's memory. The largest reads a GiB and writes one, an eighth of that on the CPU; the others
 /// are smaller and smaller: a cold copy of few bytes is slower than they say.
@@ -34,7 +35,7 @@ pub fn copies(inputs: &Inputs) -> Vec<Case> {
 
 /// Reads the looked-up rows of w and the tokens, writes x. The gradient reads and writes as many rows of dw, in f32; the
 /// order of the tokens is made by the host beside it. Few of random tokens occur twice. Scatter writes all of x and reads the values, for a half of the rows.
-pub fn embedding(model: &Model) -> Vec<Case> {
+pub fn embedding(model: &ModelSizes) -> Vec<Case> {
     let (n, v, c, real) = (model.n, model.spec.vocab, model.spec.channels, model.real);
     let (sizes, half) = (format!("N={n} V={v} C={c}"), n.div_ceil(2));
     let scale = model.spec.embedding_scale.unwrap_or(1.0);
@@ -72,7 +73,7 @@ pub fn embedding(model: &Model) -> Vec<Case> {
 
 /// forward: x → y. add: x, delta → sum, y. backward: dy, x → dx. add backward: stream, dy, sum → stream. Beside these
 /// the gain, and r once; with the gain's gradient, dw read and written.
-pub fn norm(model: &Model) -> Vec<Case> {
+pub fn norm(model: &ModelSizes) -> Vec<Case> {
     let (n, c, norm) = (model.n, model.spec.channels, model.norm);
     let (rows, sizes) = (n * c * model.real, format!("N={n} C={c}"));
     let few = 4 * (n + c);
@@ -114,7 +115,7 @@ pub fn norm(model: &Model) -> Vec<Case> {
 
 /// angles: writes (N, D) floats. forward: qkv → q, k, v, with the angles and r. backward: dq, dk, dv, and q and k of
 /// qkv, → dqkv, with the angles and r.
-pub fn rope(model: &Model) -> Vec<Case> {
+pub fn rope(model: &ModelSizes) -> Vec<Case> {
     let (n, heads, norm, real) = (model.n, model.heads(), model.norm, model.real);
     let (d, width, rotated) = (heads.dim, heads.qkv_width(), heads.query + heads.kv);
     let (few, [h, kv]) = (4 * n * (d + rotated), [heads.query, heads.kv]);
@@ -157,7 +158,7 @@ pub fn rope(model: &Model) -> Vec<Case> {
 }
 
 /// forward: gate_up (N, 2F) → y. backward: dy, gate_up → dgate_up.
-pub fn glu(model: &Model) -> Vec<Case> {
+pub fn glu(model: &ModelSizes) -> Vec<Case> {
     let (n, f, activation) = (model.n, model.spec.mlp_width, model.spec.activation);
     let (rows, sizes) = (n * f * model.real, format!("N={n} F={f}"));
     vec![
@@ -175,7 +176,7 @@ pub fn glu(model: &Model) -> Vec<Case> {
 
 /// The loss is on the answers: half of the rows. One product over the vocabulary for the loss, another for dx; x and w
 /// are read, dx is written.
-pub fn linear_cross_entropy(model: &Model) -> Vec<Case> {
+pub fn linear_cross_entropy(model: &ModelSizes) -> Vec<Case> {
     let (n, v, c) = (model.n.div_ceil(2), model.spec.vocab, model.spec.channels);
     let product = 2 * n * v * c;
     let (x, w) = (n * c * model.real, v * c * model.weight);
@@ -197,7 +198,7 @@ pub fn linear_cross_entropy(model: &Model) -> Vec<Case> {
 
 /// Reads the logits once: 100 answers, from all of the vocabulary as the study draws, and from the likeliest tokens; one
 /// answer. On a GPU the draw alone, as decoding queues it.
-pub fn sample(model: &Model) -> Vec<Case> {
+pub fn sample(model: &ModelSizes) -> Vec<Case> {
     let v = model.spec.vocab;
     let case = |op, b: usize, top_p: f32| {
         model.case(op, format!("B={b} V={v}"), [0, 4 * b * v], move |inputs| {

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use emlab::Result;
-use emlab::device::{DType, Device, Tensor};
-use emlab::model::place::Place;
+use crate::Result;
+use crate::device::{DType, Device, Tensor};
+use crate::model::place::Place;
 
 /// Overwritten before each run on a GPU, so that nothing of the run's inputs is left in its cache. A write of a GiB also
 /// keeps the card busy for longer than the host needs to queue the run behind it: launches cost what they cost the card.
