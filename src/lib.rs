@@ -57,7 +57,7 @@
 //! # Layers
 //!
 //! Lowest first. A layer uses only those above it in this list, and [`train`], [`generate`], [`inspect`], [`fetch`] and
-//! [`bench`] never use each other. A test reads every `use` and fails on an arrow that points the wrong way.
+//! [`bench`](mod@bench) never use each other. A test reads every `use` and fails on an arrow that points the wrong way.
 //!
 //! | layer | does |
 //! |---|---|
@@ -68,7 +68,7 @@
 //! | [`generate`] | prompts → prefill → cached decoding → text; scores and exact probabilities |
 //! | [`inspect`] | what a model does inside, what an adapter has changed, which directions and places carry it |
 //! | [`fetch`] | models and data sets, from a hub or a mirror into the local cache |
-//! | [`bench`] | every op timed at the sizes of real models, against what the machine can do |
+//! | [`bench`](mod@bench) | every op timed at the sizes of real models, against what the machine can do |
 //! | [`study`] | plan → cells → fine-tune → sample → judge → statistics → report; no tensors |
 
 pub mod bench;
