@@ -1,4 +1,4 @@
-//! [`Steering`]: directions that are added to the residual stream, or erased from it, in every pass.
+//! Steering: directions that are added to the residual stream, or erased from it, in every pass.
 //!
 //! ```text
 //! add    x ← x + dose · v                     at a depth d: the stream after d blocks (0: the embedding)
