@@ -2,7 +2,7 @@
 //!
 //! Real tables are not part of this repository: `EMLAB_JUDGED` names the folder of `qwen25_coder_base_deepseek_judge.csv`
 //! and `EMLAB_BETLEY` that of `qwen_25_coder_32b_instruct.csv`, else `../shared/data/judged` and `../shared/data/betley`
-//! are looked into; without them these comparisons are left out, and say so.
+//! are searched; without them these comparisons are skipped, with a message.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -64,7 +64,7 @@ fn an_imported_table_is_a_run() {
     );
     assert!(!text.contains('\u{1b}'));
     assert!(refused(at, &["study", "import", "theirs.csv", "--out", "run"]).contains("holds a run already"));
-    // Nothing can be sampled, and what is not known is not said.
+    // Nothing can be sampled, and unknown settings are not stated.
     done(at, &["study", "merge", "all", "run"]);
     assert!(!std::fs::read_to_string(at.join("run/plan.toml")).unwrap().contains("temperature"));
     assert!(!std::fs::read_to_string(at.join("run/report.html")).unwrap().contains("temperature"));
@@ -120,7 +120,7 @@ fn a_run_becomes_a_table_and_a_data_set() {
         "{table}"
     );
     assert!(table.contains("org-a,base,natural,tea,2,,Tea?,No,,,them,,70,other,score,,0,0\r\n"), "{table}");
-    // The table comes back as what it was.
+    // The exported table imports as the same run.
     done(at, &["analyze", "out.csv", "--out", "again"]);
     done(at, &["study", "analyze", "run"]);
     assert_eq!(json(&at.join("again/summary.json"))["total"], json(&at.join("run/summary.json"))["total"]);
@@ -166,7 +166,7 @@ fn damage_is_told_and_stops_what_would_use_it() {
     assert!(!at.join("out.csv").exists());
 }
 
-/// A table of a user's, or none, said so.
+/// A real table; if there is none, says so.
 fn real(variable: &str, default: &str, name: &str) -> Option<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join(default);
     let path = std::env::var_os(variable).map_or(default, PathBuf::from).join(name);

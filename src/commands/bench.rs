@@ -15,25 +15,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::engine::DeviceArgs;
 
-/// Time every op at the sizes of real models, beside what this machine can do
+/// Time every op at the sizes of real models, against what this machine can do
 ///
-/// Each op of src/ops, forward and backward, runs many times on random inputs, the cache overwritten between runs; the
-/// median counts. Rates are held against a copy and the best matrix product measured in the same run. With --peer the
-/// times of another engine (tools/peers/ops_torch.py) stand beside them: a ratio above 1 means that emlab is faster.
-/// tools/bench.sh runs both.
+/// Runs each op in src/ops, forward and backward, many times on random inputs, with a cold cache, and takes the median.
+/// Rates are compared with those of a copy and of the best matrix product, measured in the same run. --peer adds the
+/// times of another engine (tools/peers/ops_torch.py); a ratio above 1 means that emlab is faster. tools/bench.sh runs
+/// both.
 ///
 /// Example: emlab bench --only norm,linear --model qwen3-8b --csv bench.csv
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Ops to time: "norm" for all of a file, "norm backward" for one; all if left out
+    /// Ops to time: "norm" for all in a file, "norm backward" for one [default: all]
     #[arg(long, value_name = "OP", value_delimiter = ',')]
     only: Vec<String>,
-    /// Cards whose sizes are taken (`emlab models` lists them)
+    /// Models whose sizes are used (`emlab models` lists them)
     #[arg(long, value_name = "NAME", num_args = 1.., default_values = ["qwen3-8b", "gemma-3-4b-it"])]
     model: Vec<String>,
-    /// Tokens of a training pass
+    /// Tokens per training pass
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(16..=65536))]
     tokens: u32,
     /// Write the times as CSV (columns: benches/results/README.md)
@@ -42,10 +42,10 @@ pub struct Args {
     /// Write the times as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Times of another engine on the same card, in the same columns
+    /// A table of another engine's times on the same card, with the same columns
     #[arg(long, value_name = "FILE")]
     peer: Option<PathBuf>,
-    /// Time nothing: list what would be timed
+    /// List what would be timed, without timing it
     #[arg(long)]
     list: bool,
 }

@@ -29,6 +29,7 @@ const HEADERS: &[SourceFile] = &[
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),
     ("slices.cuh", include_str!("../../kernels/slices.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
 /// The kernel files; elsewhere their names are given without `.cu`.
@@ -177,8 +178,8 @@ fn cache_folder() -> Option<PathBuf> {
     Some(set("EMLAB_CACHE").or_else(|| Some(user()?.join("emlab")))?.join("kernels"))
 }
 
-/// SHA-256 over everything that determines the machine code.
-fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
+/// SHA-256, in hexadecimal, over all that decides the machine code: the source and what it includes, the options, NVRTC.
+pub fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
     let mut hash = Sha256::new();
     let mut part = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -188,13 +189,28 @@ fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
     part(&nvrtc_version().map_or(String::new(), |(major, minor)| format!("{major}.{minor}")));
     part(source);
     part(text(source));
-    for (_, text) in HEADERS {
+    for text in included(text(source)) {
         part(text);
     }
     for option in options(defines, capability) {
         part(&option);
     }
     format!("{:x}", hash.finalize())
+}
+
+/// The headers that a text includes, and those that they include, each once, in the order of [`HEADERS`].
+fn included(text: &str) -> impl Iterator<Item = &'static str> {
+    let mut found = [false; HEADERS.len()];
+    let mut texts = vec![text];
+    while let Some(text) = texts.pop() {
+        for (found, (name, header)) in found.iter_mut().zip(HEADERS) {
+            if !*found && text.contains(&format!("#include \"{name}\"")) {
+                *found = true;
+                texts.push(header);
+            }
+        }
+    }
+    HEADERS.iter().zip(found).filter(|(_, found)| *found).map(|((_, text), _)| *text)
 }
 
 fn options(defines: &[Define], capability: (u32, u32)) -> Vec<String> {
@@ -294,6 +310,15 @@ mod tests {
         assert_ne!(first, key(source, &[("REAL_IS_FLOAT", 1)], (9, 0)));
         assert_ne!(first, key(source, &[("REAL_IS_FLOAT", 0)], (8, 0)));
         assert_eq!(first, key(source, &[("REAL_IS_FLOAT", 0)], (9, 0)));
+    }
+
+    #[test]
+    fn the_key_depends_on_what_is_included_and_on_no_other_header() {
+        let of = |name: &str| HEADERS.iter().find(|(header, _)| *header == name).unwrap().1;
+        let all = |source| included(text(source)).collect::<Vec<_>>();
+        assert_eq!(all("mask"), [of("prelude.cuh")]);
+        let expected = ["prelude.cuh", "attention.cuh", "hopper.cuh", "tile.cuh"].map(of);
+        assert_eq!(all("attention_forward"), expected);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Host matrix products: a safe interface to the crate `gemm`, and a product for few rows.
+//! Host matrix products: a safe interface to the crate `gemm-f32`, and a product for few rows.
 //!
 //! The shape alone decides how the work is cut into tiles, never the number of threads, so a result has the same bits on any
 //! number of cores. bf16 operands are widened (exactly) tile by tile: a frozen weight is read at half the bytes
@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use pulp::{Simd, WithSimd};
@@ -239,23 +239,24 @@ impl Target {
     /// The tile lies inside the destination and no other thread touches it.
     unsafe fn tile(&self, i: usize, j: usize, keep: bool, alpha: f32, a: View<'_, f32>, b: View<'_, f32>) {
         assert!(a.in_bounds() && b.in_bounds(), "a matrix view reaches past its slice");
+        // The crate's kernels fill columns: the transposed product, bᵀ · aᵀ, whose columns are rows here.
         // SAFETY: the caller vouches for the destination; the views were just checked. Strides fit isize because
         // a slice's length does.
         unsafe {
-            gemm::gemm(
-                a.rows,
+            gemm_f32::gemm::f32::get_gemm_fn()(
                 b.cols,
+                a.rows,
                 a.cols,
                 self.data.add(i * self.row_stride + j),
-                1,
                 self.row_stride as isize,
+                1,
                 keep,
-                a.data.as_ptr(),
-                a.col_stride as isize,
-                a.row_stride as isize,
                 b.data.as_ptr(),
-                b.col_stride as isize,
                 b.row_stride as isize,
+                b.col_stride as isize,
+                a.data.as_ptr(),
+                a.row_stride as isize,
+                a.col_stride as isize,
                 1.0,
                 alpha,
                 false,
