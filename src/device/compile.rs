@@ -18,10 +18,10 @@ use crate::error::{Error, Result};
 pub type Define = (&'static str, i64);
 
 /// A file of `kernels/` and its text.
-type Source = (&'static str, &'static str);
+type SourceFile = (&'static str, &'static str);
 
 /// The files that kernels include.
-const HEADERS: &[Source] = &[
+const HEADERS: &[SourceFile] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("attention.cuh", include_str!("../../kernels/attention.cuh")),
     ("column_sums.cuh", include_str!("../../kernels/column_sums.cuh")),
@@ -33,7 +33,7 @@ const HEADERS: &[Source] = &[
 ];
 
 /// The kernel files; elsewhere their names are given without `.cu`.
-const SOURCES: &[Source] = &[
+const SOURCES: &[SourceFile] = &[
     ("adamw.cu", include_str!("../../kernels/adamw.cu")),
     ("attention_backward.cu", include_str!("../../kernels/attention_backward.cu")),
     ("attention_cached.cu", include_str!("../../kernels/attention_cached.cu")),

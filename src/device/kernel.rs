@@ -31,8 +31,11 @@ struct Module(sys::CUmodule);
 // SAFETY: a CUmodule is a handle that the driver lets any thread use.
 unsafe impl Send for Module {}
 
+/// Modules by source file and load-time constants.
+type Modules = HashMap<(&'static str, Vec<Define>), Module>;
+
 /// Every module loaded so far. Modules are never unloaded.
-static MODULES: LazyLock<Mutex<HashMap<(&'static str, Vec<Define>), Module>>> = LazyLock::new(Mutex::default);
+static MODULES: LazyLock<Mutex<Modules>> = LazyLock::new(Mutex::default);
 
 impl Kernel {
     /// Loads the function `name` of `kernels/SOURCE.cu` with these load-time constants, compiling the file if it is not in the

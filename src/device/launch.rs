@@ -122,7 +122,7 @@ impl Variant {
     }
 
     /// The loaded kernel; the same one at every call.
-    fn load(&self, gpu: Gpu) -> Result<&'static Loaded> {
+    fn load(&self, gpu: Gpu) -> Result<&'static LoadedKernel> {
         let loaded = LOADED.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(loaded) = loaded.get(self) {
             return Ok(loaded);
@@ -131,25 +131,25 @@ impl Variant {
         let kernel = Kernel::load(gpu, self.source, self.function, &self.defines)?;
         let most_blocks =
             if self.resident { Some(kernel.resident_blocks(gpu, self.threads, self.shared)?) } else { None };
-        let loaded = &*Box::leak(Box::new(Loaded { kernel, most_blocks }));
+        let loaded = &*Box::leak(Box::new(LoadedKernel { kernel, most_blocks }));
         LOADED.write().unwrap_or_else(PoisonError::into_inner).insert(self.clone(), loaded);
         Ok(loaded)
     }
 }
 
 /// The kernel of a variant.
-struct Loaded {
+struct LoadedKernel {
     kernel: Kernel,
     /// If its blocks wait for each other: the most that run at once.
     most_blocks: Option<usize>,
 }
 
-static LOADED: LazyLock<RwLock<HashMap<Variant, &'static Loaded>>> = LazyLock::new(RwLock::default);
+static LOADED: LazyLock<RwLock<HashMap<Variant, &'static LoadedKernel>>> = LazyLock::new(RwLock::default);
 
 /// The most arguments of a kernel.
 const MOST_ARGUMENTS: usize = 32;
 
-impl Loaded {
+impl LoadedKernel {
     /// Panics if a launch cannot work: arguments that the kernel does not declare, or blocks that would wait for ever.
     fn check(&self, grid: Grid, args: &[Arg]) {
         let Kernel { name, parameters, .. } = &self.kernel;

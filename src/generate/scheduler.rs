@@ -109,7 +109,7 @@ pub fn run(
 ) -> Result<Vec<Completion>> {
     let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
     Scheduler::new(model, tokenizer, requests, sampling, limits)?.run(&mut |event| {
-        if let Event::Done(request, completion) = event {
+        if let RequestEvent::Done(request, completion) = event {
             on_done(request, &completion)?;
             done[request] = Some(completion);
         }
@@ -135,8 +135,8 @@ pub fn stream(
     let requests = std::slice::from_ref(request);
     Scheduler::new(model, tokenizer, requests, sampling, limits)?.run(&mut |event| {
         let text = match event {
-            Event::Token(ids) => tokenizer.decode(ids, true)?,
-            Event::Done(_, completion) => last.insert(completion).text.clone(),
+            RequestEvent::Token(ids) => tokenizer.decode(ids, true)?,
+            RequestEvent::Done(_, completion) => last.insert(completion).text.clone(),
         };
         // A character may need several tokens, and the beginning of a possible stop text must not be shown yet.
         let whole = !text.ends_with('\u{FFFD}') && !limits.stop.iter().any(|stop| may_become(&text, stop));
@@ -155,14 +155,14 @@ fn may_become(text: &str, stop: &str) -> bool {
 }
 
 /// An event that the scheduler reports to its caller.
-enum Event<'a> {
+enum RequestEvent<'a> {
     /// A request continues; its new tokens so far.
     Token(&'a [u32]),
     /// A request, by index, is finished.
     Done(usize, Completion),
 }
 
-type OnEvent<'f> = &'f mut dyn FnMut(Event) -> Result<()>;
+type OnEvent<'f> = &'f mut dyn FnMut(RequestEvent) -> Result<()>;
 
 /// A request that is being continued.
 struct Active {
@@ -176,7 +176,7 @@ struct Active {
 }
 
 /// Requests with the same prompt.
-struct Group {
+struct PromptGroup {
     waiting: VecDeque<usize>,
     /// Once the prompt is in the cache: its sequence, and the logits (1, V) of the first new token.
     prefilled: Option<(usize, Tensor)>,
@@ -196,7 +196,7 @@ struct Scheduler<'a> {
     logits: Tensor,
     /// The grammar of the form, if there is one.
     grammar: Option<(Grammar, Masks)>,
-    queue: VecDeque<Group>,
+    queue: VecDeque<PromptGroup>,
     active: Vec<Active>,
 }
 
@@ -213,7 +213,7 @@ impl<'a> Scheduler<'a> {
             return Err(Error::Setting("sampling needs max_tokens and batch of at least 1".into()));
         }
         let mut groups: HashMap<&[u32], usize> = HashMap::new();
-        let mut queue: VecDeque<Group> = VecDeque::new();
+        let mut queue: VecDeque<PromptGroup> = VecDeque::new();
         for (index, Request { ids, .. }) in requests.iter().enumerate() {
             if ids.is_empty() {
                 return Err(Error::Setting("a prompt is empty: there is nothing to continue".into()));
@@ -225,7 +225,7 @@ impl<'a> Scheduler<'a> {
                 )));
             }
             let group = *groups.entry(ids).or_insert_with(|| {
-                queue.push_back(Group { waiting: VecDeque::new(), prefilled: None });
+                queue.push_back(PromptGroup { waiting: VecDeque::new(), prefilled: None });
                 queue.len() - 1
             });
             queue[group].waiting.push_back(index);
@@ -394,9 +394,9 @@ impl<'a> Scheduler<'a> {
         for active in active {
             if let Some((text, finish)) = self.finished(&active)? {
                 self.decoder.cache_mut().remove(active.sequence);
-                on_event(Event::Done(active.request, Completion { ids: active.ids, text, finish }))?;
+                on_event(RequestEvent::Done(active.request, Completion { ids: active.ids, text, finish }))?;
             } else {
-                on_event(Event::Token(&active.ids))?;
+                on_event(RequestEvent::Token(&active.ids))?;
                 self.active.push(active);
             }
         }

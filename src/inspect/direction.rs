@@ -71,7 +71,7 @@ pub fn find(features: &Features, positive: &[bool], folds: &Folds, settings: &Se
     let mut directions =
         Directions { vectors: Default::default(), midpoints: Default::default(), depth: best };
     let mut qualities: Vec<Quality> = Vec::new();
-    for At { vectors, midpoints, quality } in found {
+    for AtDepth { vectors, midpoints, quality } in found {
         for (kind, (vector, midpoint)) in vectors.into_iter().zip(midpoints).enumerate() {
             directions.vectors[kind].push(vector);
             directions.midpoints[kind].push(midpoint);
@@ -87,7 +87,7 @@ pub fn find(features: &Features, positive: &[bool], folds: &Folds, settings: &Se
 }
 
 /// The results at one depth, by kind.
-struct At {
+struct AtDepth {
     vectors: [Vec<f32>; 2],
     midpoints: [f32; 2],
     quality: Quality,
@@ -99,7 +99,7 @@ fn at_depth(
     positive: &[bool],
     folds: &Folds,
     settings: &Settings,
-) -> Result<At> {
+) -> Result<AtDepth> {
     let x = &features.means[depth];
     let products = classifier::products(x);
     let Settings { ridge, permutations, seed } = *settings;
@@ -124,7 +124,7 @@ fn at_depth(
         if square > 0.0 { (dot(&middle, v) / square) as f32 } else { 0.0 }
     };
     let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect();
-    Ok(At {
+    Ok(AtDepth {
         midpoints: [midpoint(&difference), midpoint(&normal)],
         vectors: [narrow(&difference), narrow(&normal)],
         quality: Quality {

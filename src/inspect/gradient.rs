@@ -141,7 +141,7 @@ pub(super) fn clear(model: &mut Transformer) -> Result<()> {
 /// the vocabulary or a loss that is not finite.
 pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
     let mut passes = Passes::new(model, longest(model, "text", std::slice::from_ref(text))?)?;
-    let mut norms = Norms { sites: Vec::new(), streams: vec![Vec::new(); model.spec.layers + 1] };
+    let mut norms = GradientNorms { sites: Vec::new(), streams: vec![Vec::new(); model.spec.layers + 1] };
     clear(model)?;
     let loss = passes.add(model, text, 1.0, &mut norms)?;
     let mut parameters = Vec::new();
@@ -164,14 +164,14 @@ pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
 }
 
 /// Records the lengths of gradients.
-struct Norms {
+struct GradientNorms {
     /// In the order of the backward pass.
     sites: Vec<SiteGradient>,
     /// By depth and token.
     streams: Vec<Vec<f64>>,
 }
 
-impl Probe for Norms {
+impl Probe for GradientNorms {
     fn at(&mut self, _: usize, _: Site, _: &mut Tensor) -> Result<bool> {
         Ok(false)
     }

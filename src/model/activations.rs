@@ -13,7 +13,7 @@ use crate::ops::embedding;
 
 /// The sizes from which the widths follow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct Dimensions {
     /// C.
     channels: usize,
     /// H and KV.
@@ -29,7 +29,7 @@ pub(super) struct Sizes {
     ranks: [usize; 4],
 }
 
-impl Sizes {
+impl Dimensions {
     /// Without adapters.
     pub(super) fn of(spec: &Spec) -> Self {
         Self {
@@ -51,9 +51,9 @@ impl Sizes {
 }
 
 /// A row of a table.
-pub(super) struct Entry<'a> {
+pub(super) struct TableRow<'a> {
     tensor: &'a mut Tensor,
-    numbers: Numbers,
+    numbers: NumberType,
     /// Columns of an (N, width) tensor; none for one of N numbers.
     width: Option<usize>,
     /// Whether every pass gives it its shape; otherwise the op that writes it does, with at most N rows.
@@ -66,7 +66,7 @@ pub(super) struct Entry<'a> {
 
 /// The type of an activation's numbers.
 #[derive(Clone, Copy, PartialEq)]
-enum Numbers {
+enum NumberType {
     /// The element type of the place.
     Real,
     /// f32 everywhere.
@@ -76,32 +76,39 @@ enum Numbers {
 }
 
 /// (N, `width`) of the element type of the place; absent if the width is 0.
-fn real(tensor: &mut Tensor, width: usize) -> Entry<'_> {
-    Entry { tensor, numbers: Numbers::Real, width: Some(width), every_pass: true, site: None, kept: false }
+fn real(tensor: &mut Tensor, width: usize) -> TableRow<'_> {
+    TableRow {
+        tensor,
+        numbers: NumberType::Real,
+        width: Some(width),
+        every_pass: true,
+        site: None,
+        kept: false,
+    }
 }
 
 /// (N, `width`) of f32.
-fn float(tensor: &mut Tensor, width: usize) -> Entry<'_> {
-    Entry { numbers: Numbers::Float, ..real(tensor, width) }
+fn float(tensor: &mut Tensor, width: usize) -> TableRow<'_> {
+    TableRow { numbers: NumberType::Float, ..real(tensor, width) }
 }
 
 /// The r of a norm: (N) of f32; absent if the norm is.
-fn r(tensor: &mut Tensor, present: bool) -> Entry<'_> {
+fn r(tensor: &mut Tensor, present: bool) -> TableRow<'_> {
     let row = float(tensor, 0);
-    if present { Entry { width: None, ..row } } else { row }
+    if present { TableRow { width: None, ..row } } else { row }
 }
 
 /// An adapter's S, (N, `rank`): the op knows its width.
-fn s(tensor: &mut Tensor, rank: usize) -> Entry<'_> {
-    Entry { every_pass: false, ..real(tensor, rank) }
+fn s(tensor: &mut Tensor, rank: usize) -> TableRow<'_> {
+    TableRow { every_pass: false, ..real(tensor, rank) }
 }
 
 /// (N) of u32.
-fn index(tensor: &mut Tensor) -> Entry<'_> {
-    Entry { numbers: Numbers::Index, width: None, every_pass: false, ..real(tensor, 0) }
+fn index(tensor: &mut Tensor) -> TableRow<'_> {
+    TableRow { numbers: NumberType::Index, width: None, every_pass: false, ..real(tensor, 0) }
 }
 
-impl Entry<'_> {
+impl TableRow<'_> {
     /// Seen by probes at `site`.
     fn at(self, site: Site) -> Self {
         Self { site: Some(site), ..self }
@@ -118,7 +125,7 @@ impl Entry<'_> {
     }
 
     fn bytes(&self, n: usize, real: usize) -> usize {
-        let size = if self.numbers == Numbers::Real { real } else { 4 };
+        let size = if self.numbers == NumberType::Real { real } else { 4 };
         n * self.width.unwrap_or(1) * size
     }
 }
@@ -126,23 +133,23 @@ impl Entry<'_> {
 /// A struct of tensors with a row for each of them.
 pub(super) trait Table: Default {
     /// The rows, in the order of the pass.
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>>;
+    fn rows(&mut self, sizes: &Dimensions) -> Vec<TableRow<'_>>;
 
     /// Empty tensors of the right types.
-    fn new(sizes: &Sizes, place: Place) -> Self {
+    fn new(sizes: &Dimensions, place: Place) -> Self {
         let mut table = Self::default();
         for row in table.rows(sizes) {
             *row.tensor = match row.numbers {
-                Numbers::Real => place.real(),
-                Numbers::Float => place.float(),
-                Numbers::Index => place.index(),
+                NumberType::Real => place.real(),
+                NumberType::Float => place.float(),
+                NumberType::Index => place.index(),
             };
         }
         table
     }
 
     /// Gives the tensors the shapes of a pass over `n` rows.
-    fn resize(&mut self, sizes: &Sizes, n: usize) -> Result<()> {
+    fn resize(&mut self, sizes: &Dimensions, n: usize) -> Result<()> {
         for row in self.rows(sizes).into_iter().filter(|row| row.every_pass) {
             match row.width {
                 Some(0) => (),
@@ -154,18 +161,18 @@ pub(super) trait Table: Default {
     }
 
     /// Bytes for a pass over `n` rows; `real` bytes for a number of the place's element type.
-    fn bytes(sizes: &Sizes, n: usize, real: usize) -> usize {
+    fn bytes(sizes: &Dimensions, n: usize, real: usize) -> usize {
         Self::default().rows(sizes).iter().map(|row| row.bytes(n, real)).sum()
     }
 
     /// Of these, bytes that are kept of every layer when a backward pass computes the others again.
-    fn kept_bytes(sizes: &Sizes, n: usize, real: usize) -> usize {
+    fn kept_bytes(sizes: &Dimensions, n: usize, real: usize) -> usize {
         Self::default().rows(sizes).iter().filter(|row| row.kept).map(|row| row.bytes(n, real)).sum()
     }
 
     /// Bytes in use.
     #[cfg(test)]
-    fn used_bytes(&mut self, sizes: &Sizes) -> usize {
+    fn used_bytes(&mut self, sizes: &Dimensions) -> usize {
         self.rows(sizes).iter().map(|row| row.tensor.bytes()).sum()
     }
 }
@@ -204,8 +211,8 @@ pub(super) struct Layer {
 }
 
 impl Table for Layer {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
-        let &Sizes { channels: c, heads, kv_heads, query, key, mlp: f, post_norms, ranks } = sizes;
+    fn rows(&mut self, sizes: &Dimensions) -> Vec<TableRow<'_>> {
+        let &Dimensions { channels: c, heads, kv_heads, query, key, mlp: f, post_norms, ranks } = sizes;
         let post = if post_norms { c } else { 0 };
         vec![
             real(&mut self.x, c).at(Site::Embedding).kept(),
@@ -257,7 +264,7 @@ pub(super) struct Ends {
 }
 
 impl Table for Ends {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
+    fn rows(&mut self, sizes: &Dimensions) -> Vec<TableRow<'_>> {
         let c = sizes.channels;
         vec![
             real(&mut self.residual, c).at(Site::Residual),
@@ -295,8 +302,8 @@ pub(super) struct Scratch {
 }
 
 impl Table for Scratch {
-    fn rows(&mut self, sizes: &Sizes) -> Vec<Entry<'_>> {
-        let &Sizes { channels: c, query, key, mlp: f, ranks, .. } = sizes;
+    fn rows(&mut self, sizes: &Dimensions) -> Vec<TableRow<'_>> {
+        let &Dimensions { channels: c, query, key, mlp: f, ranks, .. } = sizes;
         let widest = ranks.into_iter().max().unwrap_or(0);
         vec![
             real(&mut self.stream, c),
@@ -346,7 +353,7 @@ impl Site {
     /// Columns of the activation at this site.
     pub fn width(self, spec: &Spec) -> usize {
         // Where a norm is absent, so is its output; a probe then sees what would have gone into it, which is as wide.
-        let sizes = Sizes { post_norms: true, ..Sizes::of(spec) };
+        let sizes = Dimensions { post_norms: true, ..Dimensions::of(spec) };
         let (mut layer, mut ends) = (Layer::default(), Ends::default());
         let rows = layer.rows(&sizes).into_iter().chain(ends.rows(&sizes));
         let width = rows.filter(|row| row.site == Some(self)).find_map(|row| row.width);

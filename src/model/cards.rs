@@ -31,14 +31,14 @@ pub struct Card {
     /// Weights of the text model.
     pub parameters: usize,
     /// What its `config.json` must say.
-    pub sizes: Sizes,
+    pub sizes: CardSizes,
 }
 
 /// The sizes of a checkpoint, named as in [`Spec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is documented at the field of Spec with its name")]
-pub struct Sizes {
+pub struct CardSizes {
     pub vocab: usize,
     pub channels: usize,
     pub layers: usize,
@@ -127,7 +127,7 @@ impl Card {
     /// # Errors
     /// [`Error::Setting`] naming both sets of sizes.
     pub fn check(&self, spec: &Spec) -> Result<()> {
-        let found = Sizes {
+        let found = CardSizes {
             vocab: spec.vocab,
             channels: spec.channels,
             layers: spec.layers,

@@ -31,11 +31,11 @@ pub struct Decoder<'a> {
     saved: Saved,
     logits: Tensor,
     /// On a GPU.
-    recorder: Option<Recorder>,
+    recorder: Option<GraphRecorder>,
 }
 
 #[derive(Debug)]
-struct Recorder {
+struct GraphRecorder {
     gpu: Gpu,
     batch: DrawBatch,
     /// By number of rows and pages a row: `None` for a size that has run once and is not recorded yet.
@@ -46,7 +46,9 @@ impl<'a> Decoder<'a> {
     /// Of the sequences of `cache`.
     pub fn new(model: &'a Transformer, cache: Cache, sampling: Sampling) -> Self {
         let recorder = match model.place.device {
-            Device::Cuda(gpu) => Some(Recorder { gpu, batch: DrawBatch::new(gpu), graphs: HashMap::new() }),
+            Device::Cuda(gpu) => {
+                Some(GraphRecorder { gpu, batch: DrawBatch::new(gpu), graphs: HashMap::new() })
+            }
             Device::Cpu => None,
         };
         let (saved, logits) = (Saved::for_inference(&model.spec, model.place), model.logits_tensor());
@@ -88,7 +90,7 @@ impl<'a> Decoder<'a> {
             }
             return sample::forward(tokens, logits, *sampling, draws);
         };
-        let Recorder { gpu, batch, graphs } = recorder;
+        let GraphRecorder { gpu, batch, graphs } = recorder;
         let allocations = gpu.memory().allocations;
         let n = padded(rows.len());
         let pages = Cache::most_pages(rows).next_multiple_of(PAGES);

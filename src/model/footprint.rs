@@ -1,9 +1,9 @@
 //! [`Footprint`]: how much memory a training pass will take.
 
-use crate::model::activations::{Ends, Layer, Scratch, Sizes, Table};
+use crate::model::activations::{Dimensions, Ends, Layer, Scratch, Table};
 use crate::model::linear::Linear;
 use crate::model::lora::{Lora, Target};
-use crate::model::pass::Pass;
+use crate::model::pass::PassInputs;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::linear_cross_entropy;
@@ -46,14 +46,15 @@ impl<'a> Footprint<'a> {
     /// comes on top.
     pub fn training_bytes(self, n: usize, recompute: bool) -> usize {
         let Self { spec, real, ranks, bf16_head, chunk } = self;
-        let sizes = Sizes::of(spec).with_ranks(ranks);
+        let sizes = Dimensions::of(spec).with_ranks(ranks);
         let layer = Layer::bytes(&sizes, n, real);
         let layers = if recompute {
             2 * layer + spec.layers * Layer::kept_bytes(&sizes, n, real)
         } else {
             spec.layers * layer
         };
-        let others = Pass::bytes(spec, n) + Ends::bytes(&sizes, n, real) + Scratch::bytes(&sizes, n, real);
+        let others =
+            PassInputs::bytes(spec, n) + Ends::bytes(&sizes, n, real) + Scratch::bytes(&sizes, n, real);
         let logits = n.min(chunk) * spec.vocab;
         let dlogits = if bf16_head { logits * 2 } else { 0 };
         layers + others + logits * 4 + dlogits

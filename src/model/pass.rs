@@ -1,4 +1,4 @@
-//! [`Pass`]: the inputs of a pass: its tokens, their positions, and what each of them may attend to.
+//! [`PassInputs`]: the inputs of a pass: its tokens, their positions, and what each of them may attend to.
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
@@ -9,7 +9,7 @@ use crate::ops::rope::{self, Rope};
 
 /// The inputs of a pass over N rows.
 #[derive(Debug)]
-pub(super) struct Pass {
+pub(super) struct PassInputs {
     place: Place,
     /// Token ids (N).
     pub(super) tokens: Tensor,
@@ -21,7 +21,7 @@ pub(super) struct Pass {
     angles: Vec<(Rope, Tensor)>,
 }
 
-impl Pass {
+impl PassInputs {
     /// No rows yet.
     pub(super) fn new(place: Place) -> Self {
         let contexts = Contexts::empty(place.device);

@@ -3,15 +3,15 @@
 
 use crate::device::Tensor;
 use crate::error::Result;
-use crate::model::activations::{Ends, Layer, Scratch, Sizes, Table};
-use crate::model::pass::Pass;
+use crate::model::activations::{Dimensions, Ends, Layer, Scratch, Table};
+use crate::model::pass::PassInputs;
 use crate::model::place::Place;
 use crate::model::spec::Spec;
 
 /// The inputs, the activations and the scratch of a pass. Grows to the largest pass it is used for.
 #[derive(Debug)]
 pub struct Saved {
-    pub(super) pass: Pass,
+    pub(super) pass: PassInputs,
     pub(super) activations: Activations,
     pub(super) scratch: Scratch,
 }
@@ -19,7 +19,7 @@ pub struct Saved {
 /// What a forward pass computes.
 #[derive(Debug)]
 pub(super) struct Activations {
-    pub(super) sizes: Sizes,
+    pub(super) sizes: Dimensions,
     /// One a layer if all are kept, else two that the layers use in turn.
     pub(super) layers: Vec<Layer>,
     /// When a backward pass computes layers again: the residual stream at the input of each (N, C).
@@ -54,9 +54,9 @@ impl Saved {
     }
 
     fn new(spec: &Spec, place: Place, layers: usize, inputs: usize) -> Self {
-        let sizes = Sizes::of(spec);
+        let sizes = Dimensions::of(spec);
         Self {
-            pass: Pass::new(place),
+            pass: PassInputs::new(place),
             activations: Activations {
                 layers: (0..layers).map(|_| Layer::new(&sizes, place)).collect(),
                 inputs: (0..inputs).map(|_| place.real()).collect(),

@@ -9,7 +9,7 @@ use crate::model::cache::{Cache, SequenceRow};
 use crate::model::linear::{AdapterSegment, Linear};
 use crate::model::lora::Lora;
 use crate::model::parameter::Parameter;
-use crate::model::pass::Pass;
+use crate::model::pass::PassInputs;
 use crate::model::place::Place;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::{Activations, Saved};
@@ -242,7 +242,7 @@ impl Transformer {
     fn run(
         &self,
         activations: &mut Activations,
-        pass: &Pass,
+        pass: &PassInputs,
         attend: &mut Attend,
         dropout: Option<Key>,
         probe: &mut dyn Probe,

@@ -250,12 +250,12 @@ pub mod cpu {
     const BLOCK: usize = 64;
 
     /// A block of query rows and the key rows that any of them sees.
-    struct Block {
+    struct RowBlock {
         queries: Range<usize>,
         keys: Range<usize>,
     }
 
-    impl Block {
+    impl RowBlock {
         /// The blocks of one document, whose rows are `document`.
         fn of_document(document: Range<usize>, attention: Attention) -> impl Iterator<Item = Self> {
             let Range { start, end } = document;
@@ -292,7 +292,7 @@ pub mod cpu {
     ) {
         let heads = attention.heads;
         let (mut out, mut lse, mut tasks) = (out, lse, Vec::new());
-        for block in documents(starts).flat_map(|d| Block::of_document(d, attention)) {
+        for block in documents(starts).flat_map(|d| RowBlock::of_document(d, attention)) {
             let (rows, rest) = out.split_at_mut(block.queries.len() * heads.q_width());
             let (sums, rest_sums) = lse.split_at_mut(block.queries.len() * heads.query);
             (out, lse) = (rest, rest_sums);
@@ -318,7 +318,7 @@ pub mod cpu {
     }
 
     /// p ← scale · Q_h · Kᵀ for one block and head; not yet masked.
-    fn scores<T: Real>(p: &mut Vec<T>, block: &Block, [q, k]: [&[T]; 2], h: usize, attention: Attention) {
+    fn scores<T: Real>(p: &mut Vec<T>, block: &RowBlock, [q, k]: [&[T]; 2], h: usize, attention: Attention) {
         let heads = attention.heads;
         let (n, d) = (q.len() / heads.q_width(), heads.dim);
         p.resize(block.queries.len() * block.keys.len(), T::default());
@@ -399,7 +399,7 @@ pub mod cpu {
         let kv = head(h * heads.kv / heads.query, d);
         let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| vec![T::default(); document.len() * d]);
         let (mut p, mut ds) = (Vec::new(), Vec::new());
-        for block in Block::of_document(document.clone(), attention) {
+        for block in RowBlock::of_document(document.clone(), attention) {
             let (rows, keys) = (block.queries.len(), block.keys.len());
             let query_rows = |x| View::new(x, n, wide).rows(block.queries.clone()).columns(head(h, d));
             let key_rows = |x| View::new(x, n, narrow).rows(block.keys.clone()).columns(kv.clone());

@@ -52,7 +52,7 @@ pub enum Content {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct DataLine {
     messages: Option<Vec<Message>>,
     text: Option<String>,
 }
@@ -81,7 +81,7 @@ pub fn read(path: &Path) -> Result<Vec<Document>> {
 }
 
 fn parse(line: &[u8]) -> std::result::Result<Content, String> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| {
+    let line: DataLine = serde_json::from_slice(line).map_err(|error| {
         format!("not a training example: {error}; expected {{\"messages\": [{{\"role\", \"content\"}}]}} or {{\"text\"}}")
     })?;
     match (line.messages, line.text) {

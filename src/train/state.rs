@@ -22,7 +22,7 @@ const KEPT: usize = 2;
 
 /// The content of `run.json`.
 #[derive(Serialize, Deserialize)]
-struct Run {
+struct RunFile {
     /// SHA-256 over everything that decides the result.
     fingerprint: String,
     settings: Settings,
@@ -58,7 +58,7 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
     file::remove_temporary(dir)?;
     let path = dir.join("run.json");
     if path.exists() || !checkpoints(dir)?.is_empty() {
-        let run: Option<Run> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
+        let run: Option<RunFile> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
         if run.is_some_and(|run| run.fingerprint == fingerprint) {
             return Ok(());
         }
@@ -66,7 +66,7 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
             "holds a run of other settings, data, model or device: choose another folder, or remove this one";
         return Err(Error::file(dir, what));
     }
-    let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
+    let run = RunFile { fingerprint: fingerprint.into(), settings: settings.clone() };
     let text = serde_json::to_vec_pretty(&run).map_err(|error| Error::file(&path, error.to_string()))?;
     file::replace(&path, |out| out.write_all(&text))
 }

@@ -220,8 +220,8 @@ fn cached_map(
     box_rows: usize,
 ) -> Result<TensorMap> {
     /// Address, bytes an element, rows and columns, rows of a box.
-    type Matrix = (u64, usize, [usize; 2], usize);
-    static MAPS: Mutex<Option<HashMap<Matrix, TensorMap>>> = Mutex::new(None);
+    type MatrixKey = (u64, usize, [usize; 2], usize);
+    static MAPS: Mutex<Option<HashMap<MatrixKey, TensorMap>>> = Mutex::new(None);
     let mut maps = turn::share(&MAPS);
     let maps = maps.get_or_insert_default();
     let key = (pointer, dtype.size(), [rows, cols], box_rows);

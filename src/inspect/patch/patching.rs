@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::metric::Metric;
-use super::run::{Change, Keep, Runs};
+use super::run::{Keep, Replacement, Runs};
 use crate::error::{Error, Result};
 use crate::model::probe::Site;
 use crate::model::transformer::Transformer;
@@ -113,7 +113,7 @@ pub fn patch(model: &Transformer, prompts: [&[u32]; 2], metric: &Metric, sites: 
         let mut changes = Vec::new();
         for layer in 0..layers {
             let whole = 0..keep.width(layer, site);
-            let change = |pairs: &[[usize; 2]], part: Range<usize>| Change {
+            let change = |pairs: &[[usize; 2]], part: Range<usize>| Replacement {
                 layer,
                 site,
                 pairs: pairs.to_vec(),

@@ -39,7 +39,7 @@ impl Probe for Keep<'_> {
 }
 
 /// One patched run.
-pub(super) struct Change {
+pub(super) struct Replacement {
     pub(super) layer: usize,
     pub(super) site: Site,
     /// Positions of the source and of the target.
@@ -51,7 +51,7 @@ pub(super) struct Change {
 /// Puts kept activations into packed copies of the target, one change in each copy.
 struct Put<'a> {
     keep: &'a Keep<'a>,
-    changes: &'a [Change],
+    changes: &'a [Replacement],
     /// Tokens of the target.
     length: usize,
 }
@@ -110,7 +110,7 @@ impl<'a> Runs<'a> {
         tokens: &[u32],
         metric: &Metric,
         keep: &Keep,
-        changes: &[Change],
+        changes: &[Replacement],
     ) -> Result<Vec<f64>> {
         let length = tokens.len();
         let mut all = Vec::with_capacity(changes.len());
