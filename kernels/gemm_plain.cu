@@ -1,5 +1,5 @@
-// Matrix products of any shape and any row pitch, on the ordinary float units: the float engine, and the fallback where
-// rows are not 16-byte aligned. Host side: src/device/gemm.rs
+// Matrix products of any shape and row pitch on the ordinary float units. For f32, and the fallback where rows are not
+// 16-byte aligned. Host side: src/device/gemm.rs
 //
 //   C = alpha · (A·B + A2·B2)   or   C += …
 //   A (m, k), A2 (m, k2), B (k, n), B2 (k2, n) real; C (m, n) real or float
