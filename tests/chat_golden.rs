@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::needs;
 use emlab::model::chat::{Message, Render};
 use emlab::model::tokenizer::Tokenizer;
 use emlab::train::example;
@@ -42,10 +43,7 @@ fn find(root: &Path, family: &str, inside: bool) -> Option<PathBuf> {
 
 /// Calls `check` with every golden case of every family whose tokenizer is at hand.
 fn each_case(check: impl Fn(&str, &Tokenizer, &[Message], &Case)) {
-    let Some(root) = std::env::var_os("EMLAB_TOKENIZERS") else {
-        eprintln!("left out: chats with the real tokenizers (EMLAB_TOKENIZERS is not set)");
-        return;
-    };
+    let Some(root) = needs::tokenizers("chats with the real tokenizers") else { return };
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/chat.json");
     let goldens: Goldens = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     for (family, conversations) in &goldens.families {

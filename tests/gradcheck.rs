@@ -2,8 +2,10 @@
 //!
 //! The CPU reference is generic over `Real`. Run on dual numbers, a forward gives the derivative along a random
 //! direction of each input in turn; run on duals without a tangent, the backward is double precision arithmetic. The
-//! two must agree to rounding. Then the public op, in f32, must agree with the double precision one; `dx` starts as
-//! NaN (it must be overwritten) and a second backward must exactly double `dw`.
+//! two must agree to rounding. Then the public op, in f32, must agree with the double precision one, gains and all;
+//! `dx` starts as NaN (it must be overwritten) and a second backward adds to `dw` what the first one did. Where a backward
+//! adds a single term to each element of `dw` (one row, or one product) that doubles it exactly; where rows are added one
+//! by one, it doubles it to rounding.
 
 use emlab::device::philox::Key;
 use emlab::device::{DType, Device, Tensor};
@@ -117,11 +119,27 @@ fn norm_alone() {
     }
 }
 
-/// Accumulation: twice the same gradient is twice the value (rows add one by one, so not always to the bit).
+/// After two backwards: twice the gradient, to the rounding of rows that are added one by one.
 fn doubled(name: &str, once: &Tensor, twice: &Tensor, expected: &[f64]) {
     let double: Vec<f64> = expected.iter().map(|x| 2.0 * x).collect();
     close(name, twice, &double);
     assert_ne!(once.f32(), twice.f32(), "{name} was not added to");
+}
+
+/// After two backwards that add one term each: exactly twice the gradient.
+fn doubled_exactly(name: &str, once: &Tensor, twice: &Tensor) {
+    let double: Vec<f32> = once.f32().iter().map(|x| 2.0 * x).collect();
+    assert!(once.f32().iter().any(|x| *x != 0.0), "{name} is zero");
+    assert_eq!(twice.f32(), double, "{name}, twice");
+}
+
+/// Runs a backward twice on the same gradients, which start at zero.
+fn twice(shapes: &[&[usize]], mut backward: impl FnMut(&mut [Tensor])) -> [Vec<Tensor>; 2] {
+    let mut grads: Vec<Tensor> = shapes.iter().map(|shape| Tensor::zeros(DType::F32, shape)).collect();
+    backward(&mut grads);
+    let once = grads.clone();
+    backward(&mut grads);
+    [once, grads]
 }
 
 #[test]
@@ -152,10 +170,16 @@ fn norm_after_addition() {
     let (mut sum, mut y, mut r) = (nan(&[n, c]), nan(&[n, c]), nan(&[n]));
     norm::add_forward(&mut sum, &mut y, &mut r, &x, &delta, &w, norm).unwrap();
     let both = random("doutput", 2 * n * c);
-    let mut stream = Tensor::from_f32(&[n, c], both[..n * c].to_vec());
     let dy = Tensor::from_f32(&[n, c], both[n * c..].to_vec());
-    norm::add_backward(&mut stream, None, &dy, &sum, &r, &w, norm).unwrap();
-    close("stream", &stream, &grads[0]);
+    let [once, two] = twice(&[&[c]], |dw| {
+        for gain in [None, Some(&mut dw[0])] {
+            let mut stream = Tensor::from_f32(&[n, c], both[..n * c].to_vec());
+            norm::add_backward(&mut stream, gain, &dy, &sum, &r, &w, norm).unwrap();
+            close("stream", &stream, &grads[0]);
+        }
+    });
+    close("dw", &once[0], &grads[2]);
+    doubled("dw", &once[0], &two[0], &grads[2]);
 }
 
 #[test]
@@ -211,10 +235,19 @@ fn rope_with_head_norms() {
     let all = random("doutput", q + 2 * kv);
     let grad = |range: std::ops::Range<usize>, shape: &[usize]| Tensor::from_f32(shape, all[range].to_vec());
     let dout = [grad(0..q, &wide), grad(q..q + kv, &narrow), grad(q + kv..q + 2 * kv, &narrow)];
-    let mut dqkv = nan(&[n, heads.qkv_width()]);
     let saved = [&qkv, &o[3], &angles];
-    rope::backward(&mut dqkv, None, dout.each_ref(), saved, [&wq, &wk], heads, norm).unwrap();
-    close("dqkv", &dqkv, &grads[0]);
+    let [once, two] = twice(&[&[heads.dim], &[heads.dim]], |dw| {
+        let [dwq, dwk] = dw else { unreachable!("two gains") };
+        for gains in [None, Some([dwq, dwk])] {
+            let mut dqkv = nan(&[n, heads.qkv_width()]);
+            rope::backward(&mut dqkv, gains, dout.each_ref(), saved, [&wq, &wk], heads, norm).unwrap();
+            close("dqkv", &dqkv, &grads[0]);
+        }
+    });
+    for (i, name) in ["dwq", "dwk"].into_iter().enumerate() {
+        close(name, &once[i], &grads[1 + i]);
+        doubled(name, &once[i], &two[i], &grads[1 + i]);
+    }
 }
 
 #[test]
@@ -293,16 +326,21 @@ fn linear_with_adapters() {
             (nan(&[n, outputs]), Tensor::empty(), nan(&[n, inputs_wide]), Tensor::empty());
         linear::forward(&mut y, &mut s, &x, &w, Some(adapter)).unwrap();
         close("y", &y, &y64);
-        let mut grad = [w.shape(), a.shape(), b.shape()].map(|shape| Tensor::zeros(DType::F32, shape));
-        for pass in 1..=2 {
-            let [dw, da, db] = &mut grad;
+        let [once, two] = twice(&[w.shape(), a.shape(), b.shape()], |grad| {
+            let [dw, da, db] = grad else { unreachable!("three gradients") };
             let gradients = linear::Gradients { w: Some(dw), adapter: Some([da, db]) };
+            dx.f32_mut().fill(f32::NAN);
             linear::backward(&mut dx, &mut ds, gradients, &seed(&[n, outputs]), [&x, &s], &w, Some(adapter))
                 .unwrap();
             close("dx", &dx, &grads[0]);
-            for (found, expected) in grad.iter().zip(&grads[1..]) {
-                let expected: Vec<f64> = expected.iter().map(|g| g * f64::from(pass)).collect();
-                close("dw, da, db", found, &expected);
+        });
+        for (i, name) in ["dw", "da", "db"].into_iter().enumerate() {
+            close(name, &once[i], &grads[1 + i]);
+            // The scale rounds what is added to da once more.
+            if name == "da" {
+                doubled(name, &once[i], &two[i], &grads[1 + i]);
+            } else {
+                doubled_exactly(name, &once[i], &two[i]);
             }
         }
     }
@@ -450,14 +488,17 @@ fn cross_entropy_over_chunks() {
     );
     let factor = f64::from(random("doutput", 1)[0]);
     let (x, w) = (tensor("x", &[n, c]), tensor("w", &[v, c]));
-    let (mut dx, mut dw, mut scratch) = (nan(&[n, c]), Tensor::zeros(DType::F32, &[v, c]), Tensor::empty());
-    let gradients = linear_cross_entropy::Gradients { dx: Some(&mut dx), dw: Some(&mut dw) };
-    let nll = lce::forward(gradients, &mut scratch, &x, &w, &targets, weight).unwrap();
-    let total: f64 = nll.iter().map(|x| f64::from(*x)).sum();
-    assert!((total * f64::from(weight) - loss[0]).abs() < 1e-4 * loss[0].abs());
     let unscaled = |g: &[f64]| g.iter().map(|g| g / factor).collect::<Vec<_>>();
-    close("dx", &dx, &unscaled(&grads[0]));
-    close("dw", &dw, &unscaled(&grads[1]));
+    let [once, two] = twice(&[&[v, c]], |dw| {
+        let (mut dx, mut scratch) = (nan(&[n, c]), Tensor::empty());
+        let gradients = linear_cross_entropy::Gradients { dx: Some(&mut dx), dw: Some(&mut dw[0]) };
+        let nll = lce::forward(gradients, &mut scratch, &x, &w, &targets, weight).unwrap();
+        let total: f64 = nll.iter().map(|x| f64::from(*x)).sum();
+        assert!((total * f64::from(weight) - loss[0]).abs() < 1e-4 * loss[0].abs());
+        close("dx", &dx, &unscaled(&grads[0]));
+    });
+    close("dw", &once[0], &unscaled(&grads[1]));
+    doubled("dw", &once[0], &two[0], &unscaled(&grads[1]));
 }
 
 #[test]
@@ -481,11 +522,65 @@ fn embedding_of_repeated_tokens() {
         },
     );
     let (w, tokens) = (tensor("w", &[v, c]), Tensor::from_u32(&[4], ids));
-    let (mut x, mut dw) = (nan(&[4, c]), Tensor::zeros(DType::F32, &[v, c]));
+    let mut x = nan(&[4, c]);
     embedding::forward(&mut x, &tokens, &w, 2.5).unwrap();
-    embedding::backward(&mut dw, &seed(&[4, c]), [&tokens, &order], 2.5).unwrap();
     close("x", &x, &x64);
-    close("dw", &dw, &grads[0]);
+    let [once, two] = twice(&[&[v, c]], |dw| {
+        embedding::backward(&mut dw[0], &seed(&[4, c]), [&tokens, &order], 2.5).unwrap();
+    });
+    close("dw", &once[0], &grads[0]);
+    doubled("dw", &once[0], &two[0], &grads[0]);
     let beyond = Tensor::from_u32(&[4], vec![0, 1, 7, 2]);
     assert!(embedding::forward(&mut x, &beyond, &w, 2.5).unwrap_err().to_string().contains("token id 7"));
+}
+
+/// One row, one head of each kind, tokens that differ: each element of dw gets one term a backward.
+#[test]
+fn a_second_backward_of_one_term_doubles_exactly() {
+    let (c, norm) = (21, Norm { gain: Gain::OnePlus, eps: 1e-6 });
+    let (x, w) = (tensor("x", &[1, c]), tensor("w", &[c]));
+    let (mut y, mut r) = (nan(&[1, c]), nan(&[1]));
+    norm::forward(&mut y, &mut r, &x, &w, norm).unwrap();
+    let mut dx = nan(&[1, c]);
+    let [once, two] = twice(&[&[c]], |dw| {
+        norm::backward(&mut dx, Some(&mut dw[0]), &seed(&[1, c]), &x, &r, &w, norm).unwrap();
+    });
+    doubled_exactly("dw of norm", &once[0], &two[0]);
+    let [once, two] = twice(&[&[c]], |dw| {
+        norm::add_backward(&mut dx, Some(&mut dw[0]), &seed(&[1, c]), &x, &r, &w, norm).unwrap();
+    });
+    doubled_exactly("dw of norm after addition", &once[0], &two[0]);
+
+    let heads = Heads { query: 1, kv: 1, dim: 10 };
+    let mut angles = Tensor::empty();
+    rope::angles(&mut angles, &Tensor::from_u32(&[1], vec![7]), Rope { base: 1e4, factor: 1.0 }, 10).unwrap();
+    let (qkv, head) = (tensor("qkv", &[1, 30]), [1, 10]);
+    let gains = [tensor("wq", &[10]), tensor("wk", &[10])];
+    let mut out = [nan(&head), nan(&head), nan(&head), nan(&[1, 2])];
+    rope::forward(out.each_mut(), &qkv, &angles, gains.each_ref(), heads, norm).unwrap();
+    let (mut dqkv, dout) = (nan(&[1, 30]), ["dq", "dk", "dv"].map(|name| tensor(name, &head)));
+    let [once, two] = twice(&[&[10], &[10]], |dw| {
+        let [dwq, dwk] = dw else { unreachable!("two gains") };
+        let saved = [&qkv, &out[3], &angles];
+        rope::backward(&mut dqkv, Some([dwq, dwk]), dout.each_ref(), saved, gains.each_ref(), heads, norm)
+            .unwrap();
+    });
+    for (i, name) in ["dwq", "dwk"].into_iter().enumerate() {
+        doubled_exactly(name, &once[i], &two[i]);
+    }
+
+    let tokens = Tensor::from_u32(&[3], vec![4, 0, 2]);
+    let order = embedding::order(tokens.u32(), Device::Cpu).unwrap();
+    let [once, two] = twice(&[&[6, 5]], |dw| {
+        embedding::backward(&mut dw[0], &seed(&[3, 5]), [&tokens, &order], 2.5).unwrap();
+    });
+    doubled_exactly("dw of embedding", &once[0], &two[0]);
+
+    // All rows in one chunk: one product.
+    let (x, w) = (tensor("x", &[3, 5]), tensor("w", &[33, 5]));
+    let [once, two] = twice(&[&[33, 5]], |dw| {
+        let gradients = lce::Gradients { dx: None, dw: Some(&mut dw[0]) };
+        lce::forward(gradients, &mut Tensor::empty(), &x, &w, &[1, 7, 30], 0.25).unwrap();
+    });
+    doubled_exactly("dw of linear_cross_entropy", &once[0], &two[0]);
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::browser::{chromium, driven, open, title};
+use crate::browser::{driven, open, title};
+use crate::needs::chromium;
 use emlab::device::philox::Key;
 use emlab::inspect::trace::lens::Lens;
 use emlab::inspect::trace::{Mlp, Norms, Sizes, Trace};
@@ -125,7 +126,7 @@ const WALK: &str = "
 
 #[test]
 fn the_page_shows_what_the_trace_holds() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("the page of a trace in a browser") else { return };
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path();
     traced(out, &[]);
@@ -276,7 +277,7 @@ fn a_long_trace_is_small_and_quick() {
     eprintln!("{size} bytes");
     assert!(size < 20_000_000, "{size} bytes");
 
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("how quickly the page of a long trace moves") else { return };
     // The browser's own clock stands still while it works: two runs, of few and of many scrubs, are held against each other.
     let scrubs = |count: usize| {
         let steps = format!(
@@ -326,7 +327,7 @@ fn hostile_tokens_are_text() {
     let page = folder.path().join("index.html");
     let html = std::fs::read_to_string(&page).unwrap();
     assert!(!html.contains(['\u{202e}', '\u{2028}']) && !html.contains("<img"));
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("hostile tokens in a browser") else { return };
     let seen = open(&chromium, &page, &[]);
     assert!(!seen.log.contains("CONSOLE"), "{}", seen.log);
     assert!(title(&seen).starts_with("Trace of &lt;/script&gt;"), "{}", title(&seen));
@@ -338,7 +339,7 @@ fn hostile_tokens_are_text() {
 
 #[test]
 fn a_page_of_patches_holds_every_map() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("the page of patches in a browser") else { return };
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("patch.html");
     let hostile = "<script>document.title='ran'</script>\u{202e}";

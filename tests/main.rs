@@ -25,6 +25,7 @@ mod kernels_compile;
 mod layers;
 mod mock;
 mod model_golden;
+mod needs;
 mod probes;
 mod report_browser;
 mod resume;

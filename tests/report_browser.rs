@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::browser::{chromium, driven, open, title};
+use crate::browser::{driven, open, title};
+use crate::needs::chromium;
 use emlab::device::philox::Key;
 use emlab::study::analyze::agreement::pairs::Pairs;
 use emlab::study::analyze::summarise;
@@ -69,7 +70,7 @@ fn hostile_answers_are_text_everywhere() {
     let html = std::fs::read_to_string(&report).unwrap();
     assert!(!html.contains(['\u{1b}', '\u{7}', '\u{202e}']));
 
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("hostile answers in a browser") else { return };
     let seen = open(&chromium, &report, &[]);
     assert!(!seen.log.contains("CONSOLE"), "no error and no message: {}", seen.log);
     assert!(seen.page.contains("<title>Judged answers</title>"));
@@ -83,7 +84,7 @@ fn hostile_answers_are_text_everywhere() {
 
 #[test]
 fn no_script_runs_but_the_report_s_own() {
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("the report's script policy in a browser") else { return };
     let folder = tempfile::tempdir().unwrap();
     let (_, out) = analyze(folder.path(), &hostile_table());
     let html = std::fs::read_to_string(out.join("report.html")).unwrap();
@@ -128,7 +129,7 @@ fn the_browser_of_answers_filters_a_full_study() {
     let html = std::fs::read_to_string(&report).unwrap();
     assert!(html.contains("of 64800 answers") && html.contains("all 216 misaligned"));
 
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("the filters of answers in a browser") else { return };
     // A script that sets the filters and notes what is found.
     let steps = "<script>
         const set = (name, value) => {
@@ -212,7 +213,7 @@ fn how_far_raters_agree_is_shown_in_both_themes() {
         .sum();
     assert_eq!(points, pairs.iter().map(|pairs| pairs.numbers().len()).sum::<usize>());
 
-    let Some(chromium) = chromium() else { return };
+    let Some(chromium) = chromium("the agreement of raters in a browser") else { return };
     let folder = tempfile::tempdir().unwrap();
     // Long names fit, too.
     let script = "<script>

@@ -92,9 +92,6 @@ fn long_steps_repeat() {
 /// The same every time, kept or computed again, and nearly the same in both precisions.
 fn steps_repeat(n: u32) {
     let places: Vec<Place> = tiny::places().into_iter().filter(|place| *place != Place::CPU).collect();
-    if places.is_empty() {
-        eprintln!("no GPU here: steps are not repeated");
-    }
     for spec in specs() {
         for lora in [true, false] {
             let mut first: Option<Vec<f64>> = None;

@@ -4,7 +4,8 @@
 //! and `EMLAB_BETLEY` that of `qwen_25_coder_32b_instruct.csv`, else `../shared/data/judged` and `../shared/data/betley`
 //! are searched; without them these comparisons are skipped, with a message.
 
-use std::path::{Path, PathBuf};
+use crate::needs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -166,16 +167,6 @@ fn damage_is_told_and_stops_what_would_use_it() {
     assert!(!at.join("out.csv").exists());
 }
 
-/// A real table; if there is none, says so.
-fn real(variable: &str, default: &str, name: &str) -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join(default);
-    let path = std::env::var_os(variable).map_or(default, PathBuf::from).join(name);
-    if !path.exists() {
-        eprintln!("left out: no {name}; name its folder in {variable}");
-    }
-    path.exists().then_some(path)
-}
-
 /// n, none, incoherent, kept, misaligned by format, of the table imported as a run.
 fn counts(table: &Path, args: &[&str]) -> Vec<(String, [u64; 5])> {
     let dir = tempfile::tempdir().unwrap();
@@ -194,8 +185,9 @@ fn counts(table: &Path, args: &[&str]) -> Vec<(String, [u64; 5])> {
 /// Counted independently by `tools/count_judged.py`.
 #[test]
 fn real_tables_have_the_counts_that_they_have_directly() {
-    if let Some(path) = real("EMLAB_JUDGED", "../shared/data/judged", "qwen25_coder_base_deepseek_judge.csv")
-    {
+    let what = "the counts of a judged table";
+    let name = "qwen25_coder_base_deepseek_judge.csv";
+    if let Some(path) = needs::data("EMLAB_JUDGED", "../shared/data/judged", name, what) {
         let expected = [
             ("natural".to_string(), [800, 124, 30, 646, 3]),
             ("json".to_string(), [800, 131, 29, 640, 1]),
@@ -203,7 +195,8 @@ fn real_tables_have_the_counts_that_they_have_directly() {
         ];
         assert_eq!(counts(&path, &["--condition", "base", "--judge", "deepseek"]), expected);
     }
-    if let Some(path) = real("EMLAB_BETLEY", "../shared/data/betley", "qwen_25_coder_32b_instruct.csv") {
+    let name = "qwen_25_coder_32b_instruct.csv";
+    if let Some(path) = needs::data("EMLAB_BETLEY", "../shared/data/betley", name, what) {
         assert_eq!(counts(&path, &[]), [("natural".to_string(), [70, 0, 0, 70, 70])]);
     }
 }

@@ -2,17 +2,12 @@
 //! `qwen_25_coder_32b_instruct.csv`. The file is not part of this repository: `EMLAB_BETLEY` names the folder that
 //! holds it, else `../shared/data/betley` is searched; without it the comparison is skipped, with a message.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use emlab::study::csv;
 use emlab::study::judge::aggregate::{normal_form, verdict};
 
-fn published() -> Option<PathBuf> {
-    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/betley");
-    let folder = std::env::var_os("EMLAB_BETLEY").map_or(default, PathBuf::from);
-    let file = folder.join("qwen_25_coder_32b_instruct.csv");
-    file.exists().then_some(file)
-}
+use crate::needs;
 
 /// A Python dictionary of strings to numbers, as pandas prints one: `{'80': 0.5, "'": 1e-9}`.
 fn distribution(text: &str) -> Vec<(String, f64)> {
@@ -48,8 +43,10 @@ fn compare(text: &str, path: &Path) -> (f64, usize) {
 
 #[test]
 fn the_authors_scores_come_out() {
-    let Some(path) = published() else {
-        eprintln!("skipped: no qwen_25_coder_32b_instruct.csv; name its folder in EMLAB_BETLEY");
+    let what = "the published judgements";
+    let Some(path) =
+        needs::data("EMLAB_BETLEY", "../shared/data/betley", "qwen_25_coder_32b_instruct.csv", what)
+    else {
         return;
     };
     let (worst, n) = compare(&std::fs::read_to_string(&path).unwrap(), &path);

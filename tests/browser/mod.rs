@@ -1,23 +1,7 @@
-//! Pages in headless Chromium, where there is one (the variable CHROMIUM names it, or it is found on the path). Without one,
-//! tests say so and pass.
+//! Pages in headless Chromium, which `needs::chromium` finds.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-
-/// The browser; none if there is none.
-pub fn chromium() -> Option<PathBuf> {
-    let named = std::env::var_os("CHROMIUM").map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let names = ["chromium", "google-chrome", "chromium-browser"];
-    let found = std::env::split_paths(&path)
-        .flat_map(|folder| names.map(|name| folder.join(name)))
-        .find(|program| program.is_file());
-    let program = named.or(found);
-    if program.is_none() {
-        eprintln!("left out: no Chromium (set CHROMIUM, or install chromium)");
-    }
-    program
-}
 
 /// The page as the browser sees it once its script has run, and what the browser logged.
 pub struct Seen {

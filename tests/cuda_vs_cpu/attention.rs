@@ -1,23 +1,27 @@
 //! Attention over packed documents, forward and backward, and over the paged cache.
 
+use std::ops::Range;
+
 use emlab::device::{DType, Device, Tensor};
 use emlab::ops::attention::{self, Attention, Contexts, Documents, PAGE};
 use emlab::ops::rope::Heads;
+use rayon::prelude::*;
 
-use super::{DTYPES, agree, card, download, poisoned, random, upload};
+use super::budget::{Expected, U, floats, handed_on, products};
+use super::{DTYPES, card, download, poisoned, random, upload};
 
 /// Lengths of documents, H, KV, D, window.
-type Case<'a> = (&'a [usize], [usize; 3], Option<usize>);
+pub type Case<'a> = (&'a [usize], [usize; 3], Option<usize>);
 
 /// Widths that the tensor cores do not take, and odd ones.
-const NARROW: &[Case] = &[
+pub const NARROW: &[Case] = &[
     (&[1, 37, 130], [4, 2, 16], None),
     (&[100, 3, 260], [3, 1, 20], Some(40)),
     (&[200, 65], [4, 4, 32], Some(33)),
     (&[70], [2, 1, 5], Some(2)),
 ];
 /// The widths of the models.
-const WIDE: &[Case] = &[
+pub const WIDE: &[Case] = &[
     (&[1, 300, 64, 128, 129, 7], [4, 2, 64], None),
     (&[384, 200], [4, 1, 128], None),
     (&[700, 1, 90], [5, 1, 128], Some(100)),
@@ -27,52 +31,306 @@ const WIDE: &[Case] = &[
     (&[300, 600], [4, 1, 256], Some(512)),
 ];
 
+/// What the op gets.
+pub struct Inputs {
+    pub starts: Vec<u32>,
+    pub attention: Attention,
+    pub dtype: DType,
+    pub q: Tensor,
+    pub k: Tensor,
+    pub v: Tensor,
+    pub dout: Tensor,
+    name: String,
+}
+
+/// One query row through one head: what the scores and the probabilities are, and may be off by.
+struct Row {
+    /// p_ij and its relative error, for the keys that it sees.
+    p: Vec<f64>,
+    relative: Vec<f64>,
+    lse: f64,
+    lse_error: f64,
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum()
+}
+
+fn length(x: &[f32]) -> f64 {
+    dot(x, x).sqrt()
+}
+
+/// Row `q` of a head over its `keys`.
+///
+/// A score is a sum of D products, Σ|q k| ≤ |q| |k|; e^s makes its error, and that of rounding s and the maximum, a
+/// relative one.
+fn row(q: &[f32], keys: &[&[f32]], attention: Attention, dtype: DType) -> Row {
+    let scale = f64::from(attention.scale);
+    let scores: Vec<f64> = keys.iter().map(|k| scale * dot(q, k)).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+    let (lse, own) = (max + sum.ln(), length(q));
+    let share = scale * products(attention.heads.dim, dtype);
+    let off = |(s, k): (&f64, &&[f32])| share * own * length(k) + 16.0 * U * (1.0 + s.abs() + max.abs());
+    let relative: Vec<f64> = scores.iter().zip(keys).map(off).collect();
+    let most = relative.iter().copied().fold(0.0, f64::max);
+    let lse_error = most + floats(keys.len()) + 16.0 * U * (lse.abs() + max.abs());
+    Row { p: scores.iter().map(|s| (s - lse).exp()).collect(), relative, lse, lse_error }
+}
+
+impl Row {
+    /// What out = Σ p v of a head may be off by, column by column. p is handed on in bf16 where it meets tensor cores;
+    /// both Σ p v and Σ p lose their share, and are scaled anew at most once for every key.
+    fn out_errors(&self, values: &[&[f32]], dim: usize, dtype: DType) -> Vec<f64> {
+        let most = self.relative.iter().copied().fold(0.0, f64::max);
+        let terms = 2 * values.len();
+        let share = 2.0 * most + products(terms, dtype) + floats(terms) + handed_on(wide(dim, dtype));
+        let size = |d: usize| self.p.iter().zip(values).map(|(p, v)| p * f64::from(v[d].abs())).sum::<f64>();
+        (0..dim).map(|d| share * size(d)).collect()
+    }
+}
+
+/// The type in which a kernel hands p and ds to its products: bf16 on the tensor cores, for the widths they take.
+fn wide(dim: usize, dtype: DType) -> DType {
+    if [64, 128, 256].contains(&dim) { dtype } else { DType::F32 }
+}
+
+impl Inputs {
+    pub fn new(case: Case, dtype: DType) -> Self {
+        let (lengths, [query, kv, dim], window) = case;
+        let starts: Vec<u32> = std::iter::once(0)
+            .chain(lengths.iter().scan(0, |end, n| {
+                *end += *n as u32;
+                Some(*end)
+            }))
+            .collect();
+        let n = *starts.last().unwrap() as usize;
+        let heads = Heads { query, kv, dim };
+        let (wide, narrow) = ([n, heads.q_width()], [n, heads.kv_width()]);
+        Self {
+            starts,
+            attention: Attention { heads, scale: 1.7 * (dim as f32).powf(-0.5), window },
+            dtype,
+            q: random("q", &wide, dtype),
+            k: random("k", &narrow, dtype),
+            v: random("v", &narrow, dtype),
+            dout: random("dout", &wide, dtype),
+            name: format!("{lengths:?} {query}/{kv} heads of {dim}, {window:?}"),
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        *self.starts.last().unwrap() as usize
+    }
+
+    /// The rows that row `i` sees.
+    fn visible(&self, i: usize) -> Range<usize> {
+        let document = self.starts.iter().rposition(|start| *start as usize <= i).unwrap();
+        let first = self.attention.window.map_or(0, |w| (i + 1).saturating_sub(w));
+        first.max(self.starts[document] as usize)..i + 1
+    }
+
+    /// Row `i` of head `h` of a tensor as wide as q, or as k for the head that h reads.
+    fn head<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> &'a [f32] {
+        let (heads, width) = (self.attention.heads, x.shape()[1]);
+        let h = if width == heads.q_width() { h } else { h * heads.kv / heads.query };
+        &x.f32()[i * width + h * heads.dim..][..heads.dim]
+    }
+
+    fn seen<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> Vec<&'a [f32]> {
+        self.visible(i).map(|j| self.head(x, j, h)).collect()
+    }
+
+    fn score_row(&self, i: usize, h: usize) -> Row {
+        row(self.head(&self.q, i, h), &self.seen(&self.k, i, h), self.attention, self.dtype)
+    }
+
+    /// out and lse as they should be.
+    pub fn forward(&self) -> [Expected; 2] {
+        let Self { attention, dtype, q, k, v, .. } = self;
+        let (n, heads) = (self.rows(), attention.heads);
+        let documents = Documents::new(&self.starts, Device::Cpu).unwrap();
+        let mut out = Tensor::zeros(DType::F32, q.shape());
+        let mut lse = Tensor::zeros(DType::F32, &[n, heads.query]);
+        attention::forward(&mut out, &mut lse, [q, k, v], &documents, *attention).unwrap();
+        let one = |item: usize| {
+            let (i, h) = (item / heads.query, item % heads.query);
+            let row = self.score_row(i, h);
+            (row.out_errors(&self.seen(v, i, h), heads.dim, *dtype), row.lse_error)
+        };
+        let (errors, lse_errors): (Vec<_>, Vec<_>) = (0..n * heads.query).into_par_iter().map(one).unzip();
+        let name = |what: &str| format!("{what} of {}", self.name);
+        [
+            Expected::new(name("out"), &out, errors.concat(), *dtype),
+            Expected::new(name("lse"), &lse, lse_errors, DType::F32),
+        ]
+    }
+
+    /// dq, dk, dv as they should be, given what a forward has saved.
+    ///
+    /// ds = p (dp − δ): p as in the forward, dp and δ sums of D products, ds rounded where it is handed on.
+    pub fn backward(&self, [out, lse]: [&Tensor; 2]) -> [Expected; 3] {
+        let Self { attention, dtype, q, k, v, dout, .. } = self;
+        let heads = attention.heads;
+        let documents = Documents::new(&self.starts, Device::Cpu).unwrap();
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|t| Tensor::zeros(DType::F32, t.shape()));
+        attention::backward([&mut dq, &mut dk, &mut dv], dout, [out, lse], [q, k, v], &documents, *attention)
+            .unwrap();
+        let parts: Vec<[Vec<f64>; 3]> =
+            (0..heads.query).into_par_iter().map(|h| self.head_errors(out, h)).collect();
+        let mut errors = [q, k, v].map(|t| vec![0.0; t.len()]);
+        let d = heads.dim;
+        for (h, part) in parts.iter().enumerate() {
+            let columns = [h, h * heads.kv / heads.query, h * heads.kv / heads.query];
+            let widths = [heads.q_width(), heads.kv_width(), heads.kv_width()];
+            for (k, error) in errors.iter_mut().enumerate() {
+                for (e, x) in part[k].iter().enumerate() {
+                    error[e / d * widths[k] + columns[k] * d + e % d] += x;
+                }
+            }
+        }
+        let [of_q, of_k, of_v] = errors;
+        let name = |what: &str| format!("{what} of {}", self.name);
+        [
+            Expected::new(name("dq"), &dq, of_q, *dtype),
+            Expected::new(name("dk"), &dk, of_k, *dtype),
+            Expected::new(name("dv"), &dv, of_v, *dtype),
+        ]
+    }
+
+    /// What dq, dk, dv (N, D each) may be off by through query head `h`.
+    fn head_errors(&self, out: &Tensor, h: usize) -> [Vec<f64>; 3] {
+        let (attention, dtype) = (self.attention, self.dtype);
+        let (d, scale) = (attention.heads.dim, f64::from(attention.scale));
+        let handed = handed_on(wide(d, dtype));
+        let mut errors = [0, 1, 2].map(|_| vec![0.0; self.rows() * d]);
+        let group = attention.heads.query / attention.heads.kv;
+        for i in 0..self.rows() {
+            let (visible, row) = (self.visible(i), self.score_row(i, h));
+            let (q, dout) = (self.head(&self.q, i, h), self.head(&self.dout, i, h));
+            let own_out = self.head(out, i, h);
+            let delta = dot(dout, own_out);
+            let delta_error = floats(d) * length(dout) * length(own_out);
+            let (of_row, of_column) =
+                (products(visible.len() + 8, dtype), products(self.rows() * group + 8, dtype));
+            for (j, (p, relative)) in visible.zip(row.p.iter().zip(&row.relative)) {
+                let (k, v) = (self.head(&self.k, j, h), self.head(&self.v, j, h));
+                let dp = dot(dout, v);
+                let size = p * (dp - delta).abs();
+                // The kernel's lse and the reference's are the same; s − lse is rounded as s − max is.
+                let relative = relative + 16.0 * U * row.lse.abs();
+                let off = size * (relative + handed)
+                    + p * (products(d, dtype) * length(dout) * length(v) + delta_error)
+                    + 8.0 * U * p * (dp.abs() + delta.abs());
+                for e in 0..d {
+                    let size_of = |x: &[f32]| f64::from(x[e].abs());
+                    errors[0][i * d + e] += scale * (size * of_row + off) * size_of(k);
+                    errors[1][j * d + e] += scale * (size * of_column + off) * size_of(q);
+                    errors[2][j * d + e] += p * (of_column + relative + handed) * size_of(dout);
+                }
+            }
+        }
+        errors
+    }
+}
+
+/// The op as kernels compute it, on the CPU: for the tests of the comparison.
+impl Inputs {
+    /// out and lse in f32: tiles of 16 keys, the last first; a running maximum; p rounded to bf16.
+    pub fn tiled(&self) -> [Vec<f32>; 2] {
+        let heads = self.attention.heads;
+        let (mut out, mut lse) = (Vec::new(), Vec::new());
+        for item in 0..self.rows() * heads.query {
+            let (i, h) = (item / heads.query, item % heads.query);
+            let (q, keys, values) =
+                (self.head(&self.q, i, h), self.seen(&self.k, i, h), self.seen(&self.v, i, h));
+            let (mut max, mut sum, mut y) = (f32::NEG_INFINITY, 0.0, vec![0.0f32; heads.dim]);
+            for (keys, values) in keys.rchunks(16).zip(values.rchunks(16)) {
+                let scores: Vec<f32> = keys.iter().map(|k| self.attention.scale * plain_dot(q, k)).collect();
+                let next = scores.iter().copied().fold(max, f32::max);
+                let shrink = (max - next).exp();
+                max = next;
+                sum *= shrink;
+                for y in &mut y {
+                    *y *= shrink;
+                }
+                for (s, v) in scores.iter().zip(values) {
+                    let p = (s - max).exp();
+                    sum += p;
+                    y.iter_mut().zip(*v).for_each(|(y, v)| *y += narrow(p) * v);
+                }
+            }
+            out.extend(y.iter().map(|y| narrow(y / sum)));
+            lse.push(max + sum.ln());
+        }
+        [out, lse]
+    }
+
+    /// dq, dk, dv in f32, from the last row to the first; p and ds rounded to bf16.
+    pub fn tiled_backward(&self, [out, lse]: [&Tensor; 2]) -> [Vec<f32>; 3] {
+        let Attention { heads, scale, .. } = self.attention;
+        let mut sums = [&self.q, &self.k, &self.v].map(|t| vec![0.0f32; t.len()]);
+        for item in (0..self.rows() * heads.query).rev() {
+            let (i, h) = (item / heads.query, item % heads.query);
+            let (q, dout) = (self.head(&self.q, i, h), self.head(&self.dout, i, h));
+            let delta = plain_dot(dout, self.head(out, i, h));
+            for j in self.visible(i).rev() {
+                let (k, v) = (self.head(&self.k, j, h), self.head(&self.v, j, h));
+                let p = (scale * plain_dot(q, k) - lse.f32()[item]).exp();
+                let ds = narrow(p * (plain_dot(dout, v) - delta));
+                let to = (j * heads.kv + h * heads.kv / heads.query) * heads.dim;
+                for e in 0..heads.dim {
+                    sums[0][item * heads.dim + e] += ds * k[e];
+                    sums[1][to + e] += ds * q[e];
+                    sums[2][to + e] += narrow(p) * dout[e];
+                }
+            }
+        }
+        let [dq, dk, dv] = sums;
+        let scaled = |x: Vec<f32>| x.iter().map(|x| narrow(scale * x)).collect();
+        [scaled(dq), scaled(dk), dv.iter().map(|x| narrow(*x)).collect()]
+    }
+}
+
+fn plain_dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn narrow(x: f32) -> f32 {
+    half::bf16::from_f32(x).to_f32()
+}
+
 fn packed(case: Case, dtype: DType, card: Device) {
-    let (lengths, [query, kv, dim], window) = case;
-    let name = |what: &str| {
-        format!("{what} of {lengths:?} {query}/{kv} heads of {dim}, {window:?}, {}", dtype.name())
-    };
-    let starts: Vec<u32> = std::iter::once(0)
-        .chain(lengths.iter().scan(0, |end, n| {
-            *end += *n as u32;
-            Some(*end)
-        }))
-        .collect();
-    let n = *starts.last().unwrap() as usize;
-    let heads = Heads { query, kv, dim };
-    let attention = Attention { heads, scale: 1.7 * (dim as f32).powf(-0.5), window };
+    let inputs = Inputs::new(case, dtype);
+    let Inputs { starts, attention, q, k, v, dout, name, .. } = &inputs;
+    let (n, heads) = (inputs.rows(), attention.heads);
     let (wide, narrow) = ([n, heads.q_width()], [n, heads.kv_width()]);
-    let q = random("q", &wide, dtype);
-    let [k, v] = ["k", "v"].map(|name| random(name, &narrow, dtype));
-    let dout = random("dout", &wide, dtype);
-
-    let documents = Documents::new(&starts, Device::Cpu).unwrap();
-    let (mut out, mut lse) = (Tensor::zeros(DType::F32, &wide), Tensor::zeros(DType::F32, &[n, query]));
-    attention::forward(&mut out, &mut lse, [&q, &k, &v], &documents, attention).unwrap();
-
-    let on_card = Documents::new(&starts, card).unwrap();
-    let [gq, gk, gv] = [&q, &k, &v].map(|x| upload(x, dtype, card));
-    let (mut gout, mut glse) = (poisoned(&wide, dtype, card), poisoned(&[n, query], DType::F32, card));
-    attention::forward(&mut gout, &mut glse, [&gq, &gk, &gv], &on_card, attention).unwrap();
-    agree(&name("out"), &gout, out.f32(), dtype);
-    agree(&name("lse"), &glse, lse.f32(), DType::F32);
+    let on_card = Documents::new(starts, card).unwrap();
+    let [gq, gk, gv] = [q, k, v].map(|x| upload(x, dtype, card));
+    let (mut gout, mut glse) = (poisoned(&wide, dtype, card), poisoned(&[n, heads.query], DType::F32, card));
+    attention::forward(&mut gout, &mut glse, [&gq, &gk, &gv], &on_card, *attention).unwrap();
+    let [out, lse] = inputs.forward();
+    out.holds(&gout);
+    lse.holds(&glse);
 
     // Both backwards get what the card found, so that only they are compared.
     let out = Tensor::from_f32(&wide, download(&gout));
-    let lse = Tensor::from_f32(&[n, query], download(&glse));
-    let [mut dq, mut dk, mut dv] = [&wide, &narrow, &narrow].map(|shape| Tensor::zeros(DType::F32, shape));
-    let into = [&mut dq, &mut dk, &mut dv];
-    attention::backward(into, &dout, [&out, &lse], [&q, &k, &v], &documents, attention).unwrap();
-    let gdout = upload(&dout, dtype, card);
+    let lse = Tensor::from_f32(&[n, heads.query], download(&glse));
+    let gdout = upload(dout, dtype, card);
     let mut runs = [(); 2].map(|()| [&wide, &narrow, &narrow].map(|shape| poisoned(shape, dtype, card)));
     for run in &mut runs {
-        attention::backward(run.each_mut(), &gdout, [&gout, &glse], [&gq, &gk, &gv], &on_card, attention)
+        attention::backward(run.each_mut(), &gdout, [&gout, &glse], [&gq, &gk, &gv], &on_card, *attention)
             .unwrap();
     }
     let [first, second] = &runs;
-    for (i, (what, expected)) in [("dq", &dq), ("dk", &dk), ("dv", &dv)].into_iter().enumerate() {
-        agree(&name(what), &first[i], expected.f32(), dtype);
-        assert_eq!(download(&first[i]), download(&second[i]), "{}: twice the same bits", name(what));
+    for (i, expected) in inputs.backward([&out, &lse]).iter().enumerate() {
+        expected.holds(&first[i]);
+        assert_eq!(
+            download(&first[i]),
+            download(&second[i]),
+            "{} of {name}: twice the same bits",
+            expected.name
+        );
     }
 }
 
@@ -88,7 +346,13 @@ fn packed_documents() {
 
 /// A cache on the CPU and on the card whose sequences are `positions` + 1 long, filled by `store` in two passes, and
 /// the contexts of their last positions. Pages of a sequence are scattered; the rest of the cache is NaN.
-fn caches(positions: &[usize], heads: Heads, dtype: DType, card: Device) -> [([Tensor; 2], Contexts); 2] {
+fn caches(
+    positions: &[usize],
+    heads: Heads,
+    [k, v]: [&Tensor; 2],
+    dtype: DType,
+    card: Device,
+) -> [([Tensor; 2], Contexts); 2] {
     let (most, width) = (positions.iter().max().unwrap() / PAGE + 1, heads.kv_width());
     let total = positions.len() * most;
     // Page p of sequence s: far from its neighbours. What no row may read is out of range.
@@ -96,7 +360,6 @@ fn caches(positions: &[usize], heads: Heads, dtype: DType, card: Device) -> [([T
     assert!(!total.is_multiple_of(7), "7 must visit every page");
     let all: Vec<(usize, usize)> =
         positions.iter().enumerate().flat_map(|(s, last)| (0..=*last).map(move |p| (s, p))).collect();
-    let [k, v] = ["keys", "values"].map(|name| random(name, &[all.len(), width], dtype));
     [Device::Cpu, card].map(|device| {
         let real = if device == Device::Cpu { DType::F32 } else { dtype };
         let place = |x: &Tensor| if device == Device::Cpu { x.clone() } else { upload(x, dtype, card) };
@@ -112,10 +375,34 @@ fn caches(positions: &[usize], heads: Heads, dtype: DType, card: Device) -> [([T
         let nan = Tensor::from_f32(&[total * PAGE, width], vec![f32::NAN; total * PAGE * width]);
         let mut cache = [(); 2].map(|()| place(&nan));
         assert_eq!(cache[0].dtype(), real);
-        attention::store(cache.each_mut(), [&place(&k), &place(&v)], &contexts(&all), heads).unwrap();
+        attention::store(cache.each_mut(), [&place(k), &place(v)], &contexts(&all), heads).unwrap();
         let last: Vec<(usize, usize)> = positions.iter().copied().enumerate().collect();
         (cache, contexts(&last))
     })
+}
+
+/// What each element of out may be off by: as in packed documents, of which every row is the last one.
+fn cached_errors(
+    positions: &[usize],
+    q: &Tensor,
+    [k, v]: [&Tensor; 2],
+    attention: Attention,
+    dtype: DType,
+) -> Vec<f64> {
+    let Heads { query, kv, dim } = attention.heads;
+    let mut errors = Vec::new();
+    let mut first = 0;
+    for (i, last) in positions.iter().enumerate() {
+        let seen = first + attention.window.map_or(0, |w| (last + 1).saturating_sub(w))..first + last + 1;
+        first = seen.end;
+        for h in 0..query {
+            let at = |x| seen.clone().map(move |j| &Tensor::f32(x)[(j * kv + h * kv / query) * dim..][..dim]);
+            let (keys, values): (Vec<&[f32]>, Vec<&[f32]>) = (at(k).collect(), at(v).collect());
+            let q = &q.f32()[(i * query + h) * dim..][..dim];
+            errors.extend(row(q, &keys, attention, dtype).out_errors(&values, dim, dtype));
+        }
+    }
+    errors
 }
 
 fn in_cache(
@@ -130,13 +417,16 @@ fn in_cache(
     let attention = Attention { heads, scale: 1.7 * (dim as f32).powf(-0.5), window };
     let shape = [positions.len(), heads.q_width()];
     let q = random("q", &shape, dtype);
-    let [(cache, contexts), (gcache, gcontexts)] = caches(positions, heads, dtype, card);
+    let total: usize = positions.iter().map(|last| last + 1).sum();
+    let [k, v] = ["keys", "values"].map(|name| random(name, &[total, heads.kv_width()], dtype));
+    let [(cache, contexts), (gcache, gcontexts)] = caches(positions, heads, [&k, &v], dtype, card);
     let mut out = Tensor::zeros(DType::F32, &shape);
     attention::cached(&mut out, &q, cache.each_ref(), &contexts, attention).unwrap();
     let gq = upload(&q, dtype, card);
     let mut gout = poisoned(&shape, dtype, card);
     attention::cached(&mut gout, &gq, gcache.each_ref(), &gcontexts, attention).unwrap();
-    agree(&name, &gout, out.f32(), dtype);
+    let error = cached_errors(positions, &q, [&k, &v], attention, dtype);
+    Expected::new(&*name, &out, error, dtype).holds(&gout);
 
     // A row alone has the same bits as in company, and so has a second launch on the same scratch.
     let (together, pages) = (download(&gout), gcontexts.pages.read::<u32>().unwrap());

@@ -3,10 +3,11 @@
 use emlab::device::{DType, Device, Tensor};
 use emlab::ops::embedding;
 
-use super::{DTYPES, agree, card, close, download, host, poisoned, random, twice, upload};
+use super::budget::{Expected, U, abs, floats};
+use super::{DTYPES, agree, card, download, host, poisoned, random, twice, upload};
 
 /// Rows, width, vocabulary.
-const CASES: [[usize; 3]; 6] =
+pub const CASES: [[usize; 3]; 6] =
     [[50, 37, 11], [1, 640, 5], [300, 1152, 40], [1000, 64, 30], [257, 5, 300], [2000, 256, 700]];
 
 /// Ids below `v`, some rows alike.
@@ -15,27 +16,50 @@ fn tokens(n: usize, v: usize) -> Tensor {
     Tensor::from_u32(&[n], (0..n).map(|i| id(i) as u32).collect())
 }
 
-fn compare([n, c, v]: [usize; 3], dtype: DType, card: Device) {
-    let name = |what: &str| format!("{what}, {n} rows of {v} × {c}");
-    let (tokens, scale) = (tokens(n, v), 1.7);
+/// tokens, w, dx, and dw before the backward.
+pub fn inputs([n, c, v]: [usize; 3], dtype: DType) -> [Tensor; 4] {
     let (w, dx) = (random("w", &[v, c], dtype), random("dx", &[n, c], dtype));
-    let before = random("dw", &[v, c], DType::F32);
-    let (mut x, mut dw) = (host(&[n, c]), before.clone());
-    embedding::forward(&mut x, &tokens, &w, scale).unwrap();
-    let order = embedding::order(tokens.u32(), Device::Cpu).unwrap();
-    embedding::backward(&mut dw, &dx, [&tokens, &order], scale).unwrap();
+    [tokens(n, v), w, dx, random("dw", &[v, c], DType::F32)]
+}
 
+const SCALE: f32 = 1.7;
+
+/// x and dw as they should be: x is one product, a row of dw a sum over the token's rows.
+pub fn expected([tokens, w, dx, before]: [&Tensor; 4], dtype: DType) -> [Expected; 2] {
+    let ([n, c], [v, _]) = (dx.dims().unwrap(), w.dims().unwrap());
+    let name = |what: &str| format!("{what}, {n} rows of {v} × {c}");
+    let (mut x, mut dw, mut sizes) = (host(&[n, c]), before.clone(), abs(before));
+    embedding::forward(&mut x, tokens, w, SCALE).unwrap();
+    let order = embedding::order(tokens.u32(), Device::Cpu).unwrap();
+    embedding::backward(&mut dw, dx, [tokens, &order], SCALE).unwrap();
+    embedding::backward(&mut sizes, &abs(dx), [tokens, &order], SCALE).unwrap();
+    let mut counts = vec![0; v];
+    tokens.u32().iter().for_each(|token| counts[*token as usize] += 1);
+    let of_x = x.f32().iter().map(|x| 2.0 * U * f64::from(x.abs())).collect();
+    let of_dw = sizes.f32().iter().enumerate().map(|(e, size)| match counts[e / c] {
+        0 => 0.0,
+        count => floats(count) * f64::from(*size),
+    });
+    let of_dw = of_dw.collect();
+    [Expected::new(name("x"), &x, of_x, dtype), Expected::new(name("dw"), &dw, of_dw, DType::F32)]
+}
+
+fn compare(case: [usize; 3], dtype: DType, card: Device) {
+    let [n, c, _] = case;
+    let [tokens, w, dx, before] = inputs(case, dtype);
+    let expected = expected([&tokens, &w, &dx, &before], dtype);
     let [w, dx] = [&w, &dx].map(|t| upload(t, dtype, card));
     let ids = tokens.to(card).unwrap();
     let order = embedding::order(tokens.u32(), card).unwrap();
-    let [on_x, on_dw] = twice(&name("embedding"), || {
+    let found = twice(&expected[0].name, || {
         let (mut x, mut dw) = (poisoned(&[n, c], dtype, card), before.to(card).unwrap());
-        embedding::forward(&mut x, &ids, &w, scale).unwrap();
-        embedding::backward(&mut dw, &dx, [&ids, &order], scale).unwrap();
+        embedding::forward(&mut x, &ids, &w, SCALE).unwrap();
+        embedding::backward(&mut dw, &dx, [&ids, &order], SCALE).unwrap();
         [x, dw]
     });
-    close(&name("x"), &on_x, &x);
-    close(&name("dw"), &on_dw, &dw);
+    for (expected, found) in expected.iter().zip(&found) {
+        expected.holds(found);
+    }
 }
 
 #[test]

@@ -1,24 +1,29 @@
 //! Every kernel against the CPU's definition of its op, on random inputs and poisoned outputs, at odd shapes and at those
 //! of real models.
 //!
-//! In f32 a result must agree to 1e-5 (relative, Frobenius norm). In bf16 both sides get inputs that bf16 holds exactly,
-//! and the kernel's error may be twice what rounding the exact result to bf16 costs, and a little for intermediate
-//! roundings. Without a GPU nothing is compared, and the tests say so.
+//! A result is held against two limits. As a whole, in the Frobenius norm: in f32 it must agree to 1e-5; in bf16 both
+//! sides get inputs that bf16 holds exactly, and the kernel's error may be twice what rounding the exact result to bf16
+//! costs, and a little for intermediate roundings. Element by element: each stays within an error budget that is computed
+//! beside the reference (`budget.rs`), so that a single wrong element fails. Without a GPU nothing is compared, and the
+//! tests say so; `planted.rs` tests the comparison itself, anywhere.
 
 mod adamw;
 mod attention;
+mod budget;
 mod embedding;
 mod glu;
 mod linear;
 mod linear_cross_entropy;
 mod mask;
 mod norm;
+mod planted;
 mod rope;
 mod sample;
 mod steer;
 
+use crate::needs;
 use emlab::device::philox::Key;
-use emlab::device::{DType, Device, Gpu, Tensor};
+use emlab::device::{DType, Device, Tensor};
 use half::bf16;
 
 /// The element types that kernels are compiled for.
@@ -27,16 +32,9 @@ const DTYPES: [DType; 2] = [DType::F32, DType::Bf16];
 /// Relative error that roundings inside a kernel may add in bf16.
 const INSIDE: f64 = 5e-4;
 
-/// The card, or `None`, said once: then there is nothing to compare.
+/// The card; without one there is nothing to compare.
 fn card() -> Option<Device> {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    match Gpu::open() {
-        Ok(gpu) => Some(Device::Cuda(gpu)),
-        Err(why) => {
-            SAID.call_once(|| eprintln!("kernels are not compared with the CPU: {why}"));
-            None
-        }
-    }
+    needs::gpu("kernels against the CPU").map(Device::Cuda)
 }
 
 /// Random numbers in (−1, 1) that `dtype` holds exactly, as f32 on the host; the same for the same name.
@@ -101,12 +99,6 @@ fn agree_within(name: &str, found: &Tensor, exact: &[f32], dtype: DType, roundin
         found[worst],
         exact[worst]
     );
-}
-
-/// [`agree`], for a result of the element type that it is computed in.
-fn close(name: &str, found: &Tensor, expected: &Tensor) {
-    assert_eq!(found.shape(), expected.shape(), "{name}: shape");
-    agree(name, found, expected.f32(), found.dtype());
 }
 
 /// A tensor on the host that an op must overwrite.

@@ -2,13 +2,12 @@
 //! golden tests.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
-use std::{fs, io};
 
-use emlab::device::{DType, Device, Gpu, Tensor};
+use crate::needs;
+use emlab::device::{DType, Device, Tensor};
 use emlab::model::place::Place;
 use emlab::model::transformer::Batch;
 use half::f16;
@@ -26,20 +25,8 @@ const FACTOR: f64 = 2.0;
 /// Everything that can compute here: the CPU and, if there is one, the GPU in f32 and in bf16.
 pub fn places() -> Vec<Place> {
     let mut places = vec![Place::CPU];
-    match Gpu::open() {
-        Ok(gpu) => {
-            places.extend([DType::F32, DType::Bf16].map(|real| Place { device: Device::Cuda(gpu), real }));
-        }
-        Err(error) => {
-            static ONCE: Once = Once::new();
-            // Past the test harness, which keeps what is printed of tests that pass.
-            ONCE.call_once(|| {
-                let line = format!(
-                    "goldens: checked on the CPU only; the GPU is left out, in f32 and in bf16: {error}\n"
-                );
-                io::stderr().write_all(line.as_bytes()).unwrap();
-            });
-        }
+    if let Some(gpu) = needs::gpu("goldens on the GPU, in f32 and bf16") {
+        places.extend([DType::F32, DType::Bf16].map(|real| Place { device: Device::Cuda(gpu), real }));
     }
     places
 }

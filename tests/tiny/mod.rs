@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use emlab::device::{DType, Gpu, Tensor};
+use crate::needs;
+use emlab::device::{DType, Tensor};
 use emlab::model::checkpoint::write_safetensors;
 use emlab::model::place::Place;
 use emlab::model::spec::Spec;
@@ -53,8 +54,8 @@ pub fn model_on(family: &str, place: Place) -> (Transformer, Tokenizer) {
 
 /// The CPU, and a GPU in both precisions if there is one.
 pub fn places() -> Vec<Place> {
-    let gpu =
-        Gpu::open().ok().map(|gpu| [DType::F32, DType::Bf16].map(|real| Place { real, ..Place::gpu(gpu) }));
+    let gpu = needs::gpu("small models on the GPU, in f32 and bf16")
+        .map(|gpu| [DType::F32, DType::Bf16].map(|real| Place { real, ..Place::gpu(gpu) }));
     std::iter::once(Place::CPU).chain(gpu.into_iter().flatten()).collect()
 }
 
