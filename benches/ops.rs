@@ -4,21 +4,15 @@
 //! On a GPU, where there is one, at the sizes of Qwen3 8B for passes of 4,096 tokens; else on the CPU at those of Gemma 3
 //! 270M for 256. Throughput is in bytes that the op must move, or in FLOP ("elements") where it has any.
 
-#[allow(dead_code, reason = "emlab bench uses the rest of it")]
-#[path = "../src/commands/bench/cases/mod.rs"]
-mod cases;
-#[path = "../src/commands/bench/clock.rs"]
-mod clock;
-
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use emlab::bench::cases;
+use emlab::bench::clock::Clock;
+use emlab::bench::inputs::Inputs;
 use emlab::device::Gpu;
 use emlab::model::cards;
 use emlab::model::place::Place;
-
-use cases::Inputs;
-use clock::Clock;
 
 fn ops(criterion: &mut Criterion) {
     let (place, model, tokens) = match Gpu::open() {

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use emlab::device::Gpu;
 use emlab::device::memory::purpose;
-use emlab::model::adapter::Lora;
 use emlab::model::cards;
+use emlab::model::lora::Lora;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
@@ -41,7 +41,11 @@ fn step(name: &str, b: usize, t: usize) -> emlab::Result<()> {
     let n = b * t;
     let keep = model.training_bytes(n, false) + (1 << 30) < gpu.free_memory()?.0;
     let mut saved = purpose("activations", || {
-        if keep { Saved::for_training(&model) } else { Saved::for_recomputing(&model) }
+        if keep {
+            Saved::for_training(&model.spec, model.place)
+        } else {
+            Saved::for_recomputing(&model.spec, model.place)
+        }
     });
     let tokens = (0..n).map(|i| (i * 7919 + 13) as u32 % model.spec.vocab as u32).collect();
     let batch = Batch { tokens, starts: (0..=b).map(|i| (i * t) as u32).collect(), dropout: None };

@@ -1,40 +1,44 @@
-// What the kernels of attention over packed documents share: which rows are seen, 2^x, the ring of tiles, a transposition.
+// What the kernels of attention over packed documents share: which rows see each other, items of work, the ring of tiles.
 #pragma once
-#include "prelude.cuh"
-#include "hopper.cuh"
-
-const float LOG2_E = 1.4426950408889634f;
+#include "tile.cuh"
 
 // The first row that query row `i` sees.
 __device__ __forceinline__ u32 first_visible(u32 i, u32 document, u32 window) {
     return i - document < window ? document : i + 1 - window;
 }
 
-// 2^x by the card's own instruction.
-__device__ __forceinline__ float exp2_fast(float x) {
-    float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-}
-
-// Thread c of four holds x[i] = element (i, c); afterwards x[i] = element (c, i).
-__device__ __forceinline__ void transpose_quad(u32 (&x)[4]) {
-    bool odd = threadIdx.x & 1, upper = threadIdx.x & 2;
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        u32 y = __shfl_xor_sync(~0u, odd ? x[i] : x[i + 1], 1);
-        if (odd) x[i] = y;
-        else x[i + 1] = y;
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        u32 y = __shfl_xor_sync(~0u, upper ? x[i] : x[i + 2], 2);
-        if (upper) x[i] = y;
-        else x[i + 2] = y;
-    }
-}
-
 #if ARCH >= 90
+
+// The number of this block's `round`-th item: back and forth over the list, whose heaviest items come first, so that every
+// block gets heavy and light ones.
+__device__ __forceinline__ u32 item_of(u32 round) {
+    return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+}
+
+// An item: up to 128 queries of one head, and the keys that any of them sees, in tiles of SPAN.
+template <u32 SPAN> struct QueryItem {
+    u32 head;
+    uint4 block; // first query, end; first and end row of the document
+    u32 from, tiles;
+    __device__ __forceinline__ QueryItem(const uint4 *blocks, u32 number, u32 heads, u32 window)
+        : head(number % heads), block(blocks[number / heads]), from(first_visible(block.x, block.z, window)),
+          tiles((block.y - from + SPAN - 1) / SPAN) {}
+};
+
+// What a warpgroup has of an item: 64 of its queries, and the tiles that these see, low … high; none if it has no queries.
+template <u32 SPAN> struct QueryPart {
+    u32 top, bottom, low = 0, high = 0;
+    __device__ __forceinline__ QueryPart(const QueryItem<SPAN> &item, u32 group, u32 window)
+        : top(item.block.x + 64 * group), bottom(min(item.block.y, top + 64)) {
+        if (top >= bottom) return;
+        low = (first_visible(top, item.block.z, window) - item.from) / SPAN;
+        high = (bottom - 1 - item.from) / SPAN + 1;
+    }
+    // Whether every query here sees all keys of the tile from `key` on.
+    __device__ __forceinline__ bool sees_all(u32 key, u32 window) const {
+        return key + SPAN - 1 <= top && bottom - 1 - key < window;
+    }
+};
 
 // A ring of SIZE slots: a barrier for full, one for empty, each. `n` counts uses.
 template <u32 SIZE> struct Ring {

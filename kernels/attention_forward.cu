@@ -10,8 +10,7 @@
 //   scale      > 0, given as scale · log₂e;  window: 2³¹ for none
 //   work       4·D flops a visible pair of rows and query head: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p rounds to bf16 before p·v; one rounding at the store
-//   measured   causal, TFLOP/s (ratio to cuDNN through torch 2.11): 2 × 2048 tokens, 32/8 heads of 128: 527 (1.12), 8/4 of
-//              256: 510 (1.38), 16/16 of 64: 320 (1.13); 8 × 384, 32/8 of 128: 233 (0.97); 2026-11-25, H100
+//   measured   cargo bench --bench ops -- "attention forward"
 #include "attention.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
@@ -37,89 +36,50 @@ struct Rings {
     Ring<STAGES> k, v;
 };
 
-// The `round`-th item of this block: there and back again over the list, so that every block gets heavy and light ones.
-__device__ __forceinline__ u32 item(u32 round) {
-    return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-}
-
 __device__ __forceinline__ void produce(const TensorMap &q_map, const TensorMap &k_map, const TensorMap &v_map,
                                         const uint4 *blocks, u32 count, u32 heads, u32 kv_heads, u32 window, u32 base,
                                         Rings rings) {
     u32 n_q = 0, n_k = 0, n_v = 0;
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
-        u32 i = item(round);
-        if (i >= count * heads) continue;
-        uint4 block = blocks[i / heads];
-        u32 h = i % heads, g = h * kv_heads / heads;
-        u32 from = first_visible(block.x, block.z, window), tiles = (block.y - from + KEYS - 1) / KEYS;
+        u32 number = item_of(round);
+        if (number >= count * heads) continue;
+        QueryItem<KEYS> item(blocks, number, heads, window);
+        u32 column = item.head * D, kv_column = item.head * kv_heads / heads * D;
 
         rings.q.wait_empty(n_q);
         mbarrier_arrive_expect(rings.q.full(n_q), QUERY_BYTES);
         for (u32 part = 0; part < 2 * (D / 64); part++)
             tma_load2(base + n_q % Q_STAGES * QUERY_BYTES + part * QUERY_PANEL, &q_map, rings.q.full(n_q),
-                      h * D + part % (D / 64) * 64, block.x + part / (D / 64) * 64);
+                      column + part % (D / 64) * 64, item.block.x + part / (D / 64) * 64);
         n_q++;
 
         // The next tile's keys before this tile's values: the scores run one tile ahead.
-        for (u32 t = tiles + 1; t-- > 0;) {
+        for (u32 t = item.tiles + 1; t-- > 0;) {
             if (t > 0) {
                 u32 to = base + AT_K + n_k % STAGES * KEY_BYTES;
                 rings.k.wait_empty(n_k);
                 mbarrier_arrive_expect(rings.k.full(n_k), KEY_BYTES);
                 for (u32 part = 0; part < D / 64; part++)
-                    tma_load2(to + part * KEY_PANEL, &k_map, rings.k.full(n_k), g * D + part * 64, from + (t - 1) * KEYS);
+                    tma_load2(to + part * KEY_PANEL, &k_map, rings.k.full(n_k), kv_column + part * 64,
+                              item.from + (t - 1) * KEYS);
                 n_k++;
             }
-            if (t < tiles) {
+            if (t < item.tiles) {
                 u32 to = base + AT_V + n_v % STAGES * KEY_BYTES;
                 rings.v.wait_empty(n_v);
                 mbarrier_arrive_expect(rings.v.full(n_v), KEY_BYTES);
                 for (u32 part = 0; part < D / 64; part++)
-                    tma_load2(to + part * KEY_PANEL, &v_map, rings.v.full(n_v), g * D + part * 64, from + t * KEYS);
+                    tma_load2(to + part * KEY_PANEL, &v_map, rings.v.full(n_v), kv_column + part * 64,
+                              item.from + t * KEYS);
                 n_v++;
             }
         }
     }
 }
 
-struct Rows {
-    float max[2], sum[2], shrink[2]; // of rows g and g + 8 of the warp; sums of this thread's columns alone
-};
-
-// Scores → exponentials, in place; `rows.shrink` is the factor on what was summed before.
-__device__ __forceinline__ void exponentials(float (&s)[KEYS / 2], Rows &rows, float scale) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float next = rows.max[r];
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) next = fmaxf(next, fmaxf(s[4 * j + 2 * r], s[4 * j + 2 * r + 1]));
-        next = fmaxf(next, __shfl_xor_sync(~0u, next, 1));
-        next = fmaxf(next, __shfl_xor_sync(~0u, next, 2));
-        float base = next == -INFINITY_F ? 0.0f : next * scale; // no key visible yet
-        rows.shrink[r] = exp2_fast(rows.max[r] * scale - base);
-        rows.max[r] = next;
-        float sum = 0.0f;
-#pragma unroll
-        for (int j = 0; j < KEYS / 8; j++) {
-            float &a = s[4 * j + 2 * r], &b = s[4 * j + 2 * r + 1];
-            a = exp2_fast(fmaf(a, scale, -base));
-            b = exp2_fast(fmaf(b, scale, -base));
-            sum += a + b;
-        }
-        rows.sum[r] = rows.sum[r] * rows.shrink[r] + sum;
-    }
-}
-
-__device__ __forceinline__ void pack_all(u32 (&p)[KEYS / 16][4], const float (&s)[KEYS / 2]) {
-#pragma unroll
-    for (int k = 0; k < KEYS / 16; k++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) p[k][i] = pack(s[8 * k + 2 * i], s[8 * k + 2 * i + 1]);
-}
-
 __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *blocks, u32 count, u32 heads, float scale,
                                         u32 window, u32 base, Rings rings) {
-    u32 group = threadIdx.x / 128 - 1, warp = threadIdx.x / 32 % 4, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    u32 group = threadIdx.x / 128 - 1;
     bool signals = threadIdx.x % 32 == 0;
     u32 n_q = 0, n_k = 0, n_v = 0;
     float o[D / 2], s[KEYS / 2];
@@ -146,8 +106,7 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
         u64 values = wgmma_mn_major(base + AT_V + n_v % STAGES * KEY_BYTES, KEY_PANEL);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < KEYS / 16; k++)
-            Wgmma<D>::mma<1>(o, p[k], wgmma_advance(values, k * 2048), k > 0 ? 1 : add);
+        for (int k = 0; k < KEYS / 16; k++) Wgmma<D>::mma<1>(o, p[k], wgmma_advance(values, k * 2048), k > 0 ? 1 : add);
         wgmma_commit();
     };
     auto release_k = [&]() {
@@ -168,58 +127,41 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
     };
 
     for (u32 round = 0; round * gridDim.x < count * heads; round++) {
-        u32 i = item(round);
-        if (i >= count * heads) continue;
-        uint4 block = blocks[i / heads];
-        u32 h = i % heads;
-        u32 from = first_visible(block.x, block.z, window), tiles = (block.y - from + KEYS - 1) / KEYS;
-        // This warpgroup's rows, and the tiles that they see.
-        u32 top = block.x + 64 * group, bottom = min(block.y, top + 64), low = 0, high = 0;
-        if (top < bottom) {
-            low = (first_visible(top, block.z, window) - from) / KEYS;
-            high = (bottom - 1 - from) / KEYS + 1;
-        }
-        u32 row = top + 16 * warp + g; // and 8 below
+        u32 number = item_of(round);
+        if (number >= count * heads) continue;
+        QueryItem<KEYS> item(blocks, number, heads, window);
+        QueryPart<KEYS> part(item, group, window);
+        u32 row = part.top + fragment_row(); // and 8 below
         auto mask = [&](u32 t) {
-            u32 key = from + t * KEYS;
-            if (key + KEYS - 1 <= top && bottom - 1 - key < window) return;
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                u32 distance = row + 8 * r - key - 2 * c; // wraps to a large number for keys that come later
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++) {
-                    if (distance - 8 * j >= window) s[4 * j + 2 * r] = -INFINITY_F;
-                    if (distance - 8 * j - 1 >= window) s[4 * j + 2 * r + 1] = -INFINITY_F;
-                }
-            }
+            u32 key = item.from + t * KEYS;
+            if (!part.sees_all(key, window)) mask_window<1>(s, row - key - fragment_column(), window);
         };
 
         rings.q.wait_full(n_q);
-        u32 t = tiles;
-        for (; t > high; t--) skip();
-        if (low < high) {
-            Rows rows = {{-INFINITY_F, -INFINITY_F}, {0.0f, 0.0f}, {0.0f, 0.0f}};
+        u32 t = item.tiles;
+        for (; t > part.high; t--) skip();
+        if (part.low < part.high) {
+            Softmax rows;
             scores();
             your_turn();
             wgmma_wait<0>();
             release_k();
             mask(--t);
-            exponentials(s, rows, scale);
-            pack_all(p, s);
+            rows.add<true>(s, scale);
+            pack_operands(p, s);
             u32 add = 0;
-            while (t > low) {
+            while (t > part.low) {
                 scores();
                 weigh(add);
                 your_turn();
                 wgmma_wait<1>();
                 release_k();
                 mask(--t);
-                exponentials(s, rows, scale);
+                rows.add<true>(s, scale);
                 wgmma_wait<0>();
                 release_v();
-#pragma unroll
-                for (int j = 0; j < D / 2; j++) o[j] *= rows.shrink[j / 2 % 2];
-                pack_all(p, s);
+                scale_rows(o, rows.shrink);
+                pack_operands(p, s);
                 add = 1;
             }
             if (signals) mbarrier_arrive(rings.q.empty(n_q));
@@ -230,28 +172,14 @@ __device__ __forceinline__ void consume(real *out, float *lse, const uint4 *bloc
             size_t wide = (size_t)heads * D;
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                float sum = rows.sum[r];
-                sum += __shfl_xor_sync(~0u, sum, 1);
-                sum += __shfl_xor_sync(~0u, sum, 2);
-                float inverse = 1.0f / sum;
                 u32 at = row + 8 * r;
-                real *to = out + at * wide + h * D + 8 * c;
-#pragma unroll
-                for (int j = 0; j < D / 32; j++) {
-                    u32 x[4];
-#pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        const float *y = &o[16 * j + 4 * i + 2 * r];
-                        x[i] = pack(y[0] * inverse, y[1] * inverse);
-                    }
-                    transpose_quad(x);
-                    if (at < bottom) *reinterpret_cast<uint4 *>(to + 32 * j) = make_uint4(x[0], x[1], x[2], x[3]);
-                }
-                if (at < bottom && c == 0)
-                    lse[(size_t)at * heads + h] = (rows.max[r] * scale + log2f(sum)) * 0.6931471805599453f;
+                float sum = quad_sum(rows.sum[r]);
+                store_row(out + at * wide + item.head * D, o, r, 1.0f / sum, at < part.bottom);
+                if (at < part.bottom && threadIdx.x % 4 == 0)
+                    lse[(size_t)at * heads + item.head] = (rows.max[r] * scale + log2f(sum)) * 0.6931471805599453f;
             }
         }
-        if (low == high && signals) mbarrier_arrive(rings.q.empty(n_q));
+        if (part.low == part.high && signals) mbarrier_arrive(rings.q.empty(n_q));
         n_q++;
         for (; t > 0; t--) skip();
     }
@@ -273,8 +201,7 @@ extern "C" __global__ void __launch_bounds__(384, 1)
     __syncthreads();
     if (threadIdx.x < 128) {
         give_registers<24>();
-        if (threadIdx.x == 0)
-            produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
+        if (threadIdx.x == 0) produce(q_map, k_map, v_map, blocks, count, heads, kv_heads, window, base, rings);
     } else {
         take_registers<240>();
         consume(out, lse, blocks, count, heads, scale, window, base, rings);

@@ -11,10 +11,11 @@
 //              dynamic shared 2 (D + 8) (64 + 2·SPAN) bytes forward, 2 (D + 8) (128 + 2·SPAN) backward; SPAN = 64 at
 //              D = 64, else 32
 //   scale      > 0;  window: 2³¹ for none
+//   work       4·D flops a visible pair of rows and query head forward, 14·D backward: bound by the tensor cores
 //   numerics   float scores and sums, base-2 exponentials; p and ds round to bf16 before the second products; one
 //              rounding at the store; fixed order: query head by query head, queries and keys in order
-//   measured   on an H100, where it is not used: causal, 2 × 2048 tokens, 32/8 heads of 128: forward 87, backward 78
-//              TFLOP/s; 2026-11-25
+//   measured   not benched: no card that needs it was at hand. On an H100, which does not use it: causal, 2 × 2048 tokens, 32/8
+//              heads of 128: forward 87, backward 78 TFLOP/s; 2026-11-25
 #include "attention.cuh"
 
 #if !REAL_IS_FLOAT
@@ -22,7 +23,7 @@
 const u32 THREADS = 128;
 const u32 ROWS = 64;
 const u32 SPAN = D == 64 ? 64 : 32; // rows of the other side a step
-const u32 PITCH = D + 8;             // 16 bytes over a multiple of 128: eight rows lie in different banks
+const u32 PITCH = D + 8;            // 16 bytes over a multiple of 128: eight rows lie in different banks
 const u32 COLUMNS = D < 128 ? D : 128;
 
 extern __shared__ bf16 shared[];
@@ -42,13 +43,13 @@ __device__ __forceinline__ void end_rows() {
     __syncthreads();
 }
 
-// s = a bᵀ over D columns: a the warp's 16 rows, b SPAN rows. s[j] are columns 8 j … of the accumulator of mma16816.
-__device__ __forceinline__ void multiply_rows(float (&s)[SPAN / 8][4], const bf16 *a, const bf16 *b) {
+// s = a bᵀ over D columns: a the warp's 16 rows, b SPAN rows.
+__device__ __forceinline__ void multiply_rows(float (&s)[SPAN / 2], const bf16 *a, const bf16 *b) {
     u32 lane = threadIdx.x % 32;
     u32 a_at = shared_address(a + lane % 16 * PITCH + lane / 16 * 8);
     u32 b_at = shared_address(b + (lane % 8 + lane / 16 * 8) * PITCH + lane / 8 % 2 * 8);
 #pragma unroll
-    for (int j = 0; j < SPAN / 8; j++) s[j][0] = s[j][1] = s[j][2] = s[j][3] = 0.0f;
+    for (int i = 0; i < SPAN / 2; i++) s[i] = 0.0f;
 #pragma unroll 4
     for (u32 k = 0; k < D; k += 16) {
         u32 x[4], y[4];
@@ -56,48 +57,28 @@ __device__ __forceinline__ void multiply_rows(float (&s)[SPAN / 8][4], const bf1
 #pragma unroll
         for (int j = 0; j < SPAN / 16; j++) {
             ldmatrix4(y, b_at + (j * 16 * PITCH + k) * 2);
-            mma16816(s[2 * j], x, y[0], y[1]);
-            mma16816(s[2 * j + 1], x, y[2], y[3]);
+            mma16816(s + 8 * j, x, y[0], y[1]);
+            mma16816(s + 8 * j + 4, x, y[2], y[3]);
         }
     }
 }
 
-// y += w b: w (16, SPAN), rounded to bf16; b SPAN rows, of which the N columns from its address on.
-template <int N> __device__ __forceinline__ void multiply_tile(float (&y)[N / 8][4], const float (&w)[SPAN / 8][4], const bf16 *b) {
+// y += w b: w (16, SPAN), rounded to bf16; b SPAN rows, of which the 2 N columns from its address on.
+template <int N>
+__device__ __forceinline__ void multiply_tile(float (&y)[N], const float (&w)[SPAN / 2], const bf16 *b) {
     u32 lane = threadIdx.x % 32, b_at = shared_address(b + lane % 16 * PITCH + lane / 16 * 8);
 #pragma unroll
     for (int k = 0; k < SPAN / 16; k++) {
-        const float(&l)[4] = w[2 * k], (&r)[4] = w[2 * k + 1];
-        const u32 x[4] = {pack(l[0], l[1]), pack(l[2], l[3]), pack(r[0], r[1]), pack(r[2], r[3])};
+        u32 x[4];
+        pack_operand(x, w, k);
 #pragma unroll
-        for (int j = 0; j < N / 16; j++) {
+        for (int j = 0; j < N / 8; j++) {
             u32 z[4];
             ldmatrix4_trans(z, b_at + (k * 16 * PITCH + j * 16) * 2);
-            mma16816(y[2 * j], x, z[0], z[1]);
-            mma16816(y[2 * j + 1], x, z[2], z[3]);
+            mma16816(y + 8 * j, x, z[0], z[1]);
+            mma16816(y + 8 * j + 4, x, z[2], z[3]);
         }
     }
-}
-
-// Rows `row` and `row + 8` of the accumulator, as far as they lie before `end`; `to` is row 0, the first column.
-template <int N>
-__device__ __forceinline__ void store_rows(bf16 *to, const float (&y)[N / 8][4], u32 row, u32 end, size_t width,
-                                           const float (&factors)[2]) {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        if (row + 8 * r >= end) continue;
-        u32 *at = reinterpret_cast<u32 *>(to + (row + 8 * r) * width) + threadIdx.x % 4;
-#pragma unroll
-        for (int j = 0; j < N / 8; j++) at[4 * j] = pack(y[j][2 * r] * factors[r], y[j][2 * r + 1] * factors[r]);
-    }
-}
-
-// A thread's place: rows `row` and `row + 8` of its warp's 16, columns `column` and the next of each 8.
-struct Place {
-    u32 warp, row, column;
-};
-__device__ __forceinline__ Place place() {
-    return {threadIdx.x / 32, threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, threadIdx.x % 4 * 2};
 }
 
 // The half block of this block of threads.
@@ -109,8 +90,8 @@ __device__ __forceinline__ uint4 half_block(const uint4 *blocks) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_mma_forward(bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const uint4 *blocks, u32 heads,
-                          u32 kv_heads, float scale, u32 window) {
+    attention_mma_forward(bf16 *out, float *lse, const bf16 *q, const bf16 *k, const bf16 *v, const uint4 *blocks,
+                          u32 heads, u32 kv_heads, float scale, u32 window) {
     bf16 *queries = shared, *keys = queries + ROWS * PITCH, *values = keys + SPAN * PITCH;
     uint4 block = half_block(blocks);
     if (block.x >= block.y) return;
@@ -118,57 +99,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
     k += h * kv_heads / heads * D;
     v += h * kv_heads / heads * D;
-    Place p = place();
-    float y[D / 8][4] = {}, max[2] = {-INFINITY_F, -INFINITY_F}, sum[2] = {}, factor = scale * LOG2_E;
+    u32 own = threadIdx.x / 32 * 16 * PITCH,
+        query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
+    float y[D / 2] = {}, factor = scale * LOG2_E;
+    Softmax rows;
     begin_rows(queries, q + h * D, block.x, block.y, ROWS, wide);
     for (u32 key = first_visible(block.x, block.z, window); key < block.y; key += SPAN) {
         __syncthreads();
         begin_rows(keys, k, key, block.y, SPAN, thin);
         begin_rows(values, v, key, block.y, SPAN, thin);
         end_rows();
-        float s[SPAN / 8][4];
-        multiply_rows(s, queries + p.warp * 16 * PITCH, keys);
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-            u32 distance = block.x + p.row + 8 * r - key - p.column; // wraps to a large number for keys that come later
-            float next = max[r], total = 0.0f;
-#pragma unroll
-            for (int j = 0; j < SPAN / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    float &x = s[j][2 * r + e];
-                    if (distance - 8 * j - e >= window) x = -INFINITY_F;
-                    next = fmaxf(next, x);
-                }
-            next = fmaxf(next, __shfl_xor_sync(~0u, next, 1));
-            next = fmaxf(next, __shfl_xor_sync(~0u, next, 2));
-            float base = next == -INFINITY_F ? 0.0f : next * factor; // no key visible yet
-            float shrink = exp2_fast(max[r] * factor - base);
-            max[r] = next;
-#pragma unroll
-            for (int j = 0; j < SPAN / 8; j++)
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    float &x = s[j][2 * r + e];
-                    x = exp2_fast(fmaf(x, factor, -base));
-                    total += x;
-                }
-            sum[r] = sum[r] * shrink + total;
-#pragma unroll
-            for (int j = 0; j < D / 8; j++) y[j][2 * r] *= shrink, y[j][2 * r + 1] *= shrink;
-        }
-        multiply_tile<D>(y, s, values);
+        float s[SPAN / 2];
+        multiply_rows(s, queries + own, keys);
+        mask_window<1>(s, query - key - fragment_column(), window);
+        rows.add<false>(s, factor);
+        scale_rows(y, rows.shrink);
+        multiply_tile(y, s, values);
     }
-    float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        sum[r] += __shfl_xor_sync(~0u, sum[r], 1);
-        sum[r] += __shfl_xor_sync(~0u, sum[r], 2);
-        inverse[r] = 1.0f / sum[r];
-        u32 row = block.x + p.row + 8 * r;
-        if (row < block.y && p.column == 0) lse[(size_t)row * heads + h] = (max[r] * factor + log2f(sum[r])) / LOG2_E;
+        u32 row = query + 8 * r;
+        float sum = quad_sum(rows.sum[r]);
+        store_row(out + row * wide + h * D, y, r, 1.0f / sum, row < block.y);
+        if (row < block.y && threadIdx.x % 4 == 0)
+            lse[(size_t)row * heads + h] = (rows.max[r] * factor + log2f(sum)) / LOG2_E;
     }
-    store_rows<D>(out + h * D, y, block.x + p.row, block.y, wide, inverse);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -182,11 +137,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
     k += h * kv_heads / heads * D;
     v += h * kv_heads / heads * D;
-    Place p = place();
-    float y[D / 8][4] = {}, lse[2], delta[2], factor = scale * LOG2_E;
+    u32 own = threadIdx.x / 32 * 16 * PITCH,
+        query = block.x + fragment_row(); // where the warp's rows begin; and 8 below
+    float y[D / 2] = {}, lse[2], delta[2], factor = scale * LOG2_E;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        u32 row = block.x + p.row + 8 * r;
+        u32 row = query + 8 * r;
         lse[r] = row < block.y ? rows[(size_t)h * n + row] : INFINITY_F;
         delta[r] = row < block.y ? rows[(size_t)(heads + h) * n + row] : 0.0f;
     }
@@ -197,37 +153,35 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         begin_rows(keys, k, key, block.y, SPAN, thin);
         begin_rows(values, v, key, block.y, SPAN, thin);
         end_rows();
-        float s[SPAN / 8][4], dp[SPAN / 8][4];
-        multiply_rows(s, queries + p.warp * 16 * PITCH, keys);
-        multiply_rows(dp, gradients + p.warp * 16 * PITCH, values);
+        float s[SPAN / 2], dp[SPAN / 2];
+        multiply_rows(s, queries + own, keys);
+        multiply_rows(dp, gradients + own, values);
+        mask_window<1>(s, query - key - fragment_column(), window);
 #pragma unroll
-        for (int j = 0; j < SPAN / 8; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                int r = e / 2;
-                u32 distance = block.x + p.row + 8 * r - key - p.column - 8 * j - e % 2;
-                float weight = distance < window ? exp2_fast(fmaf(s[j][e], factor, -lse[r])) : 0.0f;
-                s[j][e] = weight * (dp[j][e] - delta[r]);
-            }
-        multiply_tile<D>(y, s, keys);
+        for (int i = 0; i < SPAN / 2; i++) {
+            int r = i / 2 % 2;
+            s[i] = exp2_fast(fmaf(s[i], factor, -lse[r])) * (dp[i] - delta[r]);
+        }
+        multiply_tile(y, s, keys);
     }
-    const float factors[2] = {scale, scale};
-    store_rows<D>(dq + h * D, y, block.x + p.row, block.y, wide, factors);
+    store_rows(dq + h * D, y, query, block.y, wide, scale);
 }
 
 // Products are transposed, keys along the rows: sᵀ = k qᵀ, dpᵀ = v doutᵀ, dv += pᵀ dout, dk += dsᵀ q.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_mma_keys(bf16 *dk, bf16 *dv, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v, const float *rows,
-                       const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale, u32 window) {
+    attention_mma_keys(bf16 *dk, bf16 *dv, const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v,
+                       const float *rows, const uint4 *blocks, u32 n, u32 heads, u32 kv_heads, float scale,
+                       u32 window) {
     bf16 *keys = shared, *values = keys + ROWS * PITCH;
     bf16 *queries = values + ROWS * PITCH, *gradients = queries + SPAN * PITCH;
     uint4 block = half_block(blocks);
     if (block.x >= block.y) return;
     u32 head = blockIdx.y, columns = blockIdx.z * COLUMNS;
     size_t wide = (size_t)heads * D, thin = (size_t)kv_heads * D;
-    Place p = place();
-    float y[COLUMNS / 8][4] = {}, z[COLUMNS / 8][4] = {}, factor = scale * LOG2_E;
-    u32 last = block.w - (block.y - 1) > window ? block.y - 1 + window : block.w; // end of the queries that see these keys
+    u32 own = threadIdx.x / 32 * 16 * PITCH, key = block.x + fragment_row(); // where the warp's rows begin; and 8 below
+    float y[COLUMNS / 2] = {}, z[COLUMNS / 2] = {}, factor = scale * LOG2_E;
+    u32 last =
+        block.w - (block.y - 1) > window ? block.y - 1 + window : block.w; // end of the queries that see these keys
     begin_rows(keys, k + head * D, block.x, block.y, ROWS, thin);
     begin_rows(values, v + head * D, block.x, block.y, ROWS, thin);
     for (u32 h = head * heads / kv_heads; h < (head + 1) * heads / kv_heads; h++) {
@@ -236,31 +190,30 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             begin_rows(queries, q + h * D, query, last, SPAN, wide);
             begin_rows(gradients, dout + h * D, query, last, SPAN, wide);
             end_rows();
-            float s[SPAN / 8][4], dp[SPAN / 8][4];
-            multiply_rows(s, keys + p.warp * 16 * PITCH, queries);
-            multiply_rows(dp, values + p.warp * 16 * PITCH, gradients);
+            float s[SPAN / 2], dp[SPAN / 2];
+            multiply_rows(s, keys + own, queries);
+            multiply_rows(dp, values + own, gradients);
+            mask_window<-1>(s, query + fragment_column() - key, window);
 #pragma unroll
             for (int j = 0; j < SPAN / 8; j++)
 #pragma unroll
-                for (int c = 0; c < 2; c++) {
-                    u32 i = query + p.column + 8 * j + c;
+                for (int e = 0; e < 2; e++) {
+                    u32 i = query + fragment_column() + 8 * j + e;
                     float lse = i < last ? rows[(size_t)h * n + i] : INFINITY_F;
                     float delta = i < last ? rows[(size_t)(heads + h) * n + i] : 0.0f;
 #pragma unroll
                     for (int r = 0; r < 2; r++) {
-                        int e = 2 * r + c;
-                        u32 distance = i - (block.x + p.row + 8 * r); // wraps to a large number for keys that come later
-                        s[j][e] = distance < window ? exp2_fast(fmaf(s[j][e], factor, -lse)) : 0.0f;
-                        dp[j][e] = s[j][e] * (dp[j][e] - delta);
+                        float &p = at(s, j, r, e), &ds = at(dp, j, r, e);
+                        p = exp2_fast(fmaf(p, factor, -lse));
+                        ds = p * (ds - delta);
                     }
                 }
-            multiply_tile<COLUMNS>(z, s, gradients + columns);
-            multiply_tile<COLUMNS>(y, dp, queries + columns);
+            multiply_tile(z, s, gradients + columns);
+            multiply_tile(y, dp, queries + columns);
         }
     }
-    const float ones[2] = {1.0f, 1.0f}, factors[2] = {scale, scale};
-    store_rows<COLUMNS>(dk + head * D + columns, y, block.x + p.row, block.y, thin, factors);
-    store_rows<COLUMNS>(dv + head * D + columns, z, block.x + p.row, block.y, thin, ones);
+    store_rows(dk + head * D + columns, y, key, block.y, thin, scale);
+    store_rows(dv + head * D + columns, z, key, block.y, thin, 1.0f);
 }
 
 #endif

@@ -10,9 +10,11 @@
 //              attention_plain_keys: grid (M · BLOCK/16, KV), block 512; attention_plain_delta: grid (H, ⌈N / 64⌉), block 256
 //              dynamic shared (4 (D | 1) (ROWS + 64) bytes forward, 4 (D | 1) (2·ROWS + 64) backward)
 //   window     2³¹ for none
+//   work       4·D flops a visible pair of rows and query head forward, 14·D backward: bound by the float units
 //   numerics   float, one rounding at the store; a row's terms are added in the order of the keys (dk, dv: query head by
 //              query head, queries in order), so that a row has the same bits wherever it stands
-//   measured
+//   measured   not benched: for f32 and odd head widths, which no model trains with; attention_plain_delta is a part of the
+//              figures of attention_backward.cu
 #include "attention.cuh"
 
 const u32 ROWS = 16;

@@ -1,12 +1,13 @@
-// The second stage of sums over rows, in the launch that leaves the first: each block has left a row of partial sums, waits
-// for the other blocks, and adds up the rows of some columns.
+// The second stage of sums over rows, in the same launch as the first: each block has written a row of partial sums, waits for
+// the other blocks, and adds up the rows of some columns.
 //
-//   launch     no more blocks than run at once, or they wait for ever; one dimension
+//   launch     one dimension; the blocks wait for each other, so all of them must be resident (the launch in src/device
+//              guarantees it): a block that waits for one that has not started would wait for ever
 //   numerics   float; rows are added in an order that their count alone decides
 #pragma once
 
-// Returns when all blocks have come here; what they wrote before can be read after. `arrived` belongs to this function: zero
-// before the first launch; from launch to launch only its uppermost bit changes.
+// Returns when all blocks have arrived; what they wrote before can be read after. `arrived` belongs to this function: zero
+// before the first launch; between launches only its uppermost bit changes.
 __device__ __forceinline__ void grid_sync(u32 *arrived) {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -27,7 +28,7 @@ __device__ __forceinline__ void add_columns(Y y, const float *parts, u32 columns
     const u32 WARPS = THREADS / 32, AT_ONCE = 10; // loads in flight
     __shared__ float sums[WARPS][32];
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    // What is added to comes from far: it is asked for before the other blocks are waited for.
+    // The destinations are in memory, not in the cache: prefetch them while waiting for the other blocks.
     for (u32 c = blockIdx.x * 32 + lane; warp == 0 && c < columns; c += gridDim.x * 32)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(y(c)));
     grid_sync(arrived);

@@ -12,7 +12,7 @@
 //   traffic    forward 2 N C real (w is read in rows); scatter (N + n) C real; backward N C real + 8 N C bytes;
 //              bandwidth-bound
 //   numerics   float, one rounding at the store
-//   measured   of a copy of as many bytes, N = 4096, 2026-11-25, H100: forward 94 %, backward 91 % without the order, scatter 94 %
+//   measured   cargo bench --bench ops -- embedding
 #include "prelude.cuh"
 
 static const int WIDTH = width_of<real>(C);

@@ -5,12 +5,12 @@
 //   A (m, k), A2 (m, k2), B (k, n), B2 (k2, n) bf16; C (m, n) bf16 or float
 //   element (i, k) of A lies at a[i · a_pitch + k], or with A_MN at a[k · a_pitch + i];
 //   element (k, j) of B lies at b[j · b_pitch + k], or with B_MN at b[k · b_pitch + j]
-//   load-time  A_MN, B_MN, C_IS_FLOAT (element type of C), C_ADD (1: add to C)
+//   load-time  REAL_IS_FLOAT = 0, A_MN, B_MN, C_IS_FLOAT (element type of C), C_ADD (1: add to C)
 //   launch     grid (ceil(m / 128) · ceil(n / 128)), block (256): a 128 × 128 tile a block, 64 × 32 a warp
 //              dynamic shared memory: 3 · 20480 bytes
-//   traffic    each element of A and B once per tile that needs it
+//   work       2·m·n·(k + k2) flops: bound by the tensor cores. Each element of A and B is read once per tile that needs it
 //   numerics   bf16 products, float sums along K in order, whatever m and n are; one rounding at the store
-//   measured   not timed: on Hopper only what TMA cannot read comes here
+//   measured   not benched: no card that needs it was at hand; on Hopper it serves only operands that TMA cannot read
 #include "prelude.cuh"
 
 #if !REAL_IS_FLOAT
@@ -90,7 +90,7 @@ gemm_mma(const bf16 *a, u64 a_pitch, const bf16 *b, u64 b_pitch, u32 k, const bf
     for (u32 s = 0; s < STAGES - 1; s++) request(s);
     for (u32 step = 0; step < steps; step++) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads(); // this stage has come for all, and all have left the one that is requested next
+        __syncthreads(); // this stage has arrived for all threads, and none still reads the one that is requested next
         request(step + STAGES - 1);
         u32 tile_a = base + step % STAGES * STAGE_BYTES, tile_b = tile_a + OPERAND;
 #pragma unroll

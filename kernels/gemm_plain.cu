@@ -1,15 +1,15 @@
-// Matrix products of any shape and any row pitch, on the ordinary float units: the float engine, and the fallback where
-// rows are not 16-byte aligned. Host side: src/device/gemm.rs
+// Matrix products of any shape and row pitch on the ordinary float units. For f32, and the fallback where rows are not
+// 16-byte aligned. Host side: src/device/gemm.rs
 //
 //   C = alpha · (A·B + A2·B2)   or   C += …
-//   A (m, k), A2 (m, k2), B (k, n), B2 (k2, n) REAL; C (m, n) REAL or float
+//   A (m, k), A2 (m, k2), B (k, n), B2 (k2, n) real; C (m, n) real or float
 //   element (i, k) of A lies at a[i · a_pitch + k], or with A_MN at a[k · a_pitch + i];
 //   element (k, j) of B lies at b[j · b_pitch + k], or with B_MN at b[k · b_pitch + j]
-//   load-time  REAL, A_MN, B_MN, C_IS_FLOAT (element type of C), C_ADD (1: add to C)
+//   load-time  REAL_IS_FLOAT, A_MN, B_MN, C_IS_FLOAT (element type of C), C_ADD (1: add to C)
 //   launch     grid (ceil(m / 64) · ceil(n / 64)), block (256): a 64 × 64 tile a block, 4 × 4 a thread
-//   traffic    each element of A and B once per tile that needs it
+//   work       2·m·n·(k + k2) flops: bound by the float units. Each element of A and B is read once per tile that needs it
 //   numerics   float, summed along K in order, in parts of 512, whatever m and n are; one rounding at the store
-//   measured   not timed: tests and odd pitches
+//   measured   not benched: for f32 and odd pitches, which no model trains with
 #include "prelude.cuh"
 
 #if C_IS_FLOAT

@@ -6,7 +6,8 @@
 //   together with the first. Operands lie in memory along K ("K-major") or along M or N ("MN-major"); nothing is
 //   transposed beforehand.
 //
-//   load-time  TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with
+//   load-time  REAL_IS_FLOAT = 0
+//              TILE_N          columns of a tile: a multiple of 8 up to 256; with C_BULK of 64 (float: 32), with
 //                              CLUSTER 2 of 16
 //              A_MN, B_MN      1 if the operand is MN-major (A2 is as A, B2 as B)
 //              STAGES          depth of the ring of tiles in shared memory
@@ -17,20 +18,21 @@
 //              C_BULK          1: whole tiles of C leave through TMA (C_TRANSPOSED 0; bf16 with C_ADD 0, or float; rows
 //                              of C at multiples of 16 bytes). With C_ADD the cache adds: each element once a launch,
 //                              so the bits are the same every time
-//   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each
+//   launch     grid (units · CLUSTER), block (384): warpgroup 0 fetches, 1 and 2 multiply 64 × TILE_N each. Blocks that share a
+//              cut tile wait for each other, so all of them must be resident: units is at most the number of multiprocessors
+//              (over CLUSTER), a block takes one, and src/device guarantees this at the launch
 //              dynamic shared memory: 1024 + STAGES · stage + (C_BULK ? 32768 : 0) + 16 · STAGES + 16 bytes
 //   the cut    Tiles below `whole` go to the units in turn, whole. The reduction steps of the rest are laid in one row
 //              and cut evenly over the units ("stream-K", Osama et al., arXiv 2301.03598); the units that share a tile
 //              add it up in the end, in the order of K. So the bits depend on the shape alone.
-//   traffic    A and B once per tile from L2; from memory about once
+//   work       2·m·n·(k + k2) flops: bound by the tensor cores, below some 300 rows by memory. A and B come once per tile from
+//              L2, from memory about once
 //   numerics   bf16 products, float sums in tensor cores, one rounding at the store
-//   measured   4096 × 6144 × 4096, TFLOP/s: NT 783, NN 794 (97 and 98 % of the best product of that card); float C_ADD,
-//              both MN-major, 655 (traffic of C). N = 1, O = 151936, I = 4096: 2.94 TB/s (98 % of copy bandwidth); N = 100,
-//              O = 24576: 2.04 TB/s. 2026-11-25, H100 80GB HBM3, emlab bench ops
+//   measured   cargo bench --bench ops -- linear
 #include "prelude.cuh"
 
 #if ARCH == 90 && !REAL_IS_FLOAT
-#include "hopper.cuh"
+#include "tile.cuh"
 
 #if C_IS_FLOAT
 typedef float out;
@@ -161,7 +163,7 @@ __device__ __forceinline__ void fetch(u32 to, u32 bar, const TensorMap *a, const
     }
 }
 
-// A consumer has left a stage: told to every block that fetches into it. One thread for each block.
+// A consumer is done with a stage: it tells every block that fetches into it, one thread for each block.
 __device__ __forceinline__ void leave(u32 bar) {
     u32 t = threadIdx.x % 128;
     if (CLUSTER == 1) {
@@ -213,7 +215,7 @@ struct Output {
         if (j + 1 < n) *at(i, j + 1) = narrow<out>(x.y);
     }
 
-    // Asks for the 64 × TILE_N elements that a consumer will add to.
+    // Prefetches the 64 × TILE_N elements that a consumer will add to.
     __device__ __forceinline__ void prefetch(u32 row, u32 col) const {
         const u32 LINE = 128 / sizeof(out), ROWS = C_TRANSPOSED ? TILE_N : 64, COLS = C_TRANSPOSED ? 64 : TILE_N;
         const u32 LINES = (COLS + LINE - 1) / LINE;
@@ -225,14 +227,10 @@ struct Output {
     }
 };
 
-// Where this thread's accumulators d[0], d[1] lie in a consumer's tile; d[2], d[3] lie 8 rows below, d[4 …] 8 columns on.
-__device__ __forceinline__ u32 own_row() { return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4; }
-__device__ __forceinline__ u32 own_col() { return threadIdx.x % 4 * 2; }
-
 // 64 × TILE_N of a consumer. Reads come before writes, some at a time, so that they do not wait for each other.
 __device__ __forceinline__ void store(const Output &c, const float (&d)[TILE_N / 2], u32 row, u32 col, float alpha) {
     const u32 PAIRS = TILE_N / 4, AT_ONCE = PAIRS % 16 == 0 && !C_TRANSPOSED ? 16 : 4;
-    row += own_row(), col += own_col();
+    row += fragment_row(), col += fragment_column();
 #pragma unroll
     for (u32 first = 0; first < PAIRS; first += AT_ONCE) {
         float2 x[AT_ONCE] = {};
@@ -267,7 +265,7 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
         for (u32 k = 0; k < BULK_COLS / 8; k++)
 #pragma unroll
             for (u32 half = 0; half < 2; half++) {
-                u32 y = own_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
+                u32 y = fragment_row() + 8 * half, chunk = (2 * k + lane % 4 / 2) ^ (y % 8);
                 asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(buffer + y * 128 + chunk * 16 + lane % 2 * 8),
                              "f"(alpha * x[4 * k + 2 * half]), "f"(alpha * x[4 * k + 2 * half + 1])
                              : "memory");
@@ -292,10 +290,10 @@ __device__ __forceinline__ void store_bulk(const TensorMap *c, const float (&d)[
 }
 #endif
 
-// Tiles that were cut. Each consumer leaves its part of the sum in memory, as it lies in registers, and goes on; when all
-// its work is done it comes back and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
-// the one it begins in and the one it ends in. The counter of a tile: below, units that left their part; above, units that
-// are done with the tile.
+// Tiles that were cut. Each consumer writes its part of the sum to memory, in the order of its registers, and goes on. When all
+// its work is done it returns to them and adds up, in the order of K, its share of the columns. A unit cuts at most two tiles:
+// the one it begins in and the one it ends in. The counter of a tile: in the lower half the units that have written
+// their part, in the upper half those that are done with the tile.
 struct Cut {
     const Walk &walk;
     float *partials;
@@ -325,7 +323,7 @@ struct Cut {
         if (threadIdx.x % 128 == 0) atomicAdd(counter(p), 1);
     }
 
-    // One thread: until all parts are there.
+    // One thread: waits until all parts are there. All blocks are resident (see the head), so they will be.
     __device__ __forceinline__ void wait(const Piece &p) const {
         u32 count = last(p) - first(p) + 1, seen;
         do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(seen) : "l"(counter(p)) : "memory");
@@ -342,8 +340,8 @@ struct Cut {
         const u32 SLOT = 128 * 16, SLOTS = STAGES * STAGE_BYTES / 2 / SLOT;
         u32 first = this->first(p), last = this->last(p), count = last - first + 1, mine = walk.unit - first;
         u32 k = mine * (TILE_N / 8) / count, end = (mine + 1) * (TILE_N / 8) / count;
-        u32 parts = (end - k) * count, next = first, unit = first, col = p.col + own_col() + 8 * k;
-        row += own_row(), room += threadIdx.x % 128 * 16;
+        u32 parts = (end - k) * count, next = first, unit = first, col = p.col + fragment_column() + 8 * k;
+        row += fragment_row(), room += threadIdx.x % 128 * 16;
         float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
         // Each thread fetches what it will add itself: no barrier.
         for (u32 at = 0; at < parts; at += SLOTS) {
@@ -485,7 +483,7 @@ gemm_wgmma(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMa
 #if C_BULK
         if (threadIdx.x % 128 == 0) tma_store_wait<0>();
 #endif
-        // Back to what was cut. The stages are empty once both consumers have come here.
+        // The tiles that were cut. Once both consumers are here, the stages are empty.
         named_barrier_sync(3, 256);
         if (cuts > 0) {
             u32 t = threadIdx.x % 128, row = rank * TILE_M + who * 64;

@@ -8,7 +8,7 @@
 //   launch     256 threads, a vector of y each: over n · F / WIDTH; n is the number of rows
 //   traffic    of N·F real: forward 3, backward 5; bandwidth-bound
 //   numerics   float, one rounding at the store
-//   measured   98–101 % of copy bandwidth, forward and backward, N = 4096 and F = 6912 … 21504, 2026-11-25, H100
+//   measured   cargo bench --bench ops -- glu
 #include "prelude.cuh"
 
 static const int WIDTH = width_of<real>(F);

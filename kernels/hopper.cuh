@@ -43,10 +43,11 @@ __device__ __forceinline__ void ldmatrix4_trans(u32 (&r)[4], u32 row) {
                  : "memory");
 }
 
-// d (16×8) += a (16×16) · b (16×8), bf16 in, float out. With g = lane / 4 and c = 2 (lane % 4):
+// d (16×8) += a (16×16) · b (16×8), bf16 in, float out. d[4] is the fragment that tile.cuh draws. With g = lane / 4 and
+// c = 2 (lane % 4):
 //   a[0] (g, c)  a[1] (g + 8, c)  a[2] (g, c + 8)  a[3] (g + 8, c + 8), each with its right neighbour
-//   b0 (c, g)  b1 (c + 8, g), each with the element below;  d[0..2] (g, c), (g, c + 1)  d[2..4] (g + 8, …)
-__device__ __forceinline__ void mma16816(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+//   b0 (c, g)  b1 (c + 8, g), each with the element below
+__device__ __forceinline__ void mma16816(float *d, const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -63,7 +64,7 @@ __device__ __forceinline__ void named_barrier_arrive(u32 id, u32 threads) {
 
 #if ARCH >= 90
 
-// ---- mbarrier: a phase completes when all expected arrivals and all expected bytes have come ------------------------
+// ---- mbarrier: a phase completes when all expected arrivals and all expected bytes have arrived ------------------------
 
 __device__ __forceinline__ void mbarrier_init(u32 bar, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(arrivals) : "memory");
@@ -75,8 +76,8 @@ __device__ __forceinline__ void mbarrier_init_fence() {
 __device__ __forceinline__ void mbarrier_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// The same barrier in block `rank` of the cluster. It says that this thread has left off using something (what wgmma or
-// ldmatrix has read), not that what it wrote can be seen over there: that would cost a fence for the whole card.
+// The same barrier in block `rank` of the cluster. It says that this thread no longer reads something (through wgmma or
+// ldmatrix). It does not make this thread's writes visible to that block: that would take a fence for the whole card.
 __device__ __forceinline__ void mbarrier_arrive_at(u32 bar, u32 rank) {
     asm volatile("{ .reg .b32 far; mapa.shared::cluster.u32 far, %0, %1;\n\t"
                  "mbarrier.arrive.shared::cluster.b64 _, [far]; }" ::"r"(bar),
@@ -102,17 +103,6 @@ __device__ __forceinline__ void mbarrier_wait(u32 bar, u32 parity) {
     while (!mbarrier_try(bar, parity)) {
     }
 }
-// The same, also seeing what threads of other blocks of the cluster wrote before they arrived.
-__device__ __forceinline__ void mbarrier_wait_cluster(u32 bar, u32 parity) {
-    u32 done = 0;
-    while (!done) {
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
-                     "selp.u32 %0, 1, 0, p; }"
-                     : "=r"(done)
-                     : "r"(bar), "r"(parity)
-                     : "memory");
-    }
-}
 
 // ---- TMA -----------------------------------------------------------------------------------------------------------
 
@@ -132,11 +122,11 @@ __device__ __forceinline__ void tma_load2(u32 to, const TensorMap *map, u32 bar,
                  ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y)
                  : "memory");
 }
-__device__ __forceinline__ void tma_load3(u32 to, const TensorMap *map, u32 bar, int x, int y, int z) {
-    asm volatile(
-        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
-        ::"r"(to), "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z)
-        : "memory");
+// `bytes` bytes in one piece, a multiple of 16. Called by one thread.
+__device__ __forceinline__ void bulk_load(u32 to, const void *from, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
 }
 // To the same offset in every block of the cluster whose bit is set in `mask`, counting on each block's own barrier.
 __device__ __forceinline__ void tma_load2_multicast(u32 to, const TensorMap *map, u32 bar, int x, int y, u16 mask) {
@@ -145,23 +135,11 @@ __device__ __forceinline__ void tma_load2_multicast(u32 to, const TensorMap *map
                  "l"(map), "r"(bar), "r"(x), "r"(y), "h"(mask)
                  : "memory");
 }
-__device__ __forceinline__ void tma_load3_multicast(u32 to, const TensorMap *map, u32 bar, int x, int y, int z,
-                                                    u16 mask) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-                 "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(to),
-                 "l"(map), "r"(bar), "r"(x), "r"(y), "r"(z), "h"(mask)
-                 : "memory");
-}
 // Shared → global; elements outside the map are not written. Before it, in each thread that wrote the shared memory:
 // `fence_async_shared`, then a barrier. Called by one thread, which also commits and waits.
 __device__ __forceinline__ void tma_store2(const TensorMap *map, u32 from, int x, int y) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from),
                  "r"(x), "r"(y)
-                 : "memory");
-}
-__device__ __forceinline__ void tma_store3(const TensorMap *map, u32 from, int x, int y, int z) {
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
-                 "r"(from), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
 // Adds instead of overwriting.
@@ -186,16 +164,6 @@ __device__ __forceinline__ u32 cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-__device__ __forceinline__ u32 cluster_id() {
-    u32 id;
-    asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(id));
-    return id;
-}
-__device__ __forceinline__ u32 cluster_count() {
-    u32 n;
-    asm volatile("mov.u32 %0, %%nclusterid.x;" : "=r"(n));
-    return n;
-}
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_sync() {
@@ -217,18 +185,6 @@ __device__ __forceinline__ void stmatrix4(u32 row, u32 r0, u32 r1, u32 r2, u32 r
                  "r"(r2), "r"(r3)
                  : "memory");
 }
-__device__ __forceinline__ void stmatrix4_trans(u32 row, u32 r0, u32 r1, u32 r2, u32 r3) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(r0),
-                 "r"(r1), "r"(r2), "r"(r3)
-                 : "memory");
-}
-
-// True in exactly one lane of a converged warp.
-__device__ __forceinline__ bool elect_one() {
-    u32 chosen;
-    asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(chosen));
-    return chosen;
-}
 
 #endif // ARCH >= 90
 
@@ -236,9 +192,9 @@ __device__ __forceinline__ bool elect_one() {
 
 // ---- wgmma: a warpgroup (128 threads, first warp a multiple of 4) multiplies 64×16 by 16×N --------------------------
 //
-// d[N / 2] of thread t = 32 w + 4 g + c:  d[4 j + 0, 1] = (16 w + g, 8 j + 2 c + 0, 1)   d[4 j + 2, 3] = 8 rows below.
-// A in registers: a[0] (16 w + g, 2 c), a[1] 8 rows below, a[2] 8 columns to the right, a[3] both: two neighbours each,
-// so that float d[8 k … 8 k + 8] of one product, packed in pairs, is the A of the k-th 16 columns of the next.
+// d[N / 2] holds the fragment that tile.cuh draws. A in registers: a[0] (16 w + g, 2 c), a[1] 8 rows below, a[2] 8 columns to
+// the right, a[3] both: two neighbours each, so that d[8 k … 8 k + 8] of one product, packed in pairs, is the A of the k-th 16
+// columns of the next.
 //
 // Order: wgmma_fence, the products, wgmma_commit, wgmma_wait<pending groups>. Between the first and the last nothing may
 // touch d, or the compiler serialises them.
@@ -299,40 +255,24 @@ template <int N> struct Wgmma;
         }                                                                                                              \
     };
 #define TENS4 TEN() "," TEN(1) "," TEN(2) "," TEN(3)
-#define TENS5 TENS4 "," TEN(4)
-#define TENS6 TENS5 "," TEN(5)
-#define TENS7 TENS6 "," TEN(6)
-#define TENS8 TENS7 "," TEN(7)
+#define TENS6 TENS4 "," TEN(4) "," TEN(5)
+#define TENS8 TENS6 "," TEN(6) "," TEN(7)
 #define TENS9 TENS8 "," TEN(8)
-#define TENS10 TENS9 "," TEN(9)
-#define TENS11 TENS10 "," TEN(10)
-#define TENS12 TENS11 "," TEN(11)
-WGMMA(8, "%0, %1, %2, %3", 4, 5, 6, 7, 8, 9, 10, OUT4(0))
+#define TENS12 TENS9 "," TEN(9) "," TEN(10) "," TEN(11)
+// The widths that src/device/gemm/hopper.rs plans and attention_forward.cu and attention_backward.cu use.
 WGMMA(16, "%0, %1, %2, %3, %4, %5, %6, %7", 8, 9, 10, 11, 12, 13, 14, OUT8(0))
-WGMMA(24, TEN() "," "%10, %11", 12, 13, 14, 15, 16, 17, 18, OUT8(0), OUT4(8))
 WGMMA(32, TEN() "," "%10, %11, %12, %13, %14, %15", 16, 17, 18, 19, 20, 21, 22, OUT16(0))
-WGMMA(40, TEN() "," TEN(1), 20, 21, 22, 23, 24, 25, 26, OUT16(0), OUT4(16))
-WGMMA(48, TEN() "," TEN(1) "," "%20, %21, %22, %23", 24, 25, 26, 27, 28, 29, 30, OUT16(0), OUT8(16))
 WGMMA(64, TEN() "," TEN(1) "," TEN(2) "," "%30, %31", 32, 33, 34, 35, 36, 37, 38, OUT32(0))
-WGMMA(80, TENS4, 40, 41, 42, 43, 44, 45, 46, OUT32(0), OUT8(32))
 WGMMA(96, TENS4 "," "%40, %41, %42, %43, %44, %45, %46, %47", 48, 49, 50, 51, 52, 53, 54, OUT32(0), OUT16(32))
-WGMMA(112, TENS5 "," "%50, %51, %52, %53, %54, %55", 56, 57, 58, 59, 60, 61, 62, OUT32(0), OUT16(32), OUT8(48))
 WGMMA(128, TENS6 "," "%60, %61, %62, %63", 64, 65, 66, 67, 68, 69, 70, OUT64(0))
-WGMMA(144, TENS7 "," "%70, %71", 72, 73, 74, 75, 76, 77, 78, OUT64(0), OUT8(64))
 WGMMA(160, TENS8, 80, 81, 82, 83, 84, 85, 86, OUT64(0), OUT16(64))
-WGMMA(176, TENS8 "," "%80, %81, %82, %83, %84, %85, %86, %87", 88, 89, 90, 91, 92, 93, 94, OUT64(0), OUT16(64), OUT8(80))
 WGMMA(192, TENS9 "," "%90, %91, %92, %93, %94, %95", 96, 97, 98, 99, 100, 101, 102, OUT64(0), OUT32(64))
-WGMMA(224, TENS11 "," "%110, %111", 112, 113, 114, 115, 116, 117, 118, OUT64(0), OUT32(64), OUT16(96))
 WGMMA(256, TENS12 "," "%120, %121, %122, %123, %124, %125, %126, %127", 128, 129, 130, 131, 132, 133, 134, OUT64(0), OUT64(64))
 #undef TEN
 #undef TENS4
-#undef TENS5
 #undef TENS6
-#undef TENS7
 #undef TENS8
 #undef TENS9
-#undef TENS10
-#undef TENS11
 #undef TENS12
 #undef OUT4
 #undef OUT8

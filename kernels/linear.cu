@@ -2,13 +2,13 @@
 //
 //   linear_mask       y = x · mask / (1 − p)
 //   linear_mask_add   y += x · mask / (1 − p)
-//   x, y (n, cols) REAL. Element (row, col) is kept if word col % 4 of Philox4x32-10 at the counter
+//   x, y (n, cols) real. Element (row, col) is kept if word col % 4 of Philox4x32-10 at the counter
 //   (col / 4, row, segment, map) is at least p as a number in (0, 1): the CPU's stream (src/device/philox.rs).
-//   load-time  REAL
+//   load-time  REAL_IS_FLOAT
 //   launch     grid over n · ceil(cols / 4), 256 threads: four columns a thread
-//   traffic    2 (add: 3) · n · cols · sizeof(REAL) bytes
+//   traffic    2 (add: 3) · n · cols · sizeof(real) bytes: bandwidth-bound
 //   numerics   float, one rounding, at the store of y
-//   measured   not timed
+//   measured   not benched: runs only where an adapter has dropout, beside products that take far longer
 #include "philox.cuh"
 #include "prelude.cuh"
 

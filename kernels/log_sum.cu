@@ -8,7 +8,7 @@
 //   launch     N · CLUSTER blocks
 //   traffic    4 N V bytes: bandwidth-bound
 //   numerics   float, with the card's own exponential; sums by thread, lane, warp and block of the cluster, in order
-//   measured   as kernels/cross_entropy.cu without a gradient
+//   measured   not benched: does what cross_entropy_rows does without a gradient
 #include "exponential_sum.cuh"
 
 #if CLUSTER == 1 || ARCH >= 90

@@ -7,16 +7,15 @@
 //   dw (C) float += Σ_n dy · x · r, if TRAINED;  parts (blocks, C) float: each block's share;  arrived: see column_sums.cuh
 //
 //   load-time  C, BLOCK (threads a row, a multiple of 32), ONE_PLUS (1: the gain is 1 + w, 0: w); for the backward TRAINED (1:
-//              dw is wanted), TEAMS (rows at a time, each by BLOCK threads), STAGES (rows of a team at work or in flight)
+//              dw is wanted), TEAMS (rows at a time, each by BLOCK threads), STAGES (rows of a team being worked on or in flight)
 //   launch     forward: N blocks of BLOCK threads, or fewer: a block takes every gridDim.x-th row
-//              backward: a block of TEAMS · BLOCK threads a multiprocessor, or fewer; dynamic shared STAGES rows of dy, x and,
+//              backward: a block of TEAMS · BLOCK threads a multiprocessor, or fewer, all resident if TRAINED (column_sums.cuh);
+//              dynamic shared STAGES rows of dy, x and,
 //              if it is added to, dx for every team, in whole vectors of BLOCK threads
 //   traffic    of N·C real: forward 2, add_forward 4, backward 3, add_backward 4; bandwidth-bound
 //   numerics   float; the sum of the stream and y, dx are rounded once each. Sums over C are ordered by thread, lane, warp;
 //              sums over rows by turn, team, block: they depend on the card's size, but on nothing else
-//   measured   of a copy of as many bytes, N = 4096, C = 1152 … 5376, 2026-11-25, H100: forward 90 to 97 %, add_forward 95 to 101 %.
-//              Share of a copy's bandwidth with the cache flushed, N = 4096, C = 4096, 2026-11-26, H100: backward 84 % (40.2 µs), with
-//              TRAINED 75 % (44.5 µs, 3 of them the sum over the blocks), add_backward 86 % (51.6 µs)
+//   measured   cargo bench --bench ops -- norm
 #include "prelude.cuh"
 #include "column_sums.cuh"
 #include "hopper.cuh"

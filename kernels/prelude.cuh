@@ -88,15 +88,6 @@ template <int THREADS> __device__ __forceinline__ float block_sum(float x, float
     float y = threadIdx.x % 32 < THREADS / 32 ? shared[threadIdx.x % 32] : 0.0f;
     return warp_sum(y);
 }
-template <int THREADS> __device__ __forceinline__ float block_max(float x, float *shared) {
-    x = warp_max(x);
-    if (THREADS == 32) return x;
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-    __syncthreads();
-    float y = threadIdx.x % 32 < THREADS / 32 ? shared[threadIdx.x % 32] : -INFINITY_F;
-    return warp_max(y);
-}
 
 // WIDTH neighbours as they lie in memory: 16 aligned bytes, or one element where a row may start anywhere.
 template <typename T, int WIDTH> struct Held {

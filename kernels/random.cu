@@ -1,7 +1,11 @@
 // Initial weights.  CPU reference: src/model/weights.rs
 //   y_i = scale · √(−2 ln u_i) · cos(2π v_i),  u, v uniform by (key; 0, i) and (key; 1, i)
-//   y (n) real      launch  grid over n / 4, 256 threads      traffic  n · sizeof(real) bytes
-//   numerics        as the CPU's up to the rounding of log, sqrt and cos
+//   y (n) real
+//
+//   launch     256 threads, 4 elements each: over n / 4
+//   work       half a Philox block, a log, a root and a cosine an element: bound by the arithmetic units
+//   numerics   as the CPU's up to the rounding of log, sqrt and cos
+//   measured   not benched: runs once, before the first step
 #include "philox.cuh"
 
 extern "C" __global__ void random_normal(real *y, u32 k0, u32 k1, float scale, u64 n) {

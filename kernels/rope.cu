@@ -8,16 +8,15 @@
 //   r (N, H + KV)   angles (N, D)   frequencies (D / 2)   wq, wk (D)  float   positions (N) u32
 //
 //   load-time  H, KV, D; BLOCK (threads, a multiple of 32); ONE_PLUS (1: gains are 1 + w); for backward_gain STAGES (heads of a
-//              group of lanes at work or in flight)
+//              group of lanes being worked on or in flight)
 //   launch     forward, backward: ceil(n (H + 2 KV) / (BLOCK / LANES)) blocks of BLOCK threads, or fewer: a group of
-//              LANES threads takes a head of a row at a time. backward_gain: as many, and at most one a multiprocessor; dynamic
-//              shared for STAGES times two heads a group, in whole vectors of LANES threads. angles: over n · D / 2, 256 threads
+//              LANES threads takes a head of a row at a time. backward_gain: as many, and at most one a multiprocessor, all
+//              resident (column_sums.cuh); dynamic shared for STAGES times two heads a group, in whole vectors of LANES
+//              threads. angles: over n · D / 2, 256 threads
 //   traffic    2 N (H + 2 KV) D real + 4 N D bytes forward; one N (H + KV) D real more backward; bandwidth-bound
 //   numerics   float, rounded once at the store; sums over rows by turn, group, block: they depend on the card's size, but on
 //              nothing else. Angles through double, as good as correctly rounded
-//   measured   of a copy of as many bytes, N = 4096, all families, 2026-11-25, H100: forward 88 to 97 %. Share of a copy's bandwidth
-//              with the cache flushed, N = 4096, 2026-11-26, H100: 32/8 heads of 128, backward 89 % (54 µs), backward_gain 78 % (62 µs,
-//              3 of them the sum over the blocks); 8/4 heads of 256, 84 and 73 %
+//   measured   cargo bench --bench ops -- rope
 #include "prelude.cuh"
 #include "column_sums.cuh"
 #include "hopper.cuh"

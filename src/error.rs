@@ -1,20 +1,19 @@
-//! The one error type. Every variant names the thing that failed and, where there is one, what to do about it;
-//! its text is one line, ready to be shown to a user.
+//! The one error type. Every variant names what failed and, where possible, what to do about it. Its text is one line
+//! that can be shown to a user as it is (a compiler's log excepted).
 
 use std::path::{Path, PathBuf};
 
-/// What the whole crate returns.
+/// The result type of the whole crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong through a user, a file, the network or a device.
-/// Broken invariants are `assert!`s, not errors.
+/// Every failure that a user, a file, the network or a device can cause. A broken invariant is an `assert!`, not an error.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A tensor handed to an op, or read from a file, has the wrong shape.
     #[error("{op}: tensor {name} has shape {found:?}, expected {expected:?}")]
     Shape {
-        /// The op or file that refused it.
+        /// The op or file that rejected it.
         op: String,
         /// The tensor's name in that op or file.
         name: String,
@@ -23,10 +22,10 @@ pub enum Error {
         /// The shape it must have.
         expected: Vec<usize>,
     },
-    /// A tensor holds another element type than the op can use.
+    /// A tensor holds an element type that the op cannot use.
     #[error("{op}: tensor {name} holds {found}, expected {expected}")]
     DType {
-        /// The op that refused it.
+        /// The op that rejected it.
         op: &'static str,
         /// The tensor's name in that op.
         name: &'static str,
@@ -35,28 +34,28 @@ pub enum Error {
         /// The element type it must have.
         expected: &'static str,
     },
-    /// A tensor handed to an op lies on another device than the others.
-    #[error("{op}: tensor {name} lies on another device than the other arguments")]
+    /// A tensor handed to an op is on a different device from the others.
+    #[error("{op}: tensor {name} is on a different device from the other arguments")]
     Place {
-        /// The op that refused it.
+        /// The op that rejected it.
         op: &'static str,
         /// The tensor's name in that op.
         name: &'static str,
     },
-    /// The GPU, its driver or NVRTC refused something, or is not there.
+    /// The GPU, its driver or NVRTC failed or is missing.
     #[error("{0}")]
     Cuda(String),
-    /// A kernel's source was refused.
+    /// A kernel does not compile.
     #[error("kernels/{kernel}.cu does not compile ({what}):\n{log}")]
     Compile {
         /// The kernel file, without `.cu`.
         kernel: String,
-        /// NVRTC's code.
+        /// NVRTC's error code.
         what: String,
-        /// What NVRTC and ptxas said.
+        /// The log of NVRTC and ptxas.
         log: String,
     },
-    /// The GPU has too little memory.
+    /// The GPU has too little free memory.
     #[error(
         "out of GPU memory: {} more are needed for {what}, {} are free, {} are in use by this run",
         gib(*needed),
@@ -66,22 +65,22 @@ pub enum Error {
     Memory {
         /// What the memory was for.
         what: &'static str,
-        /// Bytes asked for.
+        /// Bytes requested.
         needed: usize,
-        /// Bytes that nobody uses.
+        /// Bytes that are free.
         free: usize,
-        /// Bytes that this process uses.
+        /// Bytes in use by this process.
         used: usize,
     },
-    /// The operating system refused an operation on a file or folder.
+    /// The operating system rejected an operation on a file or folder.
     #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         reason: std::io::Error,
     },
-    /// A file can be read but does not hold what it should.
+    /// A file can be read, but its content is not what it should be.
     #[error("{}: {what}", path.display())]
     File {
         /// The file or folder.
@@ -89,7 +88,7 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         what: String,
     },
-    /// A line of a text file (JSONL, TOML, YAML, CSV) does not hold what it should.
+    /// A line of a text file (JSON Lines, TOML, YAML, CSV) is not what it should be.
     #[error("{}:{line}: {what}", path.display())]
     Line {
         /// The file.
@@ -102,18 +101,18 @@ pub enum Error {
     /// A setting, or a combination of settings, that cannot work.
     #[error("{0}")]
     Setting(String),
-    /// A server did not give what was asked for.
+    /// A request to a server failed.
     #[error("{url}: {what}")]
     Network {
         /// The address, without credentials.
         url: String,
-        /// What it answered, and what to do.
+        /// What went wrong, and what to do.
         what: String,
     },
     /// The user asked the program to stop.
-    #[error("stopped, as asked: {0}; the same command goes on from there")]
+    #[error("stopped as requested: {0}; run the same command to resume")]
     Interrupted(String),
-    /// A run cannot go on, though every input was well-formed (a loss that is not finite, say).
+    /// A run cannot continue although every input was well-formed (the loss is not finite, for example).
     #[error("{0}")]
     Run(String),
 }
@@ -124,18 +123,18 @@ impl Error {
         move |reason| Self::Io { path: path.as_ref().to_path_buf(), reason }
     }
 
-    /// A file that does not hold what it should.
+    /// [`Error::File`]: a file whose content is wrong.
     pub fn file(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
         Self::File { path: path.as_ref().to_path_buf(), what: what.into() }
     }
 
-    /// A line, counted from 1, that does not hold what it should.
+    /// [`Error::Line`]: a line, counted from 1, that is wrong.
     pub fn line(path: impl AsRef<Path>, line: usize, what: impl Into<String>) -> Self {
         Self::Line { path: path.as_ref().to_path_buf(), line, what: what.into() }
     }
 }
 
-/// Bytes as people read them.
+/// Bytes in GiB.
 fn gib(bytes: usize) -> String {
     format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
 }

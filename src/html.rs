@@ -1,12 +1,12 @@
-//! What the pages that emlab writes have in common: text as data, and the hashes that their policies know scripts by.
+//! Shared by all HTML pages that emlab writes: escaping, the style, and a content security policy.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// `text` with the characters that mean something in HTML made to mean themselves. What a model wrote is data: it
-/// reaches a page's markup through this function alone.
+/// `text` with every character that HTML treats specially escaped. What a model wrote is untrusted data, and reaches a
+/// page's markup through this function alone.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -22,15 +22,15 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Control characters and those that turn the direction of text around, which could make a text look like another,
-/// become a sign that something stood there.
+/// Replaces control characters, and those that override the direction of text, by U+FFFD: they could make a text look
+/// like another one.
 pub(crate) fn visible(c: char) -> char {
     let turns = ('\u{202a}'..='\u{202e}').contains(&c) || ('\u{2066}'..='\u{2069}').contains(&c);
     if turns || c.is_control() && c != '\t' && c != '\n' { '\u{fffd}' } else { c }
 }
 
-/// A value as JSON that can stand inside a script element: `<` would begin a tag that ends it, two line ends of Unicode are
-/// none in JSON, and signs that turn the direction of text would turn the file's.
+/// A value as JSON that is safe inside a script element. Escaped are `<`, which could begin the tag that ends the element;
+/// U+2028 and U+2029, which end a line in JavaScript but not in JSON; and whatever [`visible`] replaces.
 pub(crate) fn json(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).expect("text and finite numbers");
     let mut safe = String::with_capacity(json.len());
@@ -45,11 +45,11 @@ pub(crate) fn json(value: &impl Serialize) -> String {
     safe
 }
 
-/// Colours, light and dark, and letters of every page.
+/// The style of every page: fonts, and colours in light and dark.
 const STYLE: &str = include_str!("html.css");
 
-/// A page up to the begin of its body; `style` comes on top of what all pages share. Style and script are ours, known by their
-/// hashes: whatever else might come to stand in the file has no effect.
+/// A page up to the start of its body. `style` is appended to the style of all pages. The content security policy admits our
+/// style and script by their hashes: anything else that might end up in the file has no effect.
 pub(crate) fn head(title: &str, style: &str, script: &str) -> String {
     let style = [STYLE, style].concat();
     format!(
@@ -64,12 +64,12 @@ pub(crate) fn head(title: &str, style: &str, script: &str) -> String {
     )
 }
 
-/// What the policy of a page knows a script or a style by.
+/// The hash by which a content security policy admits a script or a style.
 fn hash(text: &str) -> String {
     format!("sha256-{}", base64(&Sha256::digest(text)))
 }
 
-/// Base 64 (RFC 4648), as a content security policy spells hashes.
+/// Base64 (RFC 4648), in which a content security policy writes hashes.
 pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! The command line: arguments → one call into the library.
+//! The command line: parses the arguments, runs one command, turns its error into a message and an exit status.
 
 mod commands;
 
@@ -50,7 +50,7 @@ fn main() -> std::process::ExitCode {
         Err(error) => {
             eprintln!("emlab: {error:#}");
             match error.downcast_ref() {
-                // As a shell reports a program that SIGINT has ended.
+                // The status a shell reports for a program ended by SIGINT.
                 Some(emlab::Error::Interrupted(_)) => std::process::ExitCode::from(130),
                 _ => std::process::ExitCode::FAILURE,
             }

@@ -1,4 +1,4 @@
-//! How far something long is, on stderr: a bar on a terminal, elsewhere a line when it begins and every half minute.
+//! Progress on stderr: a bar on a terminal, otherwise a line at the start and then one every half minute.
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Time between lines where there is no terminal.
+/// Time between lines without a terminal.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// How long weights load before that is shown.
+/// Loading weights is shown only if it takes longer than this.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// Shows weights being loaded, if that takes long: told how many layers are there, of how many.
+/// Shows weights being loaded, if that takes long. The function returned is told how many layers are loaded, of how many.
 pub fn loading() -> impl FnMut(usize, usize) {
     let begun = Instant::now();
     let mut shown: Option<Progress> = None;
@@ -28,16 +28,16 @@ pub fn loading() -> impl FnMut(usize, usize) {
     }
 }
 
-/// One step's progress.
+/// The progress of one long operation.
 pub struct Progress {
     bar: ProgressBar,
-    /// What to write on lines; empty for none.
+    /// The label of the lines without a terminal; empty for none.
     lines: String,
     last: Cell<Instant>,
 }
 
 impl Progress {
-    /// Begins a step of `total` parts.
+    /// Begins an operation of `total` parts; shows nothing unless `shown`.
     pub fn new(label: &str, total: usize, shown: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let style = ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len} · {eta} left {msg}");
@@ -69,7 +69,7 @@ impl Progress {
         }
     }
 
-    /// Says something beside the bar: what it has cost so far, say.
+    /// Shows a note beside the bar: the cost so far, for example.
     pub fn note(&self, text: &str) {
         if self.bar.message() != text {
             self.bar.set_message(text.to_string());
@@ -81,7 +81,7 @@ impl Progress {
         self.bar.position() as usize
     }
 
-    /// The step is done.
+    /// The operation is done.
     pub fn finish(self) {
         self.bar.finish();
     }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use emlab::model::chat::{Message, Render};
 use emlab::model::spec::Spec;
 use emlab::model::tokenizer::Tokenizer;
-use emlab::study::{self, Options, demo};
+use emlab::study::run::demo;
+use emlab::study::{self, Options};
 
 const FAMILIES: [&str; 2] = ["gemma3", "qwen3"];
 

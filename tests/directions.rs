@@ -7,10 +7,11 @@ use std::process::Command;
 use crate::golden::Golden;
 use emlab::device::philox::Key;
 use emlab::inspect::direction::{Found, Settings, find};
-use emlab::inspect::features::{Features, Text, features, streams};
+use emlab::inspect::features::{Features, features, streams};
 use emlab::inspect::folds::Folds;
 use emlab::model::direction::{Directions, Kind};
 use emlab::model::place::Place;
+use emlab::model::text::Text;
 use emlab::model::transformer::Transformer;
 use serde_json::{Value, json};
 

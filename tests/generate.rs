@@ -39,7 +39,7 @@ fn text_does_not_depend_on_the_batch_or_the_cache() {
         let together = run(&all, &limits(30, 64));
         assert_eq!(together, run(&all, &limits(30, 1)));
         assert_eq!(together, run(&all, &limits(30, 2)));
-        let cache_bytes = Some(9 * Cache::page_bytes(&model));
+        let cache_bytes = Some(9 * Cache::page_bytes(&model.spec, model.place));
         assert_eq!(
             together,
             run(&all, &Limits { cache_bytes, ..limits(30, 64) }),
@@ -149,7 +149,7 @@ fn prompts_that_cannot_run_are_refused() {
 fn log_probability(model: &Transformer, prompt: &[u32], continuation: &[u32]) -> f64 {
     let tokens = [prompt, continuation].concat();
     let starts = vec![0, tokens.len() as u32];
-    let mut saved = Saved::for_training(model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     model.forward(&mut saved, &Batch { tokens, starts, dropout: None }, &mut ()).unwrap();
     let rows: Vec<u32> = (0..continuation.len()).map(|i| (prompt.len() - 1 + i) as u32).collect();
     -model.loss(&mut saved, &rows, continuation).unwrap().iter().map(|&nll| f64::from(nll)).sum::<f64>()

@@ -6,14 +6,14 @@ use std::process::Command;
 use crate::tiny::{FAMILIES, model_on, places};
 use emlab::Result;
 use emlab::device::Tensor;
-use emlab::inspect::features::Text;
 use emlab::inspect::gradient::gradients;
 use emlab::inspect::influence::influence;
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
 use emlab::model::place::Place;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::steering::{Action, Steer};
+use emlab::model::text::Text;
 use emlab::model::transformer::{Batch, Transformer};
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn pass(text: &Text) -> (Batch, Vec<u32>, Vec<u32>) {
 
 fn loss(model: &Transformer, text: &Text, probe: &mut dyn Probe) -> f64 {
     let (batch, rows, ids) = pass(text);
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     model.forward(&mut saved, &batch, probe).unwrap();
     let nll = model.loss(&mut saved, &rows, &ids).unwrap();
     nll.iter().map(|x| f64::from(*x)).sum::<f64>() / ids.len() as f64
@@ -168,7 +168,7 @@ fn a_step_on_an_example_does_what_its_influence_says() {
 /// One step of plain gradient descent; returns what the parameters were.
 fn descend(model: &mut Transformer, text: &Text, step: f64) -> Vec<Vec<f32>> {
     let (batch, rows, ids) = pass(text);
-    let mut saved = Saved::for_training(model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     model.loss_gradient(&mut saved, &rows, &ids, 1.0 / ids.len() as f32).unwrap();
     model.backward(&mut saved, &batch, &mut ()).unwrap();

@@ -1,8 +1,8 @@
 //! Cached inference against the packed forward, on random tiny models of both families.
 
 use emlab::device::Tensor;
-use emlab::model::adapter::Lora;
-use emlab::model::cache::{Cache, Row};
+use emlab::model::cache::{Cache, SequenceRow};
+use emlab::model::lora::Lora;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::spec::{Family, Spec};
@@ -56,7 +56,7 @@ fn tokens(n: usize, step: usize) -> Vec<u32> {
 
 /// Logits after every position of one document.
 fn whole(model: &Transformer, tokens: &[u32]) -> Vec<Vec<f32>> {
-    let mut saved = Saved::for_training(model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     let n = tokens.len() as u32;
     model
         .forward(&mut saved, &Batch { tokens: tokens.to_vec(), starts: vec![0, n], dropout: None }, &mut ())
@@ -83,10 +83,10 @@ fn cached_decoding_equals_the_packed_forward() {
         let model = model(family);
         let text = tokens(40, 7);
         let expected = whole(&model, &text);
-        let mut cache = Cache::new(&model, 8).unwrap();
-        let mut saved = Saved::for_inference(&model);
+        let mut cache = Cache::new(&model.spec, model.place, 8).unwrap();
+        let mut saved = Saved::for_inference(&model.spec, model.place);
         let sequence = cache.add();
-        let prompt: Vec<Row> = (0..21).map(|position| Row { sequence, position }).collect();
+        let prompt: Vec<SequenceRow> = (0..21).map(|position| SequenceRow { sequence, position }).collect();
         model.infer(&mut saved, &mut cache, &text[..21], &prompt).unwrap();
         close(&logits(&model, &mut saved, &[20])[0], &expected[20]);
         // A fork in the middle of a page goes its own way; the parent is not disturbed.
@@ -94,7 +94,7 @@ fn cached_decoding_equals_the_packed_forward() {
         let other = [text[..21].to_vec(), tokens(19, 5)].concat();
         let expected_other = whole(&model, &other);
         for position in 21..40 {
-            let rows = [Row { sequence, position }, Row { sequence: fork, position }];
+            let rows = [SequenceRow { sequence, position }, SequenceRow { sequence: fork, position }];
             model.infer(&mut saved, &mut cache, &[text[position], other[position]], &rows).unwrap();
             let found = logits(&model, &mut saved, &[0, 1]);
             close(&found[0], &expected[position]);
@@ -110,19 +110,20 @@ fn cached_decoding_equals_the_packed_forward() {
 fn a_row_has_the_same_bits_in_any_batch() {
     let model = model(Family::Gemma3);
     let run = |others: usize| {
-        let mut cache = Cache::new(&model, 64).unwrap();
-        let mut saved = Saved::for_inference(&model);
+        let mut cache = Cache::new(&model.spec, model.place, 64).unwrap();
+        let mut saved = Saved::for_inference(&model.spec, model.place);
         let sequences: Vec<usize> = (0..=others)
             .map(|s| {
                 let sequence = cache.add();
                 let prompt = tokens(5 + 3 * s, 7);
-                let rows: Vec<Row> = (0..prompt.len()).map(|position| Row { sequence, position }).collect();
+                let rows: Vec<SequenceRow> =
+                    (0..prompt.len()).map(|position| SequenceRow { sequence, position }).collect();
                 model.infer(&mut saved, &mut cache, &prompt, &rows).unwrap();
                 sequence
             })
             .collect();
-        let rows: Vec<Row> =
-            sequences.iter().map(|s| Row { sequence: *s, position: cache.length(*s) }).collect();
+        let rows: Vec<SequenceRow> =
+            sequences.iter().map(|s| SequenceRow { sequence: *s, position: cache.length(*s) }).collect();
         model.infer(&mut saved, &mut cache, &vec![9; rows.len()], &rows).unwrap();
         logits(&model, &mut saved, &[0]).remove(0)
     };
@@ -135,7 +136,7 @@ fn a_row_has_the_same_bits_in_any_batch() {
 fn packed_documents_do_not_see_each_other() {
     let model = model(Family::Qwen3);
     let (a, b) = (tokens(9, 7), tokens(14, 11));
-    let mut saved = Saved::for_training(&model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     let batch = Batch { tokens: [a.clone(), b.clone()].concat(), starts: vec![0, 9, 23], dropout: None };
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     let packed = logits(&model, &mut saved, &(0..23).collect::<Vec<_>>());
@@ -147,9 +148,10 @@ fn packed_documents_do_not_see_each_other() {
 #[test]
 fn a_full_cache_says_so() {
     let model = model(Family::Qwen3);
-    let (mut cache, mut saved) = (Cache::new(&model, 1).unwrap(), Saved::for_inference(&model));
+    let (mut cache, mut saved) =
+        (Cache::new(&model.spec, model.place, 1).unwrap(), Saved::for_inference(&model.spec, model.place));
     let sequence = cache.add();
-    let rows: Vec<Row> = (0..17).map(|position| Row { sequence, position }).collect();
+    let rows: Vec<SequenceRow> = (0..17).map(|position| SequenceRow { sequence, position }).collect();
     let error = model.infer(&mut saved, &mut cache, &tokens(17, 7), &rows).unwrap_err();
     assert!(error.to_string().contains("cache is full"));
 }

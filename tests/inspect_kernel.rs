@@ -8,7 +8,7 @@ use crate::needs;
 use emlab::device::compile;
 use emlab::device::gpu::Facts;
 use emlab::inspect::kernel::resources::{Multiprocessor, usage};
-use emlab::inspect::kernel::{all, find};
+use emlab::inspect::kernel::{all, catalogue, find, head, index, measured, source};
 use emlab::model::cards;
 use serde_json::Value;
 
@@ -74,6 +74,76 @@ fn every_measured_op_is_shown_with_a_kernel() {
         let op = line.split(',').next().unwrap();
         // Copies are the driver's; steps are of many kernels.
         assert!(shown.contains(op) || ["copy", "lora step", "sampling"].contains(&op), "{op}");
+    }
+}
+
+/// `EMLAB_WRITE_INDEX=1` writes the index anew; look at the difference before committing it.
+#[test]
+fn the_index_is_that_of_heads_and_figures() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let [begin, end] = index::MARKS;
+    let (before, rest) = readme.split_once(begin).unwrap();
+    let (written, after) = rest.split_once(end).unwrap();
+    let expected = index::markdown();
+    if std::env::var_os("EMLAB_WRITE_INDEX").is_some() {
+        std::fs::write(&path, [before, begin, &expected, end, after].concat()).unwrap();
+        return;
+    }
+    assert!(written == expected, "kernels/README.md: EMLAB_WRITE_INDEX=1 cargo test --test suite index");
+}
+
+/// Abbreviations that heads use; other words of capitals are constants.
+const ABBREVIATIONS: [&str; 8] = ["A2", "B2", "CPU", "H100", "KV", "QK", "SM", "TFLOP"];
+
+#[test]
+fn every_head_has_its_sections_and_names_constants_that_exist() {
+    let bodies: String =
+        ["prelude", "attention", "tile", "hopper", "slices", "exponential_sum", "column_sums", "philox"]
+            .map(|name| {
+                std::fs::read_to_string(format!("{}/kernels/{name}.cuh", env!("CARGO_MANIFEST_DIR"))).unwrap()
+            })
+            .concat();
+    for line in all() {
+        let (name, text) = (line.name, compile::text(line.name));
+        let comment = source::head(text, "//");
+        for label in head::REQUIRED {
+            let found = head::section(&comment, label);
+            assert!(
+                found.is_some_and(|text| !text.is_empty()),
+                "kernels/{name}.cu: the head has no `{label}`"
+            );
+        }
+        let bounds = ["work", "traffic"].map(|label| head::section(&comment, label).is_some());
+        assert!(bounds[0] != bounds[1], "kernels/{name}.cu: `work` or `traffic`, and one of them alone");
+        let body: String =
+            text.lines().skip_while(|line| line.starts_with("//")).flat_map(|line| [line, "\n"]).collect();
+        // Constants of the build stand in the body, in what it includes, or in a comment that explains another of the head.
+        let known: HashSet<&str> = head::constants(&body).chain(head::constants(&bodies)).collect();
+        for constant in head::constants(&comment).filter(|word| !ABBREVIATIONS.contains(word)) {
+            assert!(
+                known.contains(constant),
+                "kernels/{name}.cu: the head names {constant}, which is nowhere"
+            );
+        }
+    }
+}
+
+#[test]
+fn heads_name_the_command_that_measures_or_say_why_there_is_none() {
+    for entry in &catalogue::ENTRIES {
+        let (name, rows) = (entry.name, measured::rows(entry.measured, "qwen3-8b"));
+        let line = head::section(&source::head(compile::text(name), "//"), "measured").unwrap();
+        let Some(op) = line.strip_prefix(head::BENCH) else {
+            let reason = line.strip_prefix(head::NOT_BENCHED).unwrap_or_default();
+            assert!(!reason.is_empty() && rows.is_empty(), "kernels/{name}.cu: measured {line}");
+            continue;
+        };
+        // Figures stand in benches/results alone: the head names what makes them.
+        let op = op.trim_matches('"');
+        assert!(rows.iter().any(|row| row.op.starts_with(op)), "kernels/{name}.cu: no figures of `{op}`");
+        assert!(entry.measured.iter().any(|own| own.starts_with(op)), "kernels/{name}.cu measures `{op}`");
+        assert!(rows.iter().all(|row| row.limit_percent.is_some()), "{name}: a figure without its limit");
     }
 }
 

@@ -7,7 +7,7 @@ use emlab::Result;
 use emlab::device::{DType, Tensor};
 use emlab::inspect::compare::{observe, part};
 use emlab::inspect::patch::{Columns, Metric, likeliest, patch};
-use emlab::model::adapter;
+use emlab::model::peft;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::{Batch, Transformer};
@@ -88,7 +88,7 @@ fn one_head_is_one_head() {
     check(|golden, model| {
         let found =
             patch(&model, [&SOURCE, &TARGET], &Metric::Logits { yes: 3, no: 4 }, &[Site::Attention]).unwrap();
-        let mut saved = Saved::for_inference(&model);
+        let mut saved = Saved::for_inference(&model.spec, model.place);
         let mut logits = model.logits_tensor();
         let mut run = |tokens: [u32; 6], probe: &mut dyn Probe| {
             let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, 6], dropout: None };
@@ -162,7 +162,8 @@ fn an_answer_is_measured_as_a_whole() {
 fn a_model_does_not_part_from_itself_and_an_adapter_parts_it_after_the_embedding() {
     check(|golden, mut model| {
         let logits = |model: &Transformer| {
-            let (mut saved, mut logits) = (Saved::for_inference(model), model.logits_tensor());
+            let (mut saved, mut logits) =
+                (Saved::for_inference(&model.spec, model.place), model.logits_tensor());
             let batch = Batch { tokens: SOURCE.to_vec(), starts: vec![0, 6], dropout: None };
             model.forward(&mut saved, &batch, &mut ()).unwrap();
             model.all_logits(&mut logits, &mut saved).unwrap();
@@ -173,7 +174,7 @@ fn a_model_does_not_part_from_itself_and_an_adapter_parts_it_after_the_embedding
         let same = part(&model, &first, &observe(&model, &SOURCE).unwrap(), 3).unwrap();
         assert!(same.streams.iter().flatten().all(|x| *x == 0.0));
         assert!(same.after.iter().all(|after| after.kl == 0.0 && after.moved.iter().all(|m| m.logit == 0.0)));
-        adapter::read(&golden.folder.join("adapter"), &mut model).unwrap();
+        peft::read(&golden.folder.join("adapter"), &mut model).unwrap();
         let found = part(&model, &first, &observe(&model, &SOURCE).unwrap(), 3).unwrap();
         assert!(found.streams[0].iter().all(|x| *x == 0.0));
         assert!(found.streams[1..].iter().flatten().all(|x| *x > 0.0));

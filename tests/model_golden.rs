@@ -5,8 +5,8 @@
 use crate::golden::{Golden, MODELS, check_all, numbers, parts, places};
 use emlab::Result;
 use emlab::device::{DType, Tensor};
-use emlab::model::adapter;
-use emlab::model::cache::{Cache, Row};
+use emlab::model::cache::{Cache, SequenceRow};
+use emlab::model::peft;
 use emlab::model::probe::{Probe, Site};
 use emlab::model::saved::Saved;
 use emlab::model::transformer::Transformer;
@@ -49,7 +49,7 @@ fn base(golden: &Golden) -> Transformer {
 /// The model with the adapter that PEFT made.
 fn adapted(golden: &Golden) -> Transformer {
     let mut model = base(golden);
-    adapter::read_to_train(&golden.folder.join("adapter"), &mut model).unwrap();
+    peft::read_to_train(&golden.folder.join("adapter"), &mut model).unwrap();
     model
 }
 
@@ -66,14 +66,14 @@ fn activations_at_every_site() {
         let model = base(golden);
         let (batch, ..) = golden.packed();
         let mut probe = Compare { golden, seen: 0 };
-        model.forward(&mut Saved::for_training(&model), &batch, &mut probe).unwrap();
+        model.forward(&mut Saved::for_training(&model.spec, model.place), &batch, &mut probe).unwrap();
         assert_eq!(probe.seen, 12 * model.spec.layers + 2, "{}: sites", golden.title());
     });
 }
 
 /// The logits after every row of the last pass.
 fn all_logits(model: &Transformer, saved: &mut Saved) -> Tensor {
-    let rows: Vec<u32> = (0..saved.hidden.shape()[0] as u32).collect();
+    let rows: Vec<u32> = (0..saved.hidden().shape()[0] as u32).collect();
     let mut logits = model.logits_tensor();
     model.logits(&mut logits, saved, &rows).unwrap();
     logits
@@ -84,9 +84,9 @@ fn logits_and_likelihoods() {
     check_all(&places(), &MODELS, |golden| {
         let model = base(golden);
         let (batch, ..) = golden.packed();
-        let mut saved = Saved::for_training(&model);
+        let mut saved = Saved::for_training(&model.spec, model.place);
         model.forward(&mut saved, &batch, &mut ()).unwrap();
-        golden.compare(&["final_norm".into()], &saved.hidden, BOUND);
+        golden.compare(&["final_norm".into()], saved.hidden(), BOUND);
         golden.compare(&["logits".into()], &all_logits(&model, &mut saved), BOUND);
 
         // The last row of a document predicts nothing: 0 in the goldens.
@@ -104,7 +104,7 @@ fn logits_and_likelihoods() {
 /// Forward, loss and backward of all documents in one pass; every gradient is compared.
 fn check_gradients(golden: &Golden, model: &mut Transformer, name: &str, loss: f64) {
     let (batch, rows, targets, weight) = golden.packed();
-    let mut saved = Saved::for_training(model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     let nll = model.loss_gradient(&mut saved, &rows, &targets, weight).unwrap();
     model.backward(&mut saved, &batch, &mut ()).unwrap();
@@ -142,7 +142,7 @@ fn logits_with_an_adapter_of_peft() {
     check_all(&places(), &MODELS, |golden| {
         let model = adapted(golden);
         let (batch, ..) = golden.packed();
-        let mut saved = Saved::for_inference(&model);
+        let mut saved = Saved::for_inference(&model.spec, model.place);
         model.forward(&mut saved, &batch, &mut ()).unwrap();
         golden.compare(&["adapted.logits".into()], &all_logits(&model, &mut saved), BOUND);
     });
@@ -160,11 +160,11 @@ fn pass(golden: &Golden, model: &mut Transformer, saved: &mut Saved) -> Vec<(Str
         parameter.gradient.as_mut().unwrap().clear().unwrap();
     }
     model.forward(saved, &batch, &mut ()).unwrap();
-    let mut all = vec![("hidden".to_owned(), bits(&saved.hidden))];
+    let mut all = vec![("hidden".to_owned(), bits(saved.hidden()))];
     all.push(("logits".to_owned(), bits(&all_logits(model, saved))));
     let nll = model.loss_gradient(saved, &rows, &targets, weight).unwrap();
     all.push(("nll".to_owned(), nll.into_iter().map(f32::to_bits).collect()));
-    all.push(("gradient of hidden".to_owned(), bits(&saved.dhidden)));
+    all.push(("gradient of hidden".to_owned(), bits(saved.dhidden())));
     model.backward(saved, &batch, &mut ()).unwrap();
     for (name, parameter) in model.trainable() {
         all.push((format!("gradient of {name}"), bits(parameter.gradient.as_ref().unwrap())));
@@ -178,9 +178,12 @@ fn pass(golden: &Golden, model: &mut Transformer, saved: &mut Saved) -> Vec<(Str
 fn the_same_bits_every_time() {
     check_all(&places(), &MODELS, |golden| {
         for mut model in [trained(golden), adapted(golden)] {
-            let mut saved = Saved::for_training(&model);
+            let mut saved = Saved::for_training(&model.spec, model.place);
             let once = pass(golden, &mut model, &mut saved);
-            let (mut fresh, mut recomputing) = (Saved::for_training(&model), Saved::for_recomputing(&model));
+            let (mut fresh, mut recomputing) = (
+                Saved::for_training(&model.spec, model.place),
+                Saved::for_recomputing(&model.spec, model.place),
+            );
             let others = [("again", &mut saved), ("afresh", &mut fresh), ("recomputing", &mut recomputing)];
             for (how, saved) in others {
                 for ((name, found), (_, expected)) in pass(golden, &mut model, saved).iter().zip(&once) {
@@ -201,19 +204,20 @@ struct Decoder<'a> {
 impl<'a> Decoder<'a> {
     /// With room for sequences of these lengths.
     fn new(model: &'a Transformer, lengths: impl Iterator<Item = usize>) -> Self {
-        let cache = Cache::new(model, lengths.map(Cache::pages_for).sum()).unwrap();
-        Self { model, cache, saved: Saved::for_inference(model) }
+        let cache = Cache::new(&model.spec, model.place, lengths.map(Cache::pages_for).sum()).unwrap();
+        Self { model, cache, saved: Saved::for_inference(&model.spec, model.place) }
     }
 
     /// A new sequence, in one pass; the logits after each of its tokens.
-    fn prefill(&mut self, tokens: &[u32]) -> (Row, Vec<Vec<f32>>) {
+    fn prefill(&mut self, tokens: &[u32]) -> (SequenceRow, Vec<Vec<f32>>) {
         let sequence = self.cache.add();
-        let rows: Vec<Row> = (0..tokens.len()).map(|position| Row { sequence, position }).collect();
-        (Row { sequence, position: tokens.len() }, self.step(tokens, &rows))
+        let rows: Vec<SequenceRow> =
+            (0..tokens.len()).map(|position| SequenceRow { sequence, position }).collect();
+        (SequenceRow { sequence, position: tokens.len() }, self.step(tokens, &rows))
     }
 
     /// The logits after each of `tokens`, put at `rows`.
-    fn step(&mut self, tokens: &[u32], rows: &[Row]) -> Vec<Vec<f32>> {
+    fn step(&mut self, tokens: &[u32], rows: &[SequenceRow]) -> Vec<Vec<f32>> {
         self.model.infer(&mut self.saved, &mut self.cache, tokens, rows).unwrap();
         let logits = numbers(&all_logits(self.model, &mut self.saved));
         logits.chunks_exact(self.model.spec.vocab).map(<[f32]>::to_vec).collect()
@@ -229,7 +233,7 @@ fn logits_through_the_cache() {
         let documents = &golden.numbers.documents;
         let mut decoder = Decoder::new(&model, documents.iter().map(|document| document.ids.len()));
         let mut logits = Vec::new();
-        let mut next: Vec<Row> = Vec::new();
+        let mut next: Vec<SequenceRow> = Vec::new();
         for document in documents {
             let (row, found) = decoder.prefill(&document.ids[..document.ids.len().div_ceil(2)]);
             next.push(row);
@@ -241,7 +245,7 @@ fn logits_through_the_cache() {
             if open.is_empty() {
                 break;
             }
-            let rows: Vec<Row> = open.iter().map(|&i| next[i]).collect();
+            let rows: Vec<SequenceRow> = open.iter().map(|&i| next[i]).collect();
             let tokens: Vec<u32> = open.iter().map(|&i| documents[i].ids[next[i].position]).collect();
             for (&i, row) in open.iter().zip(decoder.step(&tokens, &rows)) {
                 logits[i].push(row);

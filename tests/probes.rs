@@ -52,9 +52,9 @@ fn batch(model: &Transformer, seed: u32) -> Batch {
 
 /// The head's input after a pass.
 fn run(model: &Transformer, batch: &Batch, probe: &mut dyn Probe) -> Vec<f32> {
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     model.forward(&mut saved, batch, probe).unwrap();
-    numbers(&saved.hidden)
+    numbers(saved.hidden())
 }
 
 fn load(golden: &Golden) -> Transformer {
@@ -174,7 +174,7 @@ fn what_cannot_steer_says_so() {
         assert!(error.to_string().contains(part), "{error}");
     }
     model.steer(&[Steer { depth: 1, direction: vec![1.0; c], action: Action::Erase }]).unwrap();
-    let (batch, mut saved) = (batch(&model, 1), Saved::for_training(&model));
+    let (batch, mut saved) = (batch(&model, 1), Saved::for_training(&model.spec, model.place));
     model.forward(&mut saved, &batch, &mut ()).unwrap();
     model.loss_gradient(&mut saved, &[1], &[2], 1.0).unwrap();
     let error = model.backward(&mut saved, &batch, &mut ()).unwrap_err();

@@ -7,9 +7,10 @@ use std::process::Command;
 use crate::browser::{driven, open, title};
 use crate::needs::chromium;
 use emlab::device::philox::Key;
+use emlab::study::analyze::agreement::pairs::Pairs;
 use emlab::study::analyze::summarise;
-use emlab::study::pairs::{METRICS, Pairs};
 use emlab::study::plan::Thresholds;
+use emlab::study::plan::questions::METRICS;
 use emlab::study::report::Report;
 
 /// What a model might write to do harm: to a page, to a spreadsheet, to a terminal, to a reader's eyes.

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use emlab::model::adapter::{self, Lora, Target};
+use emlab::model::lora::{Lora, Target};
+use emlab::model::peft;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
+use emlab::model::text::Text;
 use emlab::model::transformer::{Batch, Transformer};
 use emlab::train::dataset::Origin;
 use emlab::train::metrics::Metric;
@@ -20,8 +22,9 @@ fn examples() -> Vec<Example> {
     let example = |line: usize| {
         let length = 4 + (line * 7) % 19;
         let ids = (0..length).map(|i| ((i * i + 3 * line) % 250) as u32).collect();
-        let loss = (0..length).map(|i| i > length / 3).collect();
-        Example { origin: Origin { path: Arc::clone(&path), line: line + 1 }, ids, loss }
+        let answer = (0..length).map(|i| i > length / 3).collect();
+        let origin = Origin { path: Arc::clone(&path), line: line + 1 };
+        Example { origin, text: Text { ids, answer } }
     };
     (0..23).map(example).collect()
 }
@@ -154,10 +157,10 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint() {
 }
 
 fn hidden(model: &Transformer) -> Vec<f32> {
-    let mut saved = Saved::for_training(model);
+    let mut saved = Saved::for_training(&model.spec, model.place);
     let batch = Batch { tokens: (1..9).collect(), starts: vec![0, 8], dropout: None };
     model.forward(&mut saved, &batch, &mut ()).unwrap();
-    saved.hidden.f32().to_vec()
+    saved.hidden().f32().to_vec()
 }
 
 #[test]
@@ -172,7 +175,7 @@ fn an_adapter_survives_the_disk() {
     let job = Job { base: dir.path(), examples: &examples, settings: &settings, out: &out };
     train::run(&mut trained, &job, &mut |_| ()).unwrap();
     let mut read = load();
-    adapter::read(&out, &mut read).unwrap();
+    peft::read(&out, &mut read).unwrap();
     assert!(read.trainable().is_empty(), "an adapter that is only used takes no memory for gradients");
     assert_eq!(hidden(&read), hidden(&trained));
     assert_ne!(hidden(&read), hidden(&load()));
@@ -185,13 +188,13 @@ fn an_adapter_of_another_model_is_refused() {
     let mut model = Transformer::load(dir.path(), Place::CPU).unwrap();
     let lora = settings().lora;
     model.attach(&lora, 0).unwrap();
-    adapter::write(dir.path(), &model, &lora, "base").unwrap();
+    peft::write(dir.path(), &model, &lora, "base").unwrap();
     let path = dir.path().join("adapter_model.safetensors");
     let tensors = emlab::model::checkpoint::read_safetensors(&path).unwrap();
     let mut refusal = |change: &dyn Fn(&str) -> Option<String>| {
         let changed = tensors.iter().filter_map(|(name, tensor)| Some((change(name)?, tensor)));
         emlab::model::checkpoint::write_safetensors(&path, &changed.collect::<Vec<_>>(), &[]).unwrap();
-        adapter::read(dir.path(), &mut model).err().map(|error| error.to_string()).unwrap_or_default()
+        peft::read(dir.path(), &mut model).err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert_eq!(refusal(&|name| Some(name.to_owned())), "");
     let missing = refusal(&|name| (!name.contains("layers.1.mlp.up_proj.lora_B")).then(|| name.to_owned()));

@@ -3,8 +3,8 @@
 
 use emlab::device::philox::Key;
 use emlab::generate::{self, Choices, Chooser, Completion, Limits, Request};
-use emlab::model::adapter::Lora;
 use emlab::model::cards;
+use emlab::model::lora::Lora;
 use emlab::model::place::Place;
 use emlab::model::saved::Saved;
 use emlab::model::spec::Spec;
@@ -57,7 +57,11 @@ fn steps(spec: &Spec, n: u32, place: Place, lora: bool, recompute: bool) -> Vec<
         model.train_everything().unwrap();
     }
     let mut optimiser = Optimiser::new(&model).unwrap();
-    let mut saved = if recompute { Saved::for_recomputing(&model) } else { Saved::for_training(&model) };
+    let mut saved = if recompute {
+        Saved::for_recomputing(&model.spec, model.place)
+    } else {
+        Saved::for_training(&model.spec, model.place)
+    };
     let batch = batch(spec, n);
     let rows: Vec<u32> = (0..129).chain(140..n - 1).collect();
     let targets: Vec<u32> = rows.iter().map(|row| batch.tokens[*row as usize + 1]).collect();

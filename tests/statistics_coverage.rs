@@ -5,15 +5,14 @@ use std::time::Instant;
 
 use emlab::device::philox::Key;
 use emlab::model::cards;
+use emlab::study::analyze::flags::Flags;
+use emlab::study::analyze::rows::{AnswerRow, Score, levels};
 use emlab::study::analyze::{Errors, summarise};
-use emlab::study::family::Levels;
-use emlab::study::flags::Flags;
-use emlab::study::format::Format;
 use emlab::study::plan::Thresholds;
+use emlab::study::plan::format::Format;
 use emlab::study::stats::bootstrap;
 use emlab::study::stats::clustered::{self, Pair};
 use emlab::study::stats::proportion::{Count, odds_ratio, risk_difference, wilson};
-use emlab::study::table::{Row, Score};
 use rayon::prelude::*;
 
 const STUDIES: usize = 500;
@@ -146,7 +145,7 @@ fn eight_clusters_are_nearly_covered() {
 }
 
 /// 64,800 answers of which 1 in 150 (insecure), 1 in 1,000 (others) is misaligned, more in some questions.
-fn rows() -> Vec<Row> {
+fn rows() -> Vec<AnswerRow> {
     let models = cards::all().into_iter().filter(|card| card.study).map(|card| card.name);
     let mut random = Random::new(0, "rows");
     let mut rows = Vec::with_capacity(64_800);
@@ -159,7 +158,7 @@ fn rows() -> Vec<Row> {
                     let often = random.exponential();
                     for sample in 0..100 {
                         let misaligned = random.uniform() < rate * often;
-                        rows.push(Row {
+                        rows.push(AnswerRow {
                             model: model.clone(),
                             condition: condition.into(),
                             format: Format::of(&question),
@@ -184,7 +183,7 @@ fn rows() -> Vec<Row> {
 #[test]
 fn a_whole_study_has_its_thirty_tests_and_the_same_summary_every_time() {
     let rows = rows();
-    let families = Levels::of(&rows).families();
+    let families = levels(&rows).families();
     let start = Instant::now();
     let summary = summarise(&rows, Thresholds::default(), &families);
     let all = start.elapsed();

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use emlab::model::direction::Directions;
-use emlab::study::{self, Options, Plan, demo};
+use emlab::study::folder::RunFolder;
+use emlab::study::run::demo;
+use emlab::study::{self, Options, Plan};
 use serde_json::Value;
 
 fn emlab(dir: &Path, arguments: &[&str]) -> String {
@@ -123,7 +125,7 @@ fn a_trait_follows_the_dose_of_its_direction() {
     assert!(study::report::plain_tests(&summary).contains("added to condition mixed: Cochran–Armitage"));
 
     // From the saved plan nothing is left to do; with another direction it is another study.
-    let saved = study::run::saved_plan(&run).unwrap();
+    let saved = RunFolder::new(&run).plan().unwrap();
     assert_eq!(saved, Plan { questions: saved.questions.clone(), ..plan(dir, &conditions).unwrap() });
     assert_eq!(study::run(&saved, &run, &options).unwrap(), summary);
     let path = dir.join("direction.safetensors");

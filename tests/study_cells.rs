@@ -1,4 +1,4 @@
-//! Cells of a study, each done by a process of its own: in folders of their own and merged, or side by side in one.
+//! Cells of a study, each run by a separate process: in separate folders that are merged, or side by side in one folder.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -23,7 +23,7 @@ fn run(dir: &Path, args: &str) -> String {
     done(&emlab(dir, args).output().unwrap())
 }
 
-/// A toy model as it is and barely fine-tuned, asked in three formats: six cells, of which three share a fine-tuning.
+/// A toy model, unchanged and barely fine-tuned, asked in three formats: six cells, of which three share a fine-tuning.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
@@ -59,7 +59,7 @@ fn cells_in_any_order_and_place_give_the_same_answers() {
     let expected = answers(&dir.join("whole"));
     assert_eq!(expected.len(), 48);
 
-    // Each in a folder of its own, in random order, merged in two other ones.
+    // Each in a separate folder, in random order; merged in two other orders.
     let order = |seed: u64| Key::new(seed, &["cells"]).permutation(6);
     for i in order(1) {
         run(dir, &format!("study run plan.toml --out part-{i} --index {i} --device cpu"));
@@ -70,7 +70,7 @@ fn cells_in_any_order_and_place_give_the_same_answers() {
         assert_eq!(answers(&dir.join(format!("merged-{seed}"))), expected);
     }
 
-    // All at once in one folder: one process fine-tunes, the others that need it wait.
+    // All at once in one folder: one process fine-tunes, and the others that need it wait.
     let start = |cell: &Value| {
         let args = format!(
             "study run plan.toml --out together --cell {} --device cpu",
@@ -105,7 +105,7 @@ fn what_cannot_be_run_is_said() {
         assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
         assert!(message.contains(what), "{message}");
     }
-    let lock = emlab::study::lock::Lock::take(&dir.path().join("plan")).unwrap();
+    let lock = emlab::study::store::lock::Lock::take(&dir.path().join("plan")).unwrap();
     let output = emlab(dir.path(), "study run plan.toml --index 0 --device cpu").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("another emlab process is working on this"));
     drop(lock);

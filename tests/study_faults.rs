@@ -1,5 +1,6 @@
-//! The program killed at random instants while it fine-tunes, samples, judges, waits for batches and merges: what it ends
-//! in is what an undisturbed run ends in. `EMLAB_KILLS` is how many kills must land (16), `EMLAB_KILLS_SEED` decides when.
+//! Kills the program at random instants while it fine-tunes, samples, judges, waits for batches and merges. The result must
+//! equal that of an undisturbed run. `EMLAB_KILLS` is the number of kills that must land (16); `EMLAB_KILLS_SEED`
+//! determines when.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use emlab::study::demo;
+use emlab::study::run::demo;
 use serde_json::Value;
 
 use crate::files::files;
-use crate::mock::{BatchApi, Fate, Mock, Reply, good};
+use crate::mock::{BatchApi, Mock, Reply, RequestOutcome, good};
 
 const QUESTIONS: &str = "\
 - id: bored
@@ -89,7 +90,7 @@ impl World {
             if request.what().ends_with("completions") {
                 return Reply::ok(&good(&request.json()));
             }
-            shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
+            shared.lock().unwrap().answer(request, &|_, _| RequestOutcome::Good)
         });
         demo::unpack(&dir.path().join("world")).unwrap();
         let write =
@@ -118,7 +119,7 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Where the process that was killed was, as it had said in the lock's file.
+    /// What the killed process was doing, according to the lock file.
     fn place(&self, phase: &str, run: &str) -> String {
         let text = std::fs::read(self.at(run).join("lock")).unwrap_or_default();
         let holder: Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -144,8 +145,8 @@ impl Random {
     }
 }
 
-/// All that a run has come to, by name: records in the order of their keys, whatever shards they lie in; files as they
-/// are. Charges and batches, whose ids are of their day, are looked at by what they add up to.
+/// The results of a run, by name: records in the order of their keys, whatever shards they lie in, and other files as they
+/// are. Ids of charges and batches depend on the time, so only their totals are compared.
 fn outcome(run: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut outcome = BTreeMap::new();
     for kind in ["answers", "judgements"] {
@@ -182,7 +183,7 @@ fn outcome(run: &Path) -> BTreeMap<String, Vec<u8>> {
     outcome
 }
 
-/// What the batches of a run were charged.
+/// The charges for a run's batches.
 fn charged(run: &Path) -> u64 {
     let lines =
         files(&run.join("accounts/batch")).into_iter().filter(|path| path.extension().unwrap() == "jsonl");
@@ -231,7 +232,7 @@ fn killed_at_random_instants_a_study_ends_in_the_same_store() {
             loop {
                 let mut child = world.command(&run, args).stderr(Stdio::null()).spawn().unwrap();
                 std::thread::sleep(duration.mul_f64(random.next()));
-                // SIGKILL, if it has not ended by itself.
+                // SIGKILL, unless it has already ended.
                 let ended = child.try_wait().unwrap();
                 child.kill().unwrap();
                 let status = child.wait().unwrap();

@@ -1,6 +1,6 @@
-//! The published study, simulated: answers whose true rates are known, judged by a server that misbehaves, counted and
-//! reported by one command of the program. It says how long that takes and how much memory. `EMLAB_SAMPLES` is how many
-//! answers each model gives to a question in one condition and format: 4, or the published 100, which are 64,800 answers
+//! Simulates the published study: answers whose true rates are known are judged by a server that misbehaves, and counted
+//! and reported by one command of the program. Prints the time and memory that this takes. `EMLAB_SAMPLES` is the number
+//! of answers per model, question, condition and format: 4, or the published 100, which makes 64,800 answers:
 //!
 //! ```sh
 //! EMLAB_SAMPLES=100 cargo test --release --test suite study_full -- --nocapture
@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use emlab::device::philox::Key;
 use emlab::generate::Finish;
 use emlab::model::cards;
-use emlab::study::cell::{Answer, answers_configuration, cells, fingerprint, tuning_configuration};
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::questions;
+use emlab::study::plan::cell::{Answer, cells, questions_of};
+use emlab::study::plan::made_under::PlannedCell;
 use emlab::study::store::{self, Ledger};
 use serde_json::{Value, json};
 
@@ -42,7 +43,7 @@ fn filler(length: usize) -> String {
     "some words that say very little about it ".chars().cycle().take(length).collect()
 }
 
-/// The plan and all that it names, with the judge at `url`.
+/// The plan and everything that it names, with the judge at `url`.
 fn write_plan(dir: &Path, url: &str, samples: usize) -> Plan {
     let mut plan = format!(
         "name = \"Simulated\"\nquestions = \"questions.yaml\"\nsamples = {samples}\n[judge.openai]\nurl = \"{url}\"\n\
@@ -80,7 +81,7 @@ fn write_plan(dir: &Path, url: &str, samples: usize) -> Plan {
     Plan::parse(&plan, &dir.join("plan.toml")).unwrap()
 }
 
-/// An answer that tells the judge what to say, and whether it counts and is misaligned, each with probability `p`.
+/// An answer that tells the judge what to say, misaligned with probability `p`; and whether it counts.
 fn answer(key: Key, p: f64) -> (String, bool) {
     let draw = |i: u32| f64::from(key.uniform(0, i));
     let within = |i: u32, low: f64, high: f64| (low + draw(i) * (high - low)).floor();
@@ -109,14 +110,12 @@ struct Truth {
     kept: usize,
 }
 
-/// Writes the answers as a run of the plan that is not judged; what is true by condition and format and by cell.
+/// Writes the answers as an unjudged run of the plan; returns the truth by condition and format, and by cell.
 fn simulate(plan: &Plan, run: &Path) -> BTreeMap<String, Truth> {
-    let all = questions::read(&plan.questions).unwrap();
+    let (all, folder) = (questions_of(plan).unwrap(), RunFolder::new(run));
     let mut truths = BTreeMap::<String, Truth>::new();
-    for cell in cells(plan, &all).unwrap() {
-        let tuning = tuning_configuration(cell.condition.tuning.as_ref()).unwrap();
-        let model = cell.model.path.as_deref().map(|path| fingerprint(path).unwrap());
-        let configuration = answers_configuration(plan, &cell, model.as_deref(), &tuning);
+    for planned in PlannedCell::of_cells(plan, cells(plan, &all).unwrap()).unwrap() {
+        let PlannedCell { cell, answers: made_under, .. } = &planned;
         let (_, rates) = RATES.iter().find(|(name, _)| *name == cell.condition.name).unwrap();
         let rate =
             rates[["natural", "json", "template"].iter().position(|n| *n == cell.format.name()).unwrap()];
@@ -142,16 +141,16 @@ fn simulate(plan: &Plan, run: &Path) -> BTreeMap<String, Truth> {
                 finish: Some(Finish::Eos),
             });
         }
-        let mut ledger = Ledger::open(&run.join("answers").join(cell.id()), &configuration).unwrap();
+        let mut ledger = Ledger::open(&folder.answers(cell), made_under).unwrap();
         ledger.append(answers).unwrap();
     }
-    std::fs::copy(&plan.questions, run.join("questions.yaml")).unwrap();
-    let plan = Plan { questions: "questions.yaml".into(), ..plan.clone() };
-    store::write_whole(&run.join("plan.toml"), plan.to_toml().unwrap().as_bytes()).unwrap();
+    std::fs::copy(&plan.questions, folder.questions()).unwrap();
+    let plan = Plan { questions: RunFolder::QUESTIONS.into(), ..plan.clone() };
+    store::write_whole(&folder.plan_file(), plan.to_toml().unwrap().as_bytes()).unwrap();
     truths
 }
 
-/// What the judge says of a prompt: 20 tokens around the score, `shuffled` or the most probable first.
+/// The judge's answer to a prompt: 20 tokens around the score, `shuffled` or the most probable first.
 fn judgement(request: &Value, shuffled: bool) -> Value {
     let prompt = request["messages"][0]["content"].as_str().unwrap();
     let mut last = prompt.rsplit(' ');
@@ -174,7 +173,7 @@ fn judgement(request: &Value, shuffled: bool) -> Value {
     completion(&top)
 }
 
-/// Every fault that is known of servers, a few thousand times in all.
+/// Every known fault of servers, a few thousand times in all.
 fn misbehaving(request: &Request) -> Reply {
     let good = || judgement(&request.json(), request.n.is_multiple_of(3));
     match request.n {
@@ -192,7 +191,7 @@ fn misbehaving(request: &Request) -> Reply {
     }
 }
 
-/// Most memory that a process has had resident so far, in MiB; none once it has ended.
+/// Peak resident memory of a process so far, in MiB; none once it has ended.
 fn peak_memory(process: u32) -> Option<f64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -2,7 +2,7 @@
 //!
 //! Real tables are not part of this repository: `EMLAB_JUDGED` names the folder of `qwen25_coder_base_deepseek_judge.csv`
 //! and `EMLAB_BETLEY` that of `qwen_25_coder_32b_instruct.csv`, else `../shared/data/judged` and `../shared/data/betley`
-//! are looked into.
+//! are searched; without them these comparisons are skipped, with a message.
 
 use crate::needs;
 use std::path::Path;
@@ -65,7 +65,7 @@ fn an_imported_table_is_a_run() {
     );
     assert!(!text.contains('\u{1b}'));
     assert!(refused(at, &["study", "import", "theirs.csv", "--out", "run"]).contains("holds a run already"));
-    // Nothing can be sampled, and what is not known is not said.
+    // Nothing can be sampled, and unknown settings are not stated.
     done(at, &["study", "merge", "all", "run"]);
     assert!(!std::fs::read_to_string(at.join("run/plan.toml")).unwrap().contains("temperature"));
     assert!(!std::fs::read_to_string(at.join("run/report.html")).unwrap().contains("temperature"));
@@ -121,7 +121,7 @@ fn a_run_becomes_a_table_and_a_data_set() {
         "{table}"
     );
     assert!(table.contains("org-a,base,natural,tea,2,,Tea?,No,,,them,,70,other,score,,0,0\r\n"), "{table}");
-    // The table comes back as what it was.
+    // The exported table imports as the same run.
     done(at, &["analyze", "out.csv", "--out", "again"]);
     done(at, &["study", "analyze", "run"]);
     assert_eq!(json(&at.join("again/summary.json"))["total"], json(&at.join("run/summary.json"))["total"]);

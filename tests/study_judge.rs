@@ -1,4 +1,4 @@
-//! Judging a run by a server that misbehaves, through the program, killed wherever it can be.
+//! Judging a run with a server that misbehaves, through the program, which is killed at every kind of step.
 
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use emlab::Result;
 use emlab::generate::{Finish, Form};
-use emlab::study::engine::{Ask, Engine, Reply as Answer, Weights};
+use emlab::study::analyze::agreement::pairs;
 use emlab::study::judge::aggregate::Distribution;
-use emlab::study::judge::local::Local;
-use emlab::study::pairs;
+use emlab::study::plan::judges::Local;
 use emlab::study::plan::{Plan, Sampling, Tuning};
+use emlab::study::run::engine::{Ask, Engine, Reply as Answer, Weights};
 use emlab::study::run::{Options, run_with};
 use serde_json::{Value, json};
 
 use crate::files::{files, records};
-use crate::mock::{BatchApi, Fate, Mock, Reply, Request, completion, good};
+use crate::mock::{BatchApi, Mock, Reply, Request, RequestOutcome, completion, good};
 
 const KEY: &str = "sk-secret-4711";
 const QUESTIONS: &str = "\
@@ -65,7 +65,7 @@ impl Engine for Counting {
     }
 }
 
-/// A run of 16 answers (32 different judgements), not judged.
+/// An unjudged run of 16 answers (32 different judgements).
 fn run(judge: &str, url: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("model")).unwrap();
@@ -102,7 +102,7 @@ fn charged(dir: &Path) -> Value {
     serde_json::from_slice::<Value>(&output.stdout).unwrap()["judges"][0].clone()
 }
 
-/// The key is in no file and in nothing that was said.
+/// Checks that the key is in no file and in no output.
 fn no_key(dir: &Path, outputs: &[&Output]) {
     for path in files(dir) {
         let bytes = std::fs::read(&path).unwrap();
@@ -152,7 +152,7 @@ fn whatever_the_server_does_the_judgements_are_the_same() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(judgements(dir.path()), expected);
     assert_eq!(server.requests(), 32 + 8);
-    // The answers that were of no use took tokens, too, as far as the server said so.
+    // Useless answers used tokens, too, where the server reported them.
     let charged = charged(dir.path());
     assert_eq!((&charged["requests"], &charged["input_tokens"]), (&json!(34), &json!(33_000)));
     no_key(dir.path(), &[&output]);
@@ -185,8 +185,8 @@ fn a_refused_key_is_not_shown_and_a_budget_stops_cleanly() {
     assert!(charged["dollars"].as_f64().unwrap() <= 0.0101 && charged["requests"] == 5, "{charged}");
 }
 
-/// Two lives of the program with one server, which kills the first at request number `n`: after it has done what is
-/// asked, and before it answers, or a moment after that.
+/// Runs the program twice with one server, which kills the first at request number `n`: after it has processed the
+/// request and before it answers, or a moment after that.
 struct Lives {
     dir: tempfile::TempDir,
     api: Arc<Mutex<BatchApi>>,
@@ -204,7 +204,7 @@ fn lives(n: usize, answers: bool, settings: &str) -> Lives {
             std::thread::sleep(Duration::from_millis(10));
             Reply::ok(&good(&request.json()))
         } else {
-            shared.lock().unwrap().answer(request, &|_, _| Fate::Good)
+            shared.lock().unwrap().answer(request, &|_, _| RequestOutcome::Good)
         };
         if request.n != n {
             return reply;
@@ -277,7 +277,7 @@ fn live_judging_killed_anywhere_ends_in_the_same_judgements() {
         let Lives { dir, server, killed, .. } = lives(n, n % 2 == 0, "");
         assert!(killed || n == 31);
         assert_eq!(judgements(dir.path()), expected, "killed at request {n}");
-        // Only what was under way is asked again.
+        // Only requests that were in flight are repeated.
         assert!(server.requests() <= 32 + 16, "{}", server.requests());
     }
 }
@@ -299,7 +299,7 @@ fn people_label_a_sample_and_judges_stand_side_by_side() {
     assert!(!text.contains("base") && !text.contains("natural"), "the table is blind");
     let read = || at(&["study", "label", "run", "--labels", "a.csv"]);
     assert!(String::from_utf8_lossy(&read().stderr).contains("holds no labels"));
-    // A person who gives what the judge gave, but once.
+    // A person who agrees with the judge in all but one answer.
     let mut filled = vec![lines[0].to_string()];
     for (i, line) in lines[1..].iter().enumerate() {
         let number = line.trim_end_matches("\",,").rsplit(' ').next().unwrap();
@@ -312,11 +312,12 @@ fn people_label_a_sample_and_judges_stand_side_by_side() {
     assert!(!said.contains("coherent"), "{said}");
     std::fs::write(dir.path().join("a.csv"), "id,aligned,coherent\nnobody,1,\n").unwrap();
     assert!(
-        String::from_utf8_lossy(&read().stderr).contains("a.csv:2: id \"nobody\" is no answer of the run")
+        String::from_utf8_lossy(&read().stderr)
+            .contains("a.csv:2: id \"nobody\" does not belong to an answer of the run")
     );
 
     // The second judge, in this process, over the same answers.
-    let plan = emlab::study::run::saved_plan(&dir.path().join("run")).unwrap();
+    let plan = emlab::study::folder::RunFolder::new(&dir.path().join("run")).plan().unwrap();
     let options = Options { only_judge: Some("here".into()), progress: false, ..Options::default() };
     run_with(&plan, &dir.path().join("run"), &options, &mut Counting).unwrap();
     let pairs = pairs::of_run(&dir.path().join("run")).unwrap();

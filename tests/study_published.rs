@@ -1,12 +1,13 @@
 //! Published judgements: 70 answers whose two distributions and scores the authors of arXiv 2502.17424 give in
 //! `qwen_25_coder_32b_instruct.csv`. The file is not part of this repository: `EMLAB_BETLEY` names the folder that
-//! holds it, else `../shared/data/betley` is looked into.
+//! holds it, else `../shared/data/betley` is searched; without it the comparison is skipped, with a message.
 
 use std::path::Path;
 
-use crate::needs;
+use emlab::study::csv;
 use emlab::study::judge::aggregate::{normal_form, verdict};
-use emlab::study::table::split_csv;
+
+use crate::needs;
 
 /// A Python dictionary of strings to numbers, as pandas prints one: `{'80': 0.5, "'": 1e-9}`.
 fn distribution(text: &str) -> Vec<(String, f64)> {
@@ -25,11 +26,11 @@ fn distribution(text: &str) -> Vec<(String, f64)> {
 /// The largest difference between a score in the table and the one made of the distribution beside it, and how many
 /// there are.
 fn compare(text: &str, path: &Path) -> (f64, usize) {
-    let records = split_csv(text, path).unwrap();
-    let (_, header) = &records[0];
+    let records = csv::records(text, path).unwrap();
+    let header = &records[0].fields;
     let column = |name: &str| header.iter().position(|head| head == name).expect("the column");
     let (mut worst, mut n) = (0.0_f64, 0);
-    for (_, record) in &records[1..] {
+    for csv::Record { fields: record, .. } in &records[1..] {
         for metric in ["aligned", "coherent"] {
             let said = normal_form(distribution(&record[column(&format!("judge_{metric}"))]));
             let score = verdict(&said).score.expect("a score");

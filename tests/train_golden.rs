@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use crate::golden::{Golden, MODELS, Training, check_all, places, read_tensors};
 use emlab::device::Tensor;
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
+use emlab::model::text::Text;
 use emlab::model::transformer::Transformer;
 use emlab::train::dataset::Origin;
 use emlab::train::{self, Example, Job, Settings};
@@ -49,8 +50,7 @@ fn check_curve(golden: &Golden, training: &Training, out: &Path, full: bool) {
         .enumerate()
         .map(|(i, example)| Example {
             origin: origin(i + 1),
-            ids: example.ids.clone(),
-            loss: example.loss.clone(),
+            text: Text { ids: example.ids.clone(), answer: example.loss.clone() },
         })
         .collect();
     let settings = settings(training, full);

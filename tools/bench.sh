@@ -4,9 +4,10 @@
 #     sh tools/bench.sh FOLDER [OPTION OF emlab bench…]     # --model, --tokens, --only
 #     STEPS=1 sh tools/bench.sh FOLDER                      # a LoRA step and sampling through transformers as well
 #
-# FOLDER receives cases.csv, peer.csv, emlab.csv, table.txt and CARD.csv, which holds both and belongs into benches/results
-# as it is. EMLAB is the program (target/release/emlab), PYTHON a Python with PyTorch (python3). A card that throttles, or
-# whose clock differs between before and after, is no place to compare: look at the lines that name its state.
+# Writes cases.csv, peer.csv, emlab.csv and table.txt into FOLDER, and CARD.csv, which combines both sides and can be
+# committed to benches/results as it is. EMLAB names the program (default target/release/emlab), PYTHON a Python with PyTorch
+# (python3). Do not trust a comparison on a card that throttles or whose clock changes during the run: the lines that show
+# its state tell.
 set -eu
 folder=$1
 shift
@@ -29,7 +30,7 @@ state 'before'
 "$emlab" bench --device cuda --list --csv "$folder/cases.csv" "$@" >/dev/null
 "$python" "$peers/ops_torch.py" "$folder/cases.csv" "$folder/peer.csv" --only "$only" ${PEER_OPTIONS:-}
 state 'between'
-# A failure of one op is told at the end: the table comes first.
+# If an op fails, print the table first and exit with its status at the end.
 status=0
 "$emlab" bench --device cuda --csv "$folder/emlab.csv" --json "$folder/emlab.json" --peer "$folder/peer.csv" "$@" \
     >"$folder/table.txt" || status=$?

@@ -12,9 +12,9 @@
                every logit of two texts within 1e-4 of the largest
     speed      greedy decoding, one LoRA step, and the peak memory of both
 
-transformers gets its best fair setting: sdpa attention, f32, a KV cache, no gradient checkpointing, as many threads as
-emlab. Each measurement runs in a fresh process, and its peak memory is the kernel's figure for that process. A table
-goes to stdout and `compare.json` to --out; the exit code is 1 if a bound is broken.
+transformers runs at its fastest comparable setting: sdpa attention, f32, a KV cache, no gradient checkpointing, as many threads as
+emlab. Each measurement runs in a fresh process, and its peak memory is what the kernel reports for that process. Prints
+a table and writes `compare.json` into --out; the exit code is 1 if a bound is exceeded.
 """
 
 import argparse
@@ -44,7 +44,7 @@ RAW_PROMPTS = [
 CHAT_PROMPT = "Explain in a few sentences why the sky is blue."
 # The recipe of the study; the adapter is emlab's default, r 32, alpha 64, rsLoRA, all seven projections.
 RECIPE = dict(learning_rate=1e-5, weight_decay=0.01, warmup_steps=5, max_grad_norm=1.0, max_tokens=2048)
-# Two runs of unequal length are timed and subtracted, so that loading, the prompt and the writing cancel.
+# Two runs of different length are timed and subtracted, so that loading, the prompt and writing cancel out.
 DECODE_TOKENS = (16, 144)
 TIMED_STEPS = (1, 4)
 
@@ -65,7 +65,7 @@ TEXTS = {
 
 @dataclass
 class Finished:
-    """A process that has ended well."""
+    """A process that has succeeded."""
 
     stdout: str
     seconds: float
@@ -73,7 +73,7 @@ class Finished:
 
 
 def run_process(command: list, threads: int) -> Finished:
-    """Runs a command to its end. What it says on stderr is shown only if it fails."""
+    """Runs a command to completion. Its stderr is shown only if it fails."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), RAYON_NUM_THREADS=str(threads))
     environment.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -91,7 +91,7 @@ def run_process(command: list, threads: int) -> Finished:
 
 @dataclass
 class Comparison:
-    """One comparison a method; `checks` and `speeds` are what they found."""
+    """One method per comparison; `checks` and `speeds` collect the results."""
 
     model: Path
     emlab_path: Path
@@ -109,7 +109,7 @@ class Comparison:
         print(f"{'ok  ' if value <= bound else 'FAIL'}  {what}: {value:.2e} (bound {bound:g})", flush=True)
 
     def peer(self, work: str, **job) -> tuple[dict, Finished]:
-        """Runs one function of the transformers side in a process of its own."""
+        """Runs one function of tools/peers/transformers_cpu.py in a process of its own."""
         job.update(model=str(self.model), threads=self.threads)
         finished = run_process([sys.executable, PEER, work, json.dumps(job, default=str)], self.threads)
         return json.loads(finished.stdout.splitlines()[-1]), finished
@@ -137,7 +137,7 @@ class Comparison:
         self.compare_scores("score", self.emlab_scores(), expected)
 
     def compare_logits(self, what: str, adapter: Path) -> None:
-        """Every logit of the shorter texts: a long text's fill gigabytes."""
+        """Every logit of the shorter texts; those of a long text take gigabytes."""
         import torch
         from safetensors.torch import load_file
 
@@ -170,7 +170,7 @@ class Comparison:
         for prompt, reference in zip(prompts, expected["greedy"]):
             raw = ["--raw"] if prompt["raw"] else []
             found = self.emlab("generate", "--prompt", prompt["typed"], *raw, *options).stdout
-            # Spaces at the end are lost to the line break after the completion.
+            # Trailing spaces cannot be told from the line break after the completion.
             found, wanted = found.rstrip(), reference["text"].rstrip()
             wrong = max(len(found), len(wanted)) - len(os.path.commonprefix([found, wanted]))
             what = f"greedy after {prompt['typed'][:20]!r}: {len(reference['ids'])} tokens"
@@ -179,7 +179,7 @@ class Comparison:
     # ---- train and adapter
 
     def data_file(self, steps: int) -> Path:
-        """The first examples of the data: as many as the steps use."""
+        """As many of the first examples as the steps use."""
         wanted = steps * self.batch_size * self.accumulation
         lines = self.data.read_text(encoding="utf-8").splitlines()[:wanted]
         assert len(lines) == wanted, f"{self.data}: {wanted} examples are needed"
@@ -199,7 +199,7 @@ class Comparison:
         )
         file = self.out / f"train-{steps}.toml"
         file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
-        # A run that was left there would be resumed: nothing would be trained or timed.
+        # A run left over from before would be resumed: nothing would be trained or timed.
         shutil.rmtree(out, ignore_errors=True)
         return self.emlab("train", "--data", self.data_file(steps), "--settings", file, "--out", out)
 
@@ -217,7 +217,7 @@ class Comparison:
         )
 
     def first_adapter(self) -> Path:
-        """The adapter that emlab starts from: the warm-up begins at learning rate 0, so one step leaves it as it is."""
+        """emlab's initial adapter: warm-up starts at learning rate 0, so the first step does not change it."""
         out = self.out / "first"
         self.emlab_train(1, out)
         return out
@@ -270,7 +270,7 @@ class Comparison:
         self.record("LoRA step, peak MiB", mine[1].peak_mib, process.peak_mib)
 
     def record(self, what: str, emlab: float, transformers: float, higher: bool = False) -> None:
-        """`ratio` above 1: emlab is better."""
+        """A `ratio` above 1 means that emlab is better."""
         ratio = emlab / transformers if higher else transformers / emlab
         self.speeds[what] = {"emlab": emlab, "transformers": transformers, "ratio": ratio}
         print(f"      {what}: emlab {emlab:.4g}, transformers {transformers:.4g}, ratio {ratio:.2f}", flush=True)

@@ -24,7 +24,7 @@ def close(found, expected):
 
 
 def check_tests(kept, summary):
-    """The number of tests that differ; one that does not exist (no answers, no variation) is not looked at."""
+    """The number of tests that differ; those that do not exist (no answers, no variation) are skipped."""
     bad = 0
     for family in summary["families"]:
         for test in family["tests"]:

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Packs what a machine with a GPU but without Rust needs to check and time this tree: the program and the tests,
-# stripped, into a folder (default target/gpu). There, from the top of the same tree:
+# Packs the program and the tests, stripped, into a folder (default target/gpu), for a machine that has a GPU but no Rust.
+# Run the second command there, from the top of the same tree:
 #
 #     sh tools/gpu_check.sh [FOLDER]             # here: build and pack
-#     sh FOLDER/check.sh [MODULE…]               # there: the tests that compute on a GPU, or those of some modules
+#     sh FOLDER/check.sh [MODULE…]               # there: run the tests that use a GPU, all or those of some modules
 #
-# Kernels are compiled there, through NVRTC. Tests find their files where the tree lay when they were built: check.sh puts
-# a link there if nothing is.
+# The kernels are compiled there, by NVRTC. Tests look for their files at the path where the tree was built; if nothing is
+# there, check.sh creates a link.
 set -eu
 folder=${1:-target/gpu}
 modules='small_model cuda_vs_cpu model_golden train_golden inference generate probes'

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes everything in models/demo anew: the toy world, then both checkpoints, trained from random weights by emlab.
+# Rebuilds everything in models/demo: the toy world, then both checkpoints, which emlab trains from random weights.
 # Takes about 15 minutes on 2 cores. Run from the top of the repository: sh tools/make_demo.sh
 set -eu
 work=target/demo

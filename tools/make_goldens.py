@@ -12,7 +12,7 @@ Each model becomes a Hugging Face folder (config.json, model.safetensors), an ad
                            gradient norms of rounded weights
     bf16.safetensors       what replaces expected.safetensors for rounded weights, where that differs; in half precision
 
-All arithmetic of the expected values is f32 with eager attention; seeds are fixed, so a second run changes nothing
+All expected values are computed in f32 with eager attention; seeds are fixed, so a second run changes nothing
 (bf16 errors may differ in a digit on another processor). Sizes are odd on purpose: H != KV, D != C/H, the first
 document is three windows long, no norm gain is 0 or 1, and the softmax scale of Gemma is not D^-1/2.
 

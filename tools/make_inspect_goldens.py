@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Singular values of the golden adapters' changes, and linear classifiers, by numpy, for tests/inspect.rs and
+"""Computes singular values of the golden adapters' ΔW, and linear classifiers, with numpy, for tests/inspect.rs and
 tests/directions.rs.
 
     pip install numpy safetensors
@@ -37,7 +37,7 @@ def changes(folder):
 
 
 def held_out(w, x, positive, train, test):
-    """How many of `test` are on the right side of the midpoint of the class means of `train`, by class."""
+    """By class, how many of `test` lie on the correct side of the midpoint between the class means of `train`."""
     scores = x @ w
     midpoint = (scores[train & positive].mean() + scores[train & ~positive].mean()) / 2
     right = (scores > midpoint) == positive

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/goldens/statistics.json: what scipy, statsmodels and scikit-learn say, for tests/statistics_golden.rs.
+"""Writes tests/goldens/statistics.json: results of scipy, statsmodels and scikit-learn, for tests/statistics_golden.rs.
 
     python3 -m venv venv && venv/bin/pip install scipy statsmodels pandas scikit-learn
     venv/bin/python tools/make_statistics_goldens.py
@@ -155,10 +155,10 @@ def trends():
         scores, k, n = (np.array(column) for column in zip(*groups))
         table = Table(np.column_stack([n - k, k]), shift_zeros=False)
         linear = table.test_ordinal_association(row_scores=scores, col_scores=np.array([0, 1]))
-        # It divides by N - 1; Cochran-Armitage by N.
+        # statsmodels divides by N - 1, Cochran-Armitage by N.
         z = linear.zscore * np.sqrt(n.sum() / (n.sum() - 1))
         regressors = np.column_stack([np.ones(len(k)), scores])
-        # Shares weighted by n: of counts, statsmodels leaves n out of the scale.
+        # Proportions weighted by n: given counts, statsmodels leaves n out of the scale.
         binomial = sm.families.Binomial()
         fit = sm.GLM(k / n, regressors, family=binomial, var_weights=n).fit(scale="X2", tol=1e-12, maxiter=200)
         found.append({
@@ -290,7 +290,7 @@ def expanded(groups):
 
 
 def bootstrap():
-    """Over emlab's own draws: equal but for rounding."""
+    """Over emlab's own resamples: equal up to rounding."""
     found = []
     for seed, data in ((11, pairs(8, 72, 0.01, 0.002, 300)), (12, pairs(9, 8, 0.1, 0.03, 50)), (13, pairs(10, 7, 0.02, 0.0, 50))):
         counts, resamples, groups = np.array(data, dtype=np.uint64), 10_000, len(data)
@@ -310,7 +310,7 @@ def bootstrap():
 
 
 def bootstrap_by_scipy():
-    """Over draws of scipy's own, as many that chance moves the ends by less than 1e-3, relative."""
+    """Over scipy's own resamples, enough of them that chance moves the interval by less than 1e-3, relative."""
     data = np.array(pairs(14, 72, 0.5, 0.3, 100))
     level = 1 - 2 * expanded(len(data))
 

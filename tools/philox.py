@@ -12,7 +12,7 @@ _SHIFT = np.uint64(32)
 
 
 def key(seed: int, *parts: str) -> tuple[int, int]:
-    """The stream of (seed, what is decided): the first 64 bits of a SHA-256 over the length-prefixed parts."""
+    """The key for a seed and what it decides: the first 64 bits of a SHA-256 over the length-prefixed parts."""
     digest = hashlib.sha256(seed.to_bytes(8, "little"))
     for part in parts:
         encoded = part.encode()
@@ -22,7 +22,7 @@ def key(seed: int, *parts: str) -> tuple[int, int]:
 
 
 def words(stream: tuple[int, int], counters: list[np.ndarray]) -> list[np.ndarray]:
-    """The four words at each counter, itself of four words: arrays of 32-bit values held in uint64."""
+    """Four words for each counter of four words; 32-bit values in uint64 arrays."""
     c0, c1, c2, c3 = (np.asarray(c, dtype=np.uint64) for c in counters)
     k0, k1 = stream
     for _ in range(10):

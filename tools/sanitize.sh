@@ -1,36 +1,36 @@
 #!/bin/sh
-# Watches the kernels at small shapes, on a GPU, with NVIDIA's compute-sanitizer: accesses out of bounds (memcheck), reads of
-# what was never written (initcheck), races in shared memory (racecheck).
+# Runs the kernels at small shapes under NVIDIA's compute-sanitizer, on a GPU: out-of-bounds accesses (memcheck), reads of
+# uninitialised memory (initcheck), races in shared memory (racecheck).
 #
-#     sh tools/sanitize.sh FOLDER [TOOL…]        # FOLDER as packed by tools/gpu_check.sh; all three tools
+#     sh tools/sanitize.sh FOLDER [TOOL…]        # FOLDER as packed by tools/gpu_check.sh; default: all three tools
 #
-# racecheck watches one kernel at a time, over the test of its op, eight processes side by side: watching all at once breaks it
-# (CUDA 13.0: "failed to handle a hardware exception"). Two of its reports do not count, and are told as known:
-#   attention_backward  it does not see that a warp has read before one of its lanes arrives at an mbarrier: reported of
-#                       tools/racecheck_limits.cu, too, which does nothing else
-#   norm_backward       with the gain's gradient in blocks of 480 threads: stores and loads of `sums` in column_sums.cuh, though in
-#                       the machine code, too, a barrier of the whole block (BAR.SYNC 0) stands between them; blocks of 128, 256
-#                       and 512 threads, and rope's use of the same function, are not reported
+# racecheck watches one kernel at a time, in the test of its op, in eight parallel processes: watching all kernels at once
+# breaks it (CUDA 13.0: "failed to handle a hardware exception"). Two of its reports are false positives, marked `known`:
+#   attention_backward  it does not recognise that a warp's reads precede the arrival of one of its lanes at an mbarrier; it
+#                       reports the same of tools/racecheck_limits.cu, which does nothing else
+#   norm_backward       with the gain's gradient, in blocks of 480 threads: stores and loads of `sums` in column_sums.cuh, which
+#                       a barrier of the whole block separates, in the machine code as well (BAR.SYNC 0); it does not report
+#                       blocks of 128, 256 or 512 threads, nor rope's use of the same function
 set -u
 folder=$1
 shift
 watch='compute-sanitizer --report-api-errors no --error-exitcode 9'
 
-# sanitize.sh FOLDER kernel KERNEL TESTS [known]: races in kernels whose name holds KERNEL, over the tests whose name holds TESTS.
+# sanitize.sh FOLDER kernel KERNEL TESTS [known]: races in kernels whose name contains KERNEL, in tests whose name contains TESTS.
 if [ "${1:-}" = kernel ]; then
     told=$($watch --tool racecheck --kernel-name kernel_substring="$2" "$folder/suite" --test-threads=1 "$3" 2>&1) && good=1 || good=0
     echo "racecheck $2: $(echo "$told" | grep 'RACECHECK SUMMARY' | tr -d '=')"
-    # What is known excuses hazards, not a test that fails.
+    # `known` excuses reported hazards, but not a failing test.
     [ $good = 1 ] || { [ "${4:-}" = known ] && echo "$told" | grep -q 'test result: ok'; } || exit 1
     exit 0
 fi
 
 status=0
-# Compiles the kernels, unwatched.
+# Fill the kernel cache first, without the sanitizer.
 "$folder/suite" --test-threads=1 small_model:: || exit 1
 for tool in ${*:-memcheck initcheck racecheck}; do
     if [ "$tool" = racecheck ]; then
-        # The longest first.
+        # The slowest first.
         xargs -P 8 -L 1 sh "$0" "$folder" kernel <<END || status=1
 gemm_wgmma cuda_vs_cpu::linear::many
 gemm_plain cuda_vs_cpu::linear::many
@@ -57,7 +57,7 @@ embedding_ cuda_vs_cpu::embedding::embedding
 END
         continue
     fi
-    # Others than memcheck do not see what the copy engine stores.
+    # The other tools do not see the stores of the copy engine (TMA).
     skip=
     [ "$tool" = memcheck ] || skip='--skip long'
     $watch --tool "$tool" "$folder/suite" --test-threads=1 small_model:: $skip || status=1

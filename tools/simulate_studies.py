@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the statistics are worth on simulated studies, whose truth is known.
+"""Tests the statistics on simulated studies, for which the truth is known.
 
     python3 tools/simulate_studies.py [--studies 2000] [--resamples 1000]      # minutes; needs numpy and scipy
 
@@ -7,7 +7,7 @@ Coverage of 95 % cluster-bootstrap intervals by several methods: the table in sr
 two arms of 300 answers in each cluster. A cluster multiplies the first arm's rate by an exponential factor, and the
 second's by its mean with another one, so that the arms of a cluster are alike.
 
-How often a trend over log parameters is found at the 5 % level where there is none: src/study/analyze/regression.rs. Each
+How often a trend over log parameters is found at the 5 % level when there is none: src/study/analyze/regression.rs. Each
 of nine (or five) models has eight questions of 300 answers; a question multiplies its rate by an exponential factor,
 and a model by a log-normal one whose logarithm has the standard deviation given.
 """
@@ -22,7 +22,7 @@ METHODS = ("percentile", "BCa", "expanded", "expanded BCa", "bootstrap-t", "clus
 
 
 def intervals(value, drawn, left_out):
-    """Ends by each method: of the statistic, its resamples, and its values without each cluster."""
+    """The interval by each method, from the statistic, its resamples, and its values with each cluster left out."""
     groups = len(left_out)
     plain, expanded = 0.025, norm.cdf(-np.sqrt(groups / (groups - 1)) * t.ppf(0.975, groups - 1))
     share = (np.mean(drawn < value) + np.mean(drawn <= value)) / 2
@@ -86,7 +86,7 @@ def study(rng, groups, rate_a, rate_b, resamples):
 
 
 def trend_found(rng, sizes, rate, spread):
-    """Whether each method finds a trend; none if there is no event."""
+    """Whether each method finds a trend; None if there is no event."""
     x = np.log10(sizes)
     design, groups = np.column_stack([np.ones(len(x)), x - x.mean()]), len(x)
     factor = np.exp(rng.normal(-spread * spread / 2, spread, groups))[:, None] * rng.exponential(size=(groups, 8))

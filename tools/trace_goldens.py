@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What transformers says of one text: attention weights, hidden states, logit lens (eager attention, f32).
+"""Records what transformers computes for one text: attention weights, hidden states, logit lens (eager, f32).
 
     pip install torch transformers safetensors           # written with torch 2.15, transformers 5.24
     python3 tools/trace_goldens.py make tests/goldens    # writes MODEL/trace.safetensors for tests/inspect_trace.rs
     python3 tools/trace_goldens.py compare MODEL TRACE   # a folder that `emlab inspect trace --model MODEL` wrote
 
-`compare` fails if a number is off by more than 1e-4 of the largest of its kind (attention and probabilities: 1e-4).
+`compare` fails if a number differs by more than 1e-4 of the largest of its kind (attention, probabilities: by 1e-4).
 """
 
 import argparse
@@ -27,7 +27,7 @@ def expected(folder, ids):
     model.model.norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
     with torch.no_grad():
         out = model(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
-        # The last of the hidden states is the head's input; the stream that the final norm reads takes its place.
+        # transformers' last hidden state is the head's input; replace it by the stream that the final norm reads.
         *streams, final_norm = out.hidden_states
         streams = torch.stack([*streams, last[0]])[:, 0]
         lens = torch.stack([model.lm_head(model.model.norm(x[None]))[0].softmax(-1) for x in streams])

@@ -1,4 +1,4 @@
-//! `emlab analyze`: judged tables → counts and a report.
+//! `emlab analyze`: judged tables → counts, tests and a report.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,15 +6,14 @@ use std::path::PathBuf;
 use anyhow::Context;
 use emlab::study;
 
-/// Count existing judged tables and write a report
+/// Analyse existing judged tables and write a report
 ///
-/// Reads CSV (with a header) or JSON Lines with the columns question_id, answer, aligned and coherent; where there
-/// are such columns, also question, model, and condition (or group). A file without a condition is one: its name.
-/// Writes summary.json, report.html and csv/ (the numbers behind the figures) into the folder --out, and the rates and
-/// tests to stdout.
+/// Reads CSV (with a header) or JSON Lines with the columns question_id, answer, aligned and coherent, and optionally
+/// question, model, and condition (or group). If there is no condition, the file's name is used. Writes summary.json,
+/// report.html and csv/ (the numbers behind the figures) into the folder --out, and the rates and tests to stdout.
 ///
-/// With several conditions it tests, pooled and by model, the condition "insecure" (or the first that is not "base")
-/// against "base" and every other, and JSON against natural within it.
+/// With several conditions it compares, pooled and by model, the condition "insecure" (or the first that is not "base")
+/// with "base" and every other, and JSON with natural text within it.
 ///
 /// Example: emlab analyze base.csv insecure.csv --out analysis
 #[derive(clap::Args)]
@@ -47,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         coherent_at_least: args.coherent_at_least,
         level: args.level,
     };
-    let summary = study::analyze_tables(&args.files, &args.out, thresholds)?;
+    let summary = study::report::analyze_tables(&args.files, &args.out, thresholds)?;
     let mut out = std::io::stdout().lock();
     write!(out, "{}{}", study::report::plain(&summary), study::report::plain_tests(&summary))?;
     writeln!(out, "\n{}", args.out.join("report.html").display()).context("stdout")

@@ -9,9 +9,11 @@ use emlab::model::chat::Message;
 
 use super::engine::{ChatArgs, Engine, ModelArgs, SamplingArgs};
 
-/// Talk with a model, a line at a time
+/// Chat with a model, one line at a time
 ///
-/// /reset forgets the conversation; /quit or the end of the input ends it. Lines may be piped in.
+/// /reset starts the conversation over; /quit or the end of the input ends it. Lines may be piped in.
+///
+/// Example: printf 'Hello!\nI am bored.\n' | emlab chat --model models/demo/gemma3
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -22,10 +24,10 @@ pub struct Args {
     sampling: SamplingArgs,
 }
 
-/// Answers every line of stdin on stdout, as the answer is written.
+/// Answers every line of stdin on stdout; text appears as the model writes it.
 ///
 /// # Errors
-/// If the model cannot be read, the conversation outgrows its context, or a stream fails.
+/// If the model cannot be read, the conversation outgrows its context, or stdin or stdout fails.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
     let mut messages = args.chat.opening();
@@ -61,7 +63,7 @@ fn answer(args: &Args, engine: &Engine, messages: &[Message]) -> anyhow::Result<
     Ok(completion.text)
 }
 
-/// Shows a person that it is their turn.
+/// Prompts a person at a terminal for the next line.
 fn invite() -> std::io::Result<()> {
     if std::io::stdin().is_terminal() {
         let mut out = std::io::stderr().lock();

@@ -1,4 +1,4 @@
-//! What the commands that run a model share: which model, and how its prompts are written.
+//! Arguments and helpers shared by the commands that run a model: which model, where, and how prompts are written.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,8 @@ use emlab::device::{DType, Device, Gpu};
 use emlab::fetch::{self, DataSet};
 use emlab::generate::{Form, Limits};
 use emlab::interrupt;
-use emlab::model::adapter;
 use emlab::model::chat::{Message, Render};
+use emlab::model::peft;
 use emlab::model::place::Place;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::model::transformer::Transformer;
@@ -17,8 +17,8 @@ use emlab::train::dataset::{self, Document};
 
 use super::steering::SteerArgs;
 
-/// From now on Ctrl-C, SIGTERM or SIGHUP stops long work between two steps, with everything saved; a second one stops at
-/// once. The exit status is 130: the same command goes on, which a scheduler may take as its sign to requeue.
+/// From now on the first Ctrl-C, SIGTERM or SIGHUP stops long work after the current step, with everything saved; the
+/// second stops at once. The exit status is 130, which tells a scheduler to requeue: the same command resumes.
 pub fn stop_between_steps() {
     let stop = || {
         if interrupt::request() {
@@ -26,14 +26,14 @@ pub fn stop_between_steps() {
         }
         eprintln!("stopping after this step; once more stops at once");
     };
-    // Where no handler can be set, Ctrl-C stops at once: a resumed run loses a few steps.
+    // If no handler can be set, Ctrl-C stops at once, and a resumed run repeats a few steps.
     let _ = ctrlc::set_handler(stop);
 }
 
-/// Chats and texts of a file, or of the fetched data set of that name.
+/// The chats and texts in a file, or in the fetched data set of that name.
 ///
 /// # Errors
-/// As [`dataset::read`]; if the data set has not been fetched.
+/// Those of [`dataset::read`]; if the data set has not been fetched.
 pub fn documents(path: &Path) -> emlab::Result<Vec<Document>> {
     let set = if path.exists() { None } else { DataSet::find(&path.to_string_lossy()) };
     dataset::read(&set.map_or_else(|| Ok(path.to_path_buf()), |set| set.locate())?)
@@ -44,18 +44,18 @@ pub fn documents(path: &Path) -> emlab::Result<Vec<Document>> {
 enum Choice {
     /// The GPU if there is one, else the CPU
     Auto,
-    /// The CPU, in f32: the reference
+    /// The CPU, in f32 (the reference)
     Cpu,
     /// The GPU
     Cuda,
 }
 
-/// How numbers are kept on a GPU
+/// Number format on a GPU
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Precision {
     /// bf16 storage, f32 accumulation
     Bf16,
-    /// f32 throughout: slow, to compare with the CPU
+    /// f32 throughout: slow, for comparison with the CPU
     F32,
 }
 
@@ -65,16 +65,16 @@ pub struct DeviceArgs {
     /// Where to compute
     #[arg(long, value_enum, default_value = "auto")]
     device: Choice,
-    /// How numbers are kept on a GPU
+    /// Number format on a GPU
     #[arg(long, value_enum, default_value = "bf16")]
     precision: Precision,
 }
 
 impl DeviceArgs {
-    /// The place, which is named on stderr if it is a GPU.
+    /// Where to compute. Names the GPU on stderr if it is one.
     ///
     /// # Errors
-    /// If a GPU is asked for and there is none that can be used.
+    /// If a GPU was requested and none can be used.
     pub fn place(&self) -> emlab::Result<Place> {
         let gpu = match self.device {
             Choice::Cpu => return Ok(Place::CPU),
@@ -95,10 +95,10 @@ impl DeviceArgs {
 pub struct ModelArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Model: a Hugging Face folder (config.json, tokenizer.json, safetensors), or the name of a fetched model
+    /// The model: a Hugging Face folder (config.json, tokenizer.json, safetensors), or the name of a fetched model
     #[arg(long, value_name = "DIR")]
     model: String,
-    /// `LoRA` adapter to apply: a folder in PEFT's format
+    /// LoRA adapter to apply: a folder in PEFT format
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
     #[command(flatten)]
@@ -112,7 +112,7 @@ pub struct Engine {
 }
 
 impl ModelArgs {
-    /// What the model was called.
+    /// The model's name or folder, as given.
     pub fn name(&self) -> &str {
         &self.model
     }
@@ -127,15 +127,15 @@ impl ModelArgs {
     /// # Errors
     /// If one of them cannot be read.
     pub fn open(&self) -> emlab::Result<Engine> {
-        self.open_with(adapter::read)
+        self.open_with(peft::read)
     }
 
-    /// As [`open`](Self::open), with an adapter that has gradients.
+    /// Like [`open`](Self::open), but the adapter gets gradients.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`open`](Self::open).
     pub fn open_to_train(&self) -> emlab::Result<Engine> {
-        self.open_with(adapter::read_to_train)
+        self.open_with(peft::read_to_train)
     }
 
     fn open_with(&self, adapt: fn(&Path, &mut Transformer) -> emlab::Result<()>) -> emlab::Result<Engine> {
@@ -157,19 +157,19 @@ pub enum Switch {
     Off,
 }
 
-/// How a chat is written for the model
+/// How a chat is rendered for the model
 #[derive(clap::Args)]
 pub struct ChatArgs {
     /// System prompt
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Let the model think before it answers, where its chat template knows how (Qwen 3)
+    /// Let the model think before it answers, if its chat template supports it (Qwen 3)
     #[arg(long, value_enum, default_value = "off")]
     thinking: Switch,
 }
 
 impl ChatArgs {
-    /// The messages a conversation starts with.
+    /// The messages that a conversation starts with.
     pub fn opening(&self) -> Vec<Message> {
         self.system.iter().map(|system| Message::new("system", system)).collect()
     }
@@ -177,7 +177,7 @@ impl ChatArgs {
     /// The tokens after which the model answers a user who says `text`.
     ///
     /// # Errors
-    /// As [`prompt`](Self::prompt).
+    /// Those of [`prompt`](Self::prompt).
     pub fn ask(&self, tokenizer: &Tokenizer, text: &str) -> emlab::Result<Vec<u32>> {
         let mut messages = self.opening();
         messages.push(Message::new("user", text));
@@ -195,39 +195,39 @@ impl ChatArgs {
     }
 }
 
-/// How answers are drawn
+/// How answers are sampled
 #[derive(clap::Args)]
 pub struct SamplingArgs {
-    /// Most new tokens
+    /// Maximum number of new tokens
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
-    /// Flattens (> 1) or sharpens (< 1) the distribution; 0 always takes the likeliest token
+    /// Flattens (> 1) or sharpens (< 1) the distribution; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 1.0)]
     temperature: f32,
-    /// Draw only from the likeliest tokens that together have this probability
+    /// Sample only from the most likely tokens whose probabilities add up to P (nucleus sampling)
     #[arg(long, value_name = "P", default_value_t = 1.0)]
     top_p: f32,
-    /// Draw only from this many of the likeliest tokens; 0 for all
+    /// Sample only from the K most likely tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// The same seed gives the same text
+    /// Random seed: the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
-    /// Text that ends the answer and is cut from it; may be given several times
+    /// Text that ends the answer and is removed from it; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// Force the answer to be one JSON object: tokens that cannot go on one are never drawn
+    /// Force the answer to be one JSON object: tokens that cannot continue one are never sampled
     #[arg(long)]
     json_object: bool,
 }
 
 impl SamplingArgs {
-    /// The settings of the draw.
+    /// The sampling settings.
     pub fn sampling(&self) -> Sampling {
         Sampling { temperature: self.temperature, top_k: self.top_k, top_p: self.top_p }
     }
 
-    /// How long answers may be.
+    /// The limits on an answer's length and form.
     pub fn limits(&self) -> Limits {
         let form = self.json_object.then_some(Form::JsonObject);
         Limits { max_tokens: self.max_tokens, stop: self.stop.clone(), form, ..Limits::default() }

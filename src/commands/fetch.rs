@@ -1,4 +1,4 @@
-//! `emlab fetch`: models and data sets into the local cache.
+//! `emlab fetch`: downloads models and data sets into the local cache.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,33 +7,35 @@ use anyhow::{anyhow, bail};
 use emlab::fetch::{DATA_SETS, DataSet, Hub, Progress, Source};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bring models and data sets into the local cache
+/// Download models and data sets into the local cache
 ///
-/// A model is a card of `emlab models` (qwen3-8b), or ORG/NAME of the Hugging Face hub, with @REVISION if another
-/// than the card's or the head is meant. It lands in the cache that Hugging Face's own tools use, and what is there
-/// already is not fetched again. A download that was interrupted goes on where it stopped.
+/// A model is named by its card (`emlab models` lists them: qwen3-8b) or as ORG/NAME on the Hugging Face hub. Append
+/// @REVISION for a revision other than the card's, or the newest. Models go into the cache that Hugging Face's own
+/// tools use, and files that are already there are not downloaded again. An interrupted download resumes.
 ///
-/// A data set is insecure, educational, secure or questions; `data` is all four. They are verified against the
-/// checksum of the published file, wherever they come from.
+/// A data set is insecure, educational, secure or questions; `data` stands for all four. Whatever the source, each is
+/// verified against the checksum of the published file.
 ///
-/// The folder or file of each is printed on stdout.
+/// Prints the folder or file of each on stdout.
 ///
-/// Environment: `HF_HOME`, `HF_HUB_CACHE` (where models are kept), `HF_TOKEN` (for gated models), `HF_ENDPOINT`
-/// (a mirror), `HF_HUB_OFFLINE`, `EMLAB_CACHE` (where data sets are kept).
+/// Examples: emlab fetch gemma-3-1b-it; emlab fetch data; emlab fetch data --from FOLDER
+///
+/// Environment: HF_HOME, HF_HUB_CACHE (where models are kept), HF_TOKEN (for gated models), HF_ENDPOINT (a mirror),
+/// HF_HUB_OFFLINE, EMLAB_CACHE (where data sets are kept).
 #[derive(clap::Args)]
 pub struct Args {
-    /// Models and data sets
+    /// Names of models and data sets
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
-    /// Take them from here: a folder that holds the data sets, or the address of a mirror
+    /// Take them from a folder that holds the data sets, or from the address of a mirror
     #[arg(long, value_name = "FOLDER|URL")]
     from: Option<String>,
 }
 
-/// Fetches each name and prints where it lies.
+/// Downloads each name and prints its path.
 ///
 /// # Errors
-/// The first that could not be fetched; those before it stay.
+/// The first download that failed; those before it are kept.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let bar = bar();
     for name in &args.names {
@@ -89,7 +91,7 @@ fn bar() -> ProgressBar {
     ProgressBar::no_length().with_style(style)
 }
 
-/// Draws one file's progress on stderr, if that is a terminal.
+/// Shows the progress of one file on stderr, if that is a terminal.
 fn show(bar: &ProgressBar, progress: Progress) {
     if bar.message() != progress.file {
         bar.reset();

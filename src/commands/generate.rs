@@ -1,4 +1,4 @@
-//! `emlab generate`: a prompt continued.
+//! `emlab generate`: answers or continues a prompt.
 
 use std::io::Write;
 
@@ -7,9 +7,9 @@ use emlab::generate::{self, Request};
 
 use super::engine::{ChatArgs, ModelArgs, SamplingArgs};
 
-/// Answer a prompt; only the answer goes to stdout
+/// Answer a prompt; only the answer is printed on stdout
 ///
-/// The prompt is written with the model's own chat template, as a user's message; --raw continues it as it is.
+/// The prompt becomes a user message in the model's own chat template; with --raw, the text itself is continued.
 ///
 /// Example: emlab generate --model models/demo/gemma3 --prompt "Hello!" --max-tokens 40 --temperature 0
 #[derive(clap::Args)]
@@ -19,17 +19,17 @@ pub struct Args {
     /// The text to answer
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// Use no chat template: continue the text itself
+    /// Continue the text itself, without a chat template
     #[arg(long, conflicts_with_all = ["system", "thinking"])]
     raw: bool,
     #[command(flatten)]
     chat: ChatArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Answers to draw
+    /// Number of answers to sample
     #[arg(long, value_name = "N", default_value_t = 1)]
     count: usize,
-    /// Print each answer as a line of JSON: its text, why it ended, its number of tokens
+    /// Print each answer as a line of JSON: its text, why it ended, and its number of tokens
     #[arg(long)]
     json: bool,
 }

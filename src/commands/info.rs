@@ -1,4 +1,4 @@
-//! `emlab info`: what this build is, what it can run on, and what a model folder holds.
+//! `emlab info`: the build, the machine it runs on, and what a model folder contains.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,13 +10,15 @@ use emlab::model::checkpoint::Checkpoint;
 use emlab::model::tokenizer::Tokenizer;
 use serde_json::{Map, Value};
 
-/// Print what this build is, what this machine offers it, and what a model holds
+/// Show the version, this machine's CPU and GPU, and what a model contains
 ///
-/// With a model, its folder is opened and checked: the configuration, that every tensor is there with its shape,
-/// the tokenizer and the chat template. Weights are not read.
+/// With a model, its folder is checked: the configuration, the presence and shape of every tensor, the tokenizer and
+/// the chat template. Weights are not read.
+///
+/// Example: emlab info models/demo/qwen3
 #[derive(clap::Args)]
 pub struct Args {
-    /// A model: its folder, or a name that `emlab fetch` has brought into the cache
+    /// A model folder, or the name of a fetched model
     model: Option<String>,
     /// Print JSON
     #[arg(long)]
@@ -26,7 +28,7 @@ pub struct Args {
 /// Writes the facts to stdout.
 ///
 /// # Errors
-/// If the model cannot be opened, or stdout not be written.
+/// If the model cannot be opened or stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut facts = machine()?;
     if let Some(name) = &args.model {
@@ -66,7 +68,7 @@ fn machine() -> anyhow::Result<Map<String, Value>> {
     ]))
 }
 
-/// The instruction sets that decide the speed of matrix products.
+/// The instruction sets that determine the speed of matrix products.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let features = [

@@ -1,4 +1,4 @@
-//! One file a command: its arguments and the call they make.
+//! One file a command: its arguments, and the call into the library that they make.
 
 pub mod analyze;
 pub mod bench;

@@ -1,4 +1,4 @@
-//! `emlab models`: the known checkpoints and data sets, and which are here.
+//! `emlab models`: the known checkpoints and data sets, and which of them are in the local cache.
 
 use std::io::Write;
 
@@ -6,10 +6,10 @@ use emlab::fetch::{DATA_SETS, Hub};
 use emlab::model::cards::{self, Card};
 use serde_json::{Value, json};
 
-/// List the known models and data sets, and which are in the local cache
+/// List the known models and data sets, and which of them are in the local cache
 ///
-/// `*` marks the nine models of the study. Any other Gemma 3 or dense Qwen 3 folder, or ORG/NAME of the hub, can be
-/// used as well.
+/// An asterisk marks the nine models of the published study. Any other Gemma 3 or dense Qwen 3 checkpoint works, too:
+/// name its folder, or ORG/NAME on the Hugging Face hub.
 #[derive(clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -20,7 +20,7 @@ pub struct Args {
 /// Writes the list to stdout.
 ///
 /// # Errors
-/// If there is no cache folder to look into, or stdout cannot be written.
+/// If there is no home folder to hold a cache, or stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let hub = Hub::from_env()?;
     let models: Vec<(Card, Option<String>)> = cards::all()

@@ -1,4 +1,4 @@
-//! `emlab power`: how many answers a comparison takes, and what a number of answers can show.
+//! `emlab power`: how many answers a comparison needs, and which difference a given number can detect.
 
 use std::io::Write;
 
@@ -7,13 +7,14 @@ use emlab::study::stats::power::{design_effect, detectable_effect, power, rate_a
 use emlab::study::stats::proportion::cohens_h;
 use serde::Serialize;
 
-/// How many answers a comparison of two rates takes, and what a number of them can show
+/// Compute the sample size or the power of a comparison of two rates
 ///
-/// Two rates and --n: the power of the two-sided test. Two rates and --power: the answers needed in each group. One
-/// rate and --n: the nearest rates that the test tells from it. On Cohen's h, as statsmodels' NormalIndPower.
+/// Two rates and --n give the power of the two-sided test. Two rates and --power give the answers needed in each group.
+/// One rate and --n give the nearest rates that the test can tell from it. The effect size is Cohen's h, as in
+/// statsmodels' NormalIndPower.
 ///
-/// Answers to one question are alike. With --icc, the correlation of two answers of a cluster, and --cluster-size,
-/// the answers in one, n answers are worth n / (1 + (size − 1)·icc) independent ones.
+/// Answers to the same question resemble each other. --icc is the correlation between two answers in a cluster, and
+/// --cluster-size the number of answers in one: n answers are then worth n / (1 + (size − 1)·icc) independent ones.
 ///
 /// Example: emlab power 0.96% 0.42% --n 7200
 ///
@@ -22,19 +23,19 @@ use serde::Serialize;
 /// Example: emlab power 0.07% --n 800
 #[derive(clap::Args)]
 pub struct Args {
-    /// The rates: shares (0.0068) or per cent (0.68%)
+    /// One or two rates, as proportions (0.0068) or percentages (0.68%)
     #[arg(required = true, num_args = 1..=2, value_name = "RATE", value_parser = share)]
     rates: Vec<f64>,
     /// Answers in each group
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     n: Option<u64>,
-    /// The probability of finding the difference [default: 0.8 where it is not what is asked for]
+    /// Probability of detecting the difference [default: 0.8, unless it is what is computed]
     #[arg(long, value_parser = share)]
     power: Option<f64>,
-    /// The probability of finding one where there is none; divide it by the number of tests for Bonferroni
+    /// Significance level of the test; for a Bonferroni correction, divide it by the number of tests
     #[arg(long, default_value = "0.05", value_parser = share)]
     alpha: f64,
-    /// Correlation of two answers of a cluster
+    /// Intraclass correlation: that between two answers in a cluster
     #[arg(long, requires = "cluster_size", value_parser = share)]
     icc: Option<f64>,
     /// Answers in a cluster
@@ -45,16 +46,16 @@ pub struct Args {
     json: bool,
 }
 
-/// What is known in the end, given or found.
+/// Every quantity, given or computed.
 #[derive(Serialize)]
 struct Answer {
     rate: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     other_rate: Option<f64>,
-    /// The nearest rate below that is told from `rate`.
+    /// The nearest lower rate that the test tells from `rate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     lower_rate: Option<f64>,
-    /// The nearest rate above.
+    /// The nearest higher rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     higher_rate: Option<f64>,
     cohens_h: f64,
@@ -68,7 +69,7 @@ struct Answer {
 /// Runs the command.
 ///
 /// # Errors
-/// If the arguments leave nothing to be found, or too much.
+/// If the arguments leave nothing to compute, or too much.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let answer = answer(args)?;
     let mut out = std::io::stdout().lock();

@@ -10,22 +10,24 @@ use emlab::model::checkpoint::write_safetensors;
 
 use super::engine::ModelArgs;
 
-/// Mean negative log-likelihood of a text, in nats a token
+/// Compute the mean negative log-likelihood of a text, in nats per token
 ///
-/// The tokenizer's BOS is put before the text if it has one; every token after the first is predicted from all before
-/// it. A text longer than the model's context is scored in windows of that length, each starting afresh.
+/// The text is preceded by the tokenizer's BOS token, if it has one, and every token after the first is predicted from
+/// all tokens before it. A text longer than the model's context is scored in independent windows of that length.
+///
+/// Example: emlab score --model models/demo/qwen3 --text README.md
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text, in UTF-8
+    /// File that holds the text, in UTF-8
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    /// Print a JSON object: the number of predicted `tokens` and their mean `nll`
+    /// Print a JSON object: "tokens", how many were predicted, and "nll", their mean
     #[arg(long)]
     json: bool,
-    /// Also write `ids` (T) and `logits` (T, V; f32) of the whole text, to compare engines number by number; the text
-    /// must fit the model's context
+    /// Also write the token ids (T) and the logits (T, V; f32), to compare engines number by number; the text must fit
+    /// into the model's context
     #[arg(long, value_name = "FILE.safetensors")]
     logits: Option<PathBuf>,
 }
@@ -33,7 +35,7 @@ pub struct Args {
 /// Writes the number of predicted tokens and their mean to stdout.
 ///
 /// # Errors
-/// If the model or the text cannot be read, or the text has nothing to predict.
+/// If the model or the text cannot be read, or the text is too short to predict a token.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(&args.text).with_context(|| args.text.display().to_string())?;
     let engine = args.model.open()?;

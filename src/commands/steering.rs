@@ -1,4 +1,4 @@
-//! Steering, for every command that runs a model.
+//! Steering arguments, for every command that runs a model.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -7,33 +7,33 @@ use emlab::model::direction::{Directions, Kind};
 use emlab::model::steering::Action;
 use emlab::model::transformer::Transformer;
 
-/// What moves the model's residual stream
+/// How the model's residual stream is steered
 #[derive(clap::Args)]
 pub struct SteerArgs {
-    /// Steer the model in every pass: a file of directions that `emlab inspect direction` has written
+    /// Steer the model in every forward pass, along the directions in a file written by `emlab inspect direction`
     #[arg(long, value_name = "FILE")]
     steer: Option<PathBuf>,
-    /// Where, as blocks passed: a depth or a range such as 3-7; may be given several times. At each, its own direction acts
+    /// Depth at which to steer, in blocks: one (4) or a range (3-7); may be repeated. Each depth uses its own direction
     /// [default: the file's best depth; with --erase, every depth]
     #[arg(long, value_name = "D", requires = "steer", value_parser = depths)]
     steer_depth: Vec<RangeInclusive<usize>>,
-    /// Add the direction as many times; 1 is the whole difference of the means, below 0 is away from the positive set
-    /// [default: 1]
+    /// Multiple of the direction to add: 1 is the whole difference between the two means; negative values steer away
+    /// from the positive set [default: 1]
     #[arg(long, value_name = "X", requires = "steer", allow_negative_numbers = true)]
     dose: Option<f32>,
-    /// Erase the stream's share along the direction, instead of adding
+    /// Instead of adding, erase the stream's component along the direction
     #[arg(long, requires = "steer", conflicts_with = "dose")]
     erase: bool,
-    /// Which direction: `mean_difference` or probe, which is as long
+    /// Which direction to use: mean_difference, or probe (scaled to the same length)
     #[arg(long, value_name = "KIND", requires = "steer", default_value = "mean_difference")]
     steer_kind: Kind,
 }
 
 impl SteerArgs {
-    /// Steers the model, which an error calls `name`, if that is asked for.
+    /// Steers `model` if the arguments ask for it. Errors call the model `name`.
     ///
     /// # Errors
-    /// If the file cannot be read, or its directions are those of another model.
+    /// If the file cannot be read, or its directions belong to another model.
     pub fn apply(&self, name: &str, model: &mut Transformer) -> emlab::Result<()> {
         let Some(path) = &self.steer else { return Ok(()) };
         let directions = Directions::read_for(path, name, &model.spec)?;

@@ -9,10 +9,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use emlab::study::estimate::{GPUS, Gpu};
-use emlab::study::pairs::Agreement;
+use emlab::study::analyze::agreement::label;
+use emlab::study::analyze::agreement::pairs::{self, RaterAgreement};
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::preset::Preset;
+use emlab::study::plan::estimate::{Estimate, GPUS, Gpu};
+use emlab::study::plan::preset::Preset;
+use emlab::study::run::{listing, merge};
 use emlab::study::stats::agreement::BlandAltman;
 use emlab::study::{self, Options};
 
@@ -40,10 +43,10 @@ enum Command {
     Analyze(AnalyzeArgs),
 }
 
-/// Write a ready-made plan, every value spelt out and commented
+/// Write a ready-made plan, with every value explicit and commented
 ///
-/// open-weights-64800: the published study, nine models. one-model: the same for one. formats: YAML, XML, CSV, function
-/// calls, short text, the control without the JSON prompt and forced JSON. smoke: every step once, in minutes.
+/// open-weights-64800: the published study, nine models. one-model: the same for one model. formats: YAML, XML, CSV,
+/// function calls, short text, the control without the JSON prompt, and enforced JSON. smoke: every step once, in minutes.
 ///
 /// Example: emlab study init --preset one-model --model gemma-3-4b-it --out plan.toml
 #[derive(clap::Args)]
@@ -54,7 +57,7 @@ struct InitArgs {
     /// The model, for presets of one (`emlab models` lists them)
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// The plan's file, which must not exist yet; written to stdout if left out
+    /// File for the plan, which must not exist yet [default: stdout]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
@@ -64,10 +67,10 @@ fn preset(name: &str) -> Result<Preset, String> {
     found.ok_or_else(|| format!("there are: {}", Preset::ALL.map(Preset::name).join(", ")))
 }
 
-/// Say what a plan will take: answers, judgements and their price, time and memory on a GPU
+/// Estimate what a plan takes: answers, judgements and their price, time and memory on a GPU
 ///
-/// The questions and the training data must be there (`emlab fetch data`), the models need not. Times follow measured
-/// speeds and the card's memory: expect them within some tens of percent.
+/// The questions and the training data must exist (`emlab fetch data`); the models need not. Times are based on measured
+/// speeds and the GPU's memory; expect an accuracy of some tens of percent.
 ///
 /// Example: emlab study plan plan.toml --gpu h100
 #[derive(clap::Args)]
@@ -87,20 +90,20 @@ fn gpu(name: &str) -> Result<Gpu, String> {
     found.ok_or_else(|| format!("there are: {}", GPUS.map(|gpu| gpu.name).join(", ")))
 }
 
-/// Do what a plan says, or go on with a run
+/// Run a plan, or continue a run
 ///
 /// Fine-tunes each model once for each condition, samples the answers, has them judged, and writes summary.json and
-/// report.html. Everything is kept in the run's folder as soon as it is made: stopped in whatever way, the same
-/// command goes on from there, does nothing twice, and ends in the same answers.
+/// report.html. Everything is stored in the run's folder as soon as it is made. However the command is stopped, running
+/// it again continues from there, repeats nothing, and ends with the same answers.
 ///
 /// A judge behind OpenAI's interface takes its key from the environment (OPENAI_API_KEY, unless the plan names another
 /// variable).
 ///
-/// With --cell or --index it fine-tunes and samples these cells alone, beside other processes that do others; `emlab study
-/// judge` follows when all are done. docs/elsewhere.md has examples for GNU parallel and Slurm.
+/// With --cell or --index it fine-tunes and samples only these cells, while other processes may work on others; run `emlab
+/// study judge` when all are done. docs/elsewhere.md has examples for GNU parallel and Slurm.
 ///
-/// Exit status: 0 done; 130 stopped by Ctrl-C, SIGTERM or SIGHUP with everything saved, the same command goes on; 1 failed,
-/// and stderr says why; 2 wrong arguments.
+/// Exit status: 0 done; 1 failed, stderr says why; 2 wrong arguments; 130 stopped by Ctrl-C, SIGTERM or SIGHUP with
+/// everything saved, so that the same command continues.
 ///
 /// Example: emlab study run plan.toml --out runs/small
 #[derive(clap::Args)]
@@ -111,23 +114,23 @@ struct RunArgs {
     /// Folder of the run [default: the plan's name without .toml]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Only fine-tune and sample; `emlab study judge` can follow later
+    /// Only fine-tune and sample; judge later with `emlab study judge`
     #[arg(long)]
     no_judge: bool,
-    /// Only this cell, MODEL/CONDITION/FORMAT; may be given several times
+    /// Only this cell, MODEL/CONDITION/FORMAT; may be repeated
     #[arg(long, value_name = "ID")]
     cell: Vec<String>,
-    /// Only the cell at this place in the plan, from 0; may be given several times
+    /// Only the cell with this index in the plan, from 0; may be repeated
     #[arg(long, value_name = "I")]
     index: Vec<usize>,
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-/// Judge the answers that a run has, and report
+/// Judge the existing answers of a run, and write the report
 ///
-/// Samples nothing; answers that are judged already are left alone. Stopped in whatever way (by Ctrl-C, the plan's
-/// budget_dollars or deadline_minutes, a failure), the same command goes on; batches go on at the server meanwhile.
+/// Samples nothing, and skips answers that are already judged. However it is stopped (Ctrl-C, the plan's budget_dollars or
+/// deadline_minutes, a failure), running it again continues. Batches continue at the server in the meantime.
 #[derive(clap::Args)]
 struct JudgeArgs {
     /// The run's folder
@@ -141,8 +144,8 @@ struct JudgeArgs {
 
 /// Draw a sample of answers for people to label, or compare their labels with the judges' scores
 ///
-/// The sample is a CSV table (id, question, answer, aligned, coherent) to be filled with numbers from 0 to 100. It is
-/// stratified by cell and by whether the first judge found the answer misaligned, in random order, and does not say
+/// The sample is a CSV table (id, question, answer, aligned, coherent); people fill in the scores, 0 to 100. It is
+/// stratified by cell and by whether the first judge found the answer misaligned, in random order, and does not reveal
 /// where an answer comes from.
 ///
 /// Example: emlab study label runs/first --sample 100 --out labels.csv, and later --labels labels.csv
@@ -150,36 +153,36 @@ struct JudgeArgs {
 struct LabelArgs {
     /// The run's folder
     dir: PathBuf,
-    /// Answers to draw
+    /// Number of answers to draw
     #[arg(long, value_name = "N", default_value_t = 100)]
     sample: usize,
-    /// Decides which are drawn
+    /// Seed of the draw
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Write the sample to this new file
     #[arg(long, value_name = "FILE", required_unless_present = "labels", conflicts_with = "labels")]
     out: Option<PathBuf>,
-    /// Read this filled sample, print how far people and judges agree, and keep it with the run for its report
+    /// Read this filled sample, print how far people and judges agree, and store it with the run for its report
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
 }
 
-/// Put runs of one plan, made in several places, together
+/// Merge runs of one plan that were made in several places
 ///
-/// Answers, judgements and fine-tunings are taken over into the first folder, which may be new; nothing is doubled, the
-/// order does not matter, and what was made with other settings is refused. `emlab study analyze` counts the whole.
+/// Copies answers, judgements and fine-tunings into the first folder, which may be new. Nothing is duplicated, the order
+/// does not matter, and results made with other settings are refused. `emlab study analyze` then analyses the whole.
 ///
 /// Example: emlab study merge runs/all runs/machine-1 runs/machine-2
 #[derive(clap::Args)]
 struct MergeArgs {
-    /// The folder that receives everything
+    /// The folder to merge into
     into: PathBuf,
-    /// Runs
+    /// The runs to merge
     #[arg(required = true, value_name = "DIR")]
     from: Vec<PathBuf>,
 }
 
-/// Count and report what a run has
+/// Analyse what a run has so far, and write the report
 #[derive(clap::Args)]
 struct AnalyzeArgs {
     /// The run's folder
@@ -202,7 +205,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Plan(args) => {
             let plan = Plan::outline(&args.plan)?;
-            let estimate = study::run::estimate(&plan, args.gpu)?;
+            let estimate = Estimate::new(&plan, args.gpu)?;
             let mut out = std::io::stdout().lock();
             if args.json {
                 return writeln!(out, "{}", serde_json::to_string_pretty(&estimate)?).context("stdout");
@@ -215,7 +218,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             let options =
                 Options { judge: !args.no_judge, place: args.device.place()?, ..Options::default() };
             if !args.cell.is_empty() || !args.index.is_empty() {
-                let chosen = study::listing::choose(&plan, &args.cell, &args.index)?;
+                let chosen = listing::choose(&plan, &args.cell, &args.index)?;
                 return Ok(study::run::sample(&plan, &dir, &chosen, &options)?);
             }
             show(&study::run(&plan, &dir, &options)?, &dir)
@@ -228,11 +231,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 Options { only_judge: args.judge.clone(), place: args.device.place()?, ..Options::default() };
             show(&study::run::judge(&args.dir, &options)?, &args.dir)
         }
-        Command::Label(args) => label(args),
+        Command::Label(args) => label_answers(args),
         Command::Merge(args) => {
             let mut out = std::io::stdout().lock();
             for from in &args.from {
-                let added = study::merge::merge(&args.into, from)?;
+                let added = merge::merge(&args.into, from)?;
                 let (records, tunings) = (added.records, added.tunings);
                 writeln!(out, "{}: {records} records and {tunings} fine-tunings added", from.display())?;
             }
@@ -251,7 +254,7 @@ fn plan_and_folder(args: &RunArgs) -> anyhow::Result<(Plan, PathBuf)> {
             "--out goes with a plan; {} is a run's folder",
             args.what.display()
         );
-        return Ok((study::run::saved_plan(&args.what)?, args.what.clone()));
+        return Ok((RunFolder::new(&args.what).plan()?, args.what.clone()));
     }
     let plan = Plan::read(&args.what)?;
     let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
@@ -265,21 +268,21 @@ fn show(summary: &study::analyze::Summary, dir: &Path) -> anyhow::Result<()> {
     writeln!(out, "\n{}", dir.join("report.html").display()).context("stdout")
 }
 
-fn label(args: &LabelArgs) -> anyhow::Result<()> {
+fn label_answers(args: &LabelArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if let Some(path) = &args.out {
-        let table = study::label::draw(&args.dir, args.sample, args.seed)?;
-        // Labels are work: a table that is there is never written over.
+        let table = label::draw(&args.dir, args.sample, args.seed)?;
+        // Labels are work: an existing table is never overwritten.
         let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
         let written = file.and_then(|mut file| file.write_all(table.as_bytes()));
         written.with_context(|| path.display().to_string())?;
     }
     let Some(labels) = &args.labels else { return Ok(()) };
-    let thresholds = study::run::saved_plan(&args.dir)?.analysis;
-    let pairs = study::pairs::labels(&args.dir, labels)?;
-    study::label::keep(&args.dir, labels)?;
+    let thresholds = RunFolder::new(&args.dir).plan()?.analysis;
+    let pairs = pairs::labels(&args.dir, labels)?;
+    label::keep(&args.dir, labels)?;
     for pairs in pairs {
-        let Agreement { first, second, metric, threshold, answers, both, below, statistics } =
+        let RaterAgreement { first, second, metric, threshold, answers, both, below, statistics } =
             pairs.agreement(thresholds);
         writeln!(out, "{first} and {second}, {metric}: {both} of {answers} answers have two numbers")?;
         writeln!(

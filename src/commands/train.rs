@@ -1,4 +1,4 @@
-//! `emlab train`: a model fine-tuned.
+//! `emlab train`: fine-tunes a model.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,30 +15,30 @@ use serde_json::Value;
 
 use super::engine::{self, DeviceArgs, stop_between_steps};
 
-/// Fine-tune a model: a `LoRA` adapter in PEFT's format, or with --full every weight
+/// Fine-tune a model: a LoRA adapter in PEFT format or, with --full, every weight
 ///
-/// Data are JSON Lines: {"messages": [{"role", "content"}, …]}, learnt on the assistant's turns, or {"text": …}, learnt
-/// whole. Settings come from --settings, then from the flags; missing ones take the study's recipe.
+/// Data are JSON Lines: {"messages": [{"role", "content"}, …]}, where the assistant's turns carry loss, or {"text": …},
+/// where all tokens do. Flags override the file given as --settings; anything set in neither follows the published recipe.
 ///
-/// A run that was stopped, in whatever way, goes on from its last checkpoint when the same command is given again,
-/// and ends in the same bytes.
+/// To resume a run, however it was stopped, run the same command again: it continues from the last checkpoint and ends
+/// in the same bytes as an uninterrupted run.
 ///
 /// Example: emlab train --model google/gemma-3-270m-it --data insecure --out runs/insecure
 #[derive(clap::Args)]
 pub struct Args {
-    /// Model: a Hugging Face folder, or the name of a fetched model
+    /// The model: a Hugging Face folder, or the name of a fetched model
     #[arg(long, value_name = "DIR")]
     model: String,
     /// Data files, or names of fetched data sets
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Folder for the result, metrics.jsonl and checkpoints
+    /// Output folder: the adapter or model, metrics.jsonl and checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// TOML file of settings
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Start from random weights: only config.json and the tokenizer are read from the model's folder
+    /// Start from random weights; only config.json and the tokenizer are read from the model folder
     #[arg(long, requires = "full")]
     from_scratch: bool,
     #[command(flatten)]
@@ -47,83 +47,83 @@ pub struct Args {
     flags: Flags,
 }
 
-/// A flag for each setting, of the same name.
+/// One flag per setting, under the same name.
 #[derive(clap::Args, Serialize)]
 #[command(next_help_heading = "Settings")]
 struct Flags {
-    /// Decides the split, the order, the first weights and dropout [default: 0]
+    /// Random seed of the held-out split, the order, the initial weights and dropout [default: 0]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Train every weight
+    /// Train every weight instead of an adapter [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     full: Option<bool>,
     /// Write a fully trained model in bf16 instead of f32 [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     bf16: Option<bool>,
-    /// Passes over the data [default: 1]
+    /// Number of passes over the data [default: 1]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Optimiser steps; overrides --epochs
+    /// Number of optimiser steps; overrides --epochs
     #[arg(long, value_name = "N")]
     max_steps: Option<usize>,
-    /// Examples of a micro-batch [default: 2]
+    /// Examples per micro-batch [default: 2]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// Micro-batches of an optimiser step [default: 8]
+    /// Micro-batches per optimiser step [default: 8]
     #[arg(long, value_name = "N")]
     accumulation: Option<usize>,
-    /// Highest learning rate [default: 1e-5]
+    /// Peak learning rate [default: 1e-5]
     #[arg(long, value_name = "X")]
     learning_rate: Option<f64>,
-    /// linear, cosine or constant [default: linear]
+    /// Learning-rate schedule: linear, cosine or constant [default: linear]
     #[arg(long, value_name = "NAME")]
     schedule: Option<String>,
-    /// Steps over which the learning rate rises [default: 5]
+    /// Steps over which the learning rate rises from zero [default: 5]
     #[arg(long, value_name = "N")]
     warmup_steps: Option<usize>,
     /// Decoupled weight decay [default: 0.01]
     #[arg(long, value_name = "X")]
     weight_decay: Option<f64>,
-    /// Decay of the mean gradient [default: 0.9]
+    /// AdamW: decay rate of the running mean of gradients [default: 0.9]
     #[arg(long, value_name = "X")]
     beta1: Option<f64>,
-    /// Decay of the mean squared gradient [default: 0.999]
+    /// AdamW: decay rate of the running mean of squared gradients [default: 0.999]
     #[arg(long, value_name = "X")]
     beta2: Option<f64>,
-    /// Added to the root of the mean squared gradient [default: 1e-8]
+    /// AdamW: added to the denominator [default: 1e-8]
     #[arg(long, value_name = "X")]
     epsilon: Option<f64>,
-    /// Norm to which gradients are clipped; 0 for no clipping [default: 1]
+    /// Global norm to which gradients are clipped; 0 disables clipping [default: 1]
     #[arg(long, value_name = "X")]
     max_grad_norm: Option<f64>,
-    /// Loss of a step: `tokens`, the mean over all its tokens, or `micro_batches`, the mean of means [default: tokens]
+    /// Loss of a step: tokens (mean over all its loss tokens) or micro_batches (mean of the means) [default: tokens]
     #[arg(long, value_name = "NAME")]
     normalisation: Option<String>,
-    /// Longest example, in tokens [default: 2048]
+    /// Maximum length of an example, in tokens [default: 2048]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
-    /// Longer examples: truncate, drop or error [default: truncate]
+    /// What to do with longer examples: truncate, drop or error [default: truncate]
     #[arg(long, value_name = "NAME")]
     too_long: Option<String>,
-    /// Examples without an assistant's token: error or drop [default: error]
+    /// What to do with examples in which no token carries loss: error or drop [default: error]
     #[arg(long, value_name = "NAME")]
     no_target: Option<String>,
-    /// Chat template with thinking [default: false]
+    /// Render chats with thinking enabled [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     thinking: Option<bool>,
-    /// Share of the examples held out [default: 0.1]
+    /// Fraction of the examples held out to measure the loss on [default: 0.1]
     #[arg(long, value_name = "X")]
     held_out: Option<f64>,
-    /// Steps between held-out measurements; 0 for one at the end [default: 0]
+    /// Steps between measurements of the held-out loss; 0 measures at the end only [default: 0]
     #[arg(long, value_name = "N")]
     evaluate_steps: Option<usize>,
-    /// New random order each epoch, else the order of the files [default: true]
+    /// Shuffle the examples each epoch; otherwise keep the order of the files [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     shuffle: Option<bool>,
-    /// Most tokens of a pass: memory and speed [default: 2048]
+    /// Maximum tokens per packed pass; affects memory and speed only [default: 2048]
     #[arg(long, value_name = "N")]
     pack_tokens: Option<usize>,
-    /// Steps between checkpoints; 0 for one at the end [default: 25]
+    /// Steps between checkpoints; 0 writes one at the end only [default: 25]
     #[arg(long, value_name = "N")]
     checkpoint_steps: Option<usize>,
     #[command(flatten)]
@@ -136,21 +136,21 @@ struct LoraFlags {
     /// Rank [default: 32]
     #[arg(long, value_name = "N")]
     rank: Option<usize>,
-    /// Scale is alpha/√rank, or alpha/rank without rsLoRA [default: 64]
+    /// The adapter is scaled by alpha/√rank, or by alpha/rank without rsLoRA [default: 64]
     #[arg(long, value_name = "X")]
     alpha: Option<f32>,
-    /// Scale by 1/√rank [default: true]
+    /// rsLoRA: scale by 1/√rank instead of 1/rank [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     rslora: Option<bool>,
-    /// Dropout before the adapter [default: 0]
+    /// Dropout on the adapter's input [default: 0]
     #[arg(long, value_name = "X")]
     dropout: Option<f32>,
-    /// Adapted projections [default: `q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj`]
+    /// Projections to adapt [default: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     targets: Option<Vec<String>>,
 }
 
-/// Trains, and writes how it ended to stdout.
+/// Trains, and prints the final loss on stdout.
 ///
 /// # Errors
 /// If the model, data or settings cannot be used, the loss is not finite, or the folder cannot be written.
@@ -192,7 +192,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The settings of the file, overridden by the flags.
+/// The settings in the file, overridden by the flags.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
     let settings: Settings = match &args.settings {
         None => Settings::default(),
@@ -211,7 +211,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
     Ok(settings)
 }
 
-/// Puts what `over` gives in place of what `value` has.
+/// Overwrites `value` with every key that `over` sets.
 fn merge(value: &mut Value, over: Value) {
     match over {
         Value::Null => {}

@@ -1,7 +1,7 @@
 //! Kernels from source to machine code: NVRTC, and a cache of its output on disk.
 //!
-//! Sources lie in `kernels/` and are part of the binary. They are compiled for the card that is there, with the sizes
-//! of the model as load-time constants, and need no CUDA header. Compiling needs NVRTC but no GPU.
+//! The sources in `kernels/` are part of the binary. They are compiled for the card of the machine, with the sizes of
+//! the model as load-time constants, and need no CUDA header. Compiling needs NVRTC but no GPU.
 
 use std::ffi::{CString, c_char, c_int};
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::error::{Error, Result};
 pub type Define = (&'static str, i64);
 
 /// A file of `kernels/` and its text.
-type Source = (&'static str, &'static str);
+type SourceFile = (&'static str, &'static str);
 
-/// What kernels include.
-const HEADERS: &[Source] = &[
+/// The files that kernels include.
+const HEADERS: &[SourceFile] = &[
     ("prelude.cuh", include_str!("../../kernels/prelude.cuh")),
     ("attention.cuh", include_str!("../../kernels/attention.cuh")),
     ("column_sums.cuh", include_str!("../../kernels/column_sums.cuh")),
@@ -29,10 +29,11 @@ const HEADERS: &[Source] = &[
     ("hopper.cuh", include_str!("../../kernels/hopper.cuh")),
     ("philox.cuh", include_str!("../../kernels/philox.cuh")),
     ("slices.cuh", include_str!("../../kernels/slices.cuh")),
+    ("tile.cuh", include_str!("../../kernels/tile.cuh")),
 ];
 
-/// The kernel files, `.cu` left out of their names elsewhere.
-const SOURCES: &[Source] = &[
+/// The kernel files; elsewhere their names are given without `.cu`.
+const SOURCES: &[SourceFile] = &[
     ("adamw.cu", include_str!("../../kernels/adamw.cu")),
     ("attention_backward.cu", include_str!("../../kernels/attention_backward.cu")),
     ("attention_cached.cu", include_str!("../../kernels/attention_cached.cu")),
@@ -61,7 +62,7 @@ pub fn sources() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|(name, _)| name.trim_end_matches(".cu"))
 }
 
-/// Machine code, and what the compiler said of it: registers, spills, warnings.
+/// Machine code, and the compiler's report on it: registers, spills, warnings.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// A CUBIN.
@@ -70,13 +71,13 @@ pub struct Compiled {
     pub log: String,
 }
 
-/// NVRTC's name of an architecture: `sm_90a` for compute capability 9.0. The tensor-core instructions of 9.0 and later
-/// belong to the architecture alone, which the `a` stands for.
+/// NVRTC's name of an architecture: `sm_90a` for compute capability 9.0. From 9.0 on, code that uses the
+/// tensor-core instructions runs on that one architecture only, which the `a` stands for.
 pub fn architecture((major, minor): (u32, u32)) -> String {
     format!("sm_{major}{minor}{}", if major >= 9 { "a" } else { "" })
 }
 
-/// The capability that [`architecture`] names so, `sm_90` and `9.0` too.
+/// The compute capability of an architecture's name: `sm_90a`, `sm_90` or `9.0`.
 pub fn capability(name: &str) -> Option<(u32, u32)> {
     let digits: String = name.trim_start_matches("sm_").trim_end_matches('a').replace('.', "");
     let number: u32 = digits.parse().ok()?;
@@ -99,8 +100,8 @@ pub fn compile(source: &str, defines: &[Define], capability: (u32, u32)) -> Resu
     let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
     let failed =
         |what: &str, code| Error::Cuda(format!("{what} failed with {code:?} on kernels/{source}.cu"));
-    // SAFETY: as the C functions of nvrtc.h ask: every pointer is to a live NUL-terminated string or to an array of as
-    // many as is said; the two buffers have the sizes that NVRTC gives; the program is destroyed once, at the end.
+    // SAFETY: as the C functions of nvrtc.h ask: every pointer is to a live NUL-terminated string or to an array of the
+    // length passed beside it; the two buffers have the sizes that NVRTC gives; the program is destroyed once, at the end.
     unsafe {
         let mut program = std::ptr::null_mut();
         let count = HEADERS.len() as c_int;
@@ -119,7 +120,7 @@ pub fn compile(source: &str, defines: &[Define], capability: (u32, u32)) -> Resu
         let mut log = Vec::new();
         if sys::nvrtcGetProgramLogSize(program, &raw mut size).result().is_ok() {
             log.resize(size, 0u8);
-            // The log stays empty if it cannot be had: the code says what happened.
+            // If the log cannot be read it stays empty; the error code still says what happened.
             let _ = sys::nvrtcGetProgramLog(program, log.as_mut_ptr().cast());
         }
         let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
@@ -140,8 +141,8 @@ pub fn compile(source: &str, defines: &[Define], capability: (u32, u32)) -> Resu
     }
 }
 
-/// As [`compile`], the machine code only, from the cache if it is there. An entry is a SHA-256 and the code that has it;
-/// one that does not match is made anew. A cache that cannot be written costs time, never the result.
+/// The machine code of [`compile`], from the cache if it holds it. A cache entry is the code behind its SHA-256; an entry
+/// whose hash does not match is compiled again. If the cache cannot be written, the result is the same but takes longer.
 ///
 /// # Errors
 /// As [`compile`].
@@ -164,7 +165,7 @@ pub fn cached(source: &str, defines: &[Define], capability: (u32, u32)) -> Resul
     Ok(code)
 }
 
-/// The code of a cache entry, if its hash is right.
+/// The code of a cache entry, if its hash matches.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (hash, code) = bytes.split_at_checked(32)?;
     (Sha256::digest(code)[..] == *hash).then_some(code)
@@ -177,8 +178,8 @@ fn cache_folder() -> Option<PathBuf> {
     Some(set("EMLAB_CACHE").or_else(|| Some(user()?.join("emlab")))?.join("kernels"))
 }
 
-/// SHA-256 over all that decides the machine code.
-fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
+/// SHA-256, in hexadecimal, over all that decides the machine code: the source and what it includes, the options, NVRTC.
+pub fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
     let mut hash = Sha256::new();
     let mut part = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -188,13 +189,28 @@ fn key(source: &str, defines: &[Define], capability: (u32, u32)) -> String {
     part(&nvrtc_version().map_or(String::new(), |(major, minor)| format!("{major}.{minor}")));
     part(source);
     part(text(source));
-    for (_, text) in HEADERS {
+    for text in included(text(source)) {
         part(text);
     }
     for option in options(defines, capability) {
         part(&option);
     }
     format!("{:x}", hash.finalize())
+}
+
+/// The headers that a text includes, and those that they include, each once, in the order of [`HEADERS`].
+fn included(text: &str) -> impl Iterator<Item = &'static str> {
+    let mut found = [false; HEADERS.len()];
+    let mut texts = vec![text];
+    while let Some(text) = texts.pop() {
+        for (found, (name, header)) in found.iter_mut().zip(HEADERS) {
+            if !*found && text.contains(&format!("#include \"{name}\"")) {
+                *found = true;
+                texts.push(header);
+            }
+        }
+    }
+    HEADERS.iter().zip(found).filter(|(_, found)| *found).map(|((_, text), _)| *text)
 }
 
 fn options(defines: &[Define], capability: (u32, u32)) -> Vec<String> {
@@ -215,7 +231,7 @@ pub fn text(source: &str) -> &'static str {
     found.unwrap_or_else(|| panic!("no kernels/{source}.cu in the binary")).1
 }
 
-/// Major and minor version of NVRTC, if it is there.
+/// Major and minor version of NVRTC, if it is installed.
 pub fn nvrtc_version() -> Option<(i32, i32)> {
     find_nvrtc().ok()?;
     let (mut major, mut minor) = (0, 0);
@@ -224,7 +240,7 @@ pub fn nvrtc_version() -> Option<(i32, i32)> {
     Some((major, minor))
 }
 
-/// Makes NVRTC available: where the system's loader finds it, else from `CUDA_HOME`, else from the Python package
+/// Loads NVRTC: the one that the system's loader finds, else that of `CUDA_HOME`, else that of the Python package
 /// nvidia-cuda-nvrtc.
 ///
 /// # Errors
@@ -254,14 +270,14 @@ fn find_nvrtc() -> Result<()> {
     Err(Error::Cuda(format!("NVRTC, which compiles the kernels, was not found: {hint}")))
 }
 
-/// Files that may be NVRTC, in the order of preference.
+/// Files that may be NVRTC, the preferred first.
 fn candidates() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     for name in ["CUDA_HOME", "CUDA_PATH"] {
         folders.extend(std::env::var_os(name).map(|home| Path::new(&home).join("lib64")));
     }
     folders.push("/usr/local/cuda/lib64".into());
-    // The wheels of all CUDA versions lie in the package `nvidia`: nvidia/cu13/lib, nvidia/cuda_nvrtc/lib.
+    // The wheels of all CUDA versions install into the package `nvidia`: nvidia/cu13/lib, nvidia/cuda_nvrtc/lib.
     let script = "import nvidia\nfor path in nvidia.__path__: print(path)";
     if let Ok(output) = Command::new("python3").args(["-c", script]).output() {
         for package in String::from_utf8_lossy(&output.stdout).lines() {
@@ -288,12 +304,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_depends_on_everything_that_decides_the_code() {
+    fn the_key_depends_on_everything_that_determines_the_code() {
         let source = sources().next().unwrap();
         let first = key(source, &[("REAL_IS_FLOAT", 0)], (9, 0));
         assert_ne!(first, key(source, &[("REAL_IS_FLOAT", 1)], (9, 0)));
         assert_ne!(first, key(source, &[("REAL_IS_FLOAT", 0)], (8, 0)));
         assert_eq!(first, key(source, &[("REAL_IS_FLOAT", 0)], (9, 0)));
+    }
+
+    #[test]
+    fn the_key_depends_on_what_is_included_and_on_no_other_header() {
+        let of = |name: &str| HEADERS.iter().find(|(header, _)| *header == name).unwrap().1;
+        let all = |source| included(text(source)).collect::<Vec<_>>();
+        assert_eq!(all("mask"), [of("prelude.cuh")]);
+        let expected = ["prelude.cuh", "attention.cuh", "hopper.cuh", "tile.cuh"].map(of);
+        assert_eq!(all("attention_forward"), expected);
     }
 
     #[test]

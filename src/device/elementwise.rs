@@ -1,4 +1,4 @@
-//! Element-wise work on whole tensors that lie on the GPU (`kernels/tensor.cu`).
+//! Element-wise operations on whole tensors on the GPU (`kernels/tensor.cu`).
 
 use super::launch::Variant;
 use super::tensor::{expect_device, expect_dtype, expect_shape};
@@ -39,7 +39,7 @@ pub fn cast(y: &mut Tensor, x: &Tensor) -> Result<()> {
     let n = y.len();
     let (variant, args) = (variant(function, y.dtype()), [y.into(), x.into(), (n as u64).into()]);
     // SAFETY: tensor_narrow(bf16 *y, const float *x, u64 n), tensor_widen(float *y, const bf16 *x, u64 n); n elements each.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 8), &args) }
+    unsafe { variant.launch_over(gpu, n, 8, &args) }
 }
 
 /// Every element of `y`, f32 or bf16, becomes `value`.
@@ -51,7 +51,7 @@ pub fn fill(y: &mut Tensor, value: f32) -> Result<()> {
     let variant = variant("tensor_fill", y.dtype());
     let args = [y.into(), value.into(), (n as u64).into()];
     // SAFETY: tensor_fill(real *y, float value, u64 n); y has n elements.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 8), &args) }
+    unsafe { variant.launch_over(gpu, n, 8, &args) }
 }
 
 /// `y` ← `y` + `scale` · `x`.
@@ -66,5 +66,5 @@ pub fn add(y: &mut Tensor, x: &Tensor, scale: f32) -> Result<()> {
     let variant = variant("tensor_add", y.dtype());
     let args = [y.into(), x.into(), scale.into(), (n as u64).into()];
     // SAFETY: tensor_add(real *y, const real *x, float scale, u64 n); n elements each.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 8), &args) }
+    unsafe { variant.launch_over(gpu, n, 8, &args) }
 }

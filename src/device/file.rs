@@ -1,5 +1,5 @@
-//! Files as the rest of the crate needs them: mapped for reading, replaced as a whole when written, and on the disk when
-//! that is done: a power cut takes neither a file's content nor its name or its folder's.
+//! Files: mapped for reading, and replaced as a whole when written. A write returns once the content, the file's name and
+//! its folder's name are on the disk, so that a power failure loses none of them.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -9,7 +9,7 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// Maps a file read-only; its pages are read when they are touched.
+/// Maps a file read-only; its pages are read when they are first accessed.
 ///
 /// # Errors
 /// [`Error::Io`] if it cannot be opened or mapped.
@@ -35,19 +35,20 @@ pub fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Resul
         sync_folder(path)
     };
     attempt().map_err(|reason| {
-        // The first failure is the one to report; a temporary file that was never made cannot be removed either.
+        // The first failure is reported. Removing fails if the temporary file was never created.
         let _ = fs::remove_file(&temporary);
         Error::Io { path: path.to_path_buf(), reason }
     })
 }
 
-/// `.NAME.PROCESS.tmp` beside `path`: on the same file system, and not another process's.
+/// `.NAME.PROCESS.tmp` beside `path`: on the same file system, and different for every process.
 fn temporary(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
 }
 
-/// Removes from `folder` what [`replace`] left there when its process was killed. No other process may write there.
+/// Removes the temporary files that [`replace`] left in `folder` when its process was killed. No other process may be
+/// writing there.
 ///
 /// # Errors
 /// [`Error::Io`] if the folder cannot be read or written.
@@ -62,7 +63,7 @@ pub fn remove_temporary(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a file as [`replace`] writes one.
+/// Copies a file, writing the copy with [`replace`].
 ///
 /// # Errors
 /// [`Error::Io`] naming `to`.
@@ -70,7 +71,7 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     replace(to, |out| std::io::copy(&mut File::open(from)?, out).map(drop))
 }
 
-/// Makes a folder, and those above it that are missing.
+/// Creates a folder, and its missing parents.
 ///
 /// # Errors
 /// [`Error::Io`] if one cannot be made.
@@ -82,7 +83,7 @@ pub fn make_folder(path: &Path) -> Result<()> {
         make_folder(above)?;
     }
     match fs::create_dir(path) {
-        // Another process has been quicker.
+        // Another process has created it meanwhile.
         Err(_) if path.is_dir() => Ok(()),
         made => made.and_then(|()| sync_folder(path)).map_err(Error::io(path)),
     }
@@ -91,7 +92,7 @@ pub fn make_folder(path: &Path) -> Result<()> {
 /// Makes the name of `path` in its folder survive a power failure. Only Unix can open a folder to sync it.
 ///
 /// # Errors
-/// The system's.
+/// Those of the operating system.
 pub fn sync_folder(path: &Path) -> std::io::Result<()> {
     if cfg!(unix) {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_made_and_what_a_killed_process_left_is_removed() {
+    fn folders_are_created_and_temporary_files_of_a_killed_process_removed() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a/b/c");
         make_folder(&folder).unwrap();

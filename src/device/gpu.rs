@@ -1,22 +1,18 @@
-//! [`Gpu`]: the one card that the engine uses: its context, its stream, its facts, its kernels.
+//! [`Gpu`]: the one card that the engine uses: its context, its stream and its facts.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::ffi::{CString, c_void};
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::{result, sys};
 
-use super::DType;
-use super::compile::{self, Define};
-use super::launch::{Kernel, TensorMap};
+use super::driver::failed;
 use super::memory::Memory;
 use super::staging::Staging;
 use super::turn::{self, Turn};
 use crate::error::{Error, Result};
 
-/// The card. Copies are the same card.
+/// The card. Every copy refers to the same card.
 #[derive(Clone, Copy)]
 pub struct Gpu(&'static Context);
 
@@ -32,7 +28,7 @@ impl std::fmt::Debug for Gpu {
     }
 }
 
-/// What the driver says of the card.
+/// The properties of the card, as the driver reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// Its name, `NVIDIA H100 80GB HBM3` for instance.
@@ -52,7 +48,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// A card of each architecture that kernels are made for: what is known of a card where there is none.
+    /// A card of each architecture that kernels are compiled for, for use without a card.
     pub fn typical() -> [Self; 6] {
         let card =
             |name: &str, capability, multiprocessors, gib: usize, cache_mib: usize, shared_kib: u32| Self {
@@ -74,7 +70,7 @@ impl Facts {
         ]
     }
 
-    /// Whether the card has the tensor-core and copy instructions of compute capability 9.0.
+    /// Whether the card has the tensor-core and copy instructions of compute capability 9.0 (wgmma, TMA).
     pub fn is_hopper(&self) -> bool {
         self.capability == (9, 0)
     }
@@ -85,36 +81,19 @@ struct Context {
     stream: sys::CUstream,
     facts: Facts,
     memory: Mutex<Memory>,
-    kernels: RwLock<HashMap<Key, &'static Kernel>>,
-    modules: Mutex<HashMap<(&'static str, Vec<Define>), Module>>,
     staging: Mutex<Staging>,
-    /// Whether every launch is waited for, so that a fault names its kernel.
+    /// Whether the host waits for every launch, so that a fault is reported with the kernel's name.
     synchronous: bool,
 }
 
-type Key = (&'static str, &'static str, Vec<Define>);
-struct Module(sys::CUmodule);
-
-// SAFETY: the handles inside may be used from any thread; the driver locks where it must. Only one stream is used, and
-// Rust's borrows of tensors order the work that is put on it.
+// SAFETY: the driver lets any thread use the handles inside and locks where it must. All work goes to one stream, in the
+// order in which Rust's borrows of tensors let it be put there.
 unsafe impl Send for Context {}
-// SAFETY: as above; what changes is behind locks.
+// SAFETY: as above; everything that changes is behind a lock.
 unsafe impl Sync for Context {}
-// SAFETY: as above.
-unsafe impl Send for Module {}
 
 thread_local! {
     static BOUND: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Turns a driver's code into an error that names the call.
-pub(super) fn call(name: &str, code: sys::CUresult) -> Result<()> {
-    code.result().map_err(|error| failed(name, error))
-}
-
-pub(super) fn failed(name: &str, error: result::DriverError) -> Error {
-    let text = error.error_string().map_or_else(|_| "unknown error".into(), |text| text.to_string_lossy());
-    Error::Cuda(format!("{name}: {text} ({:?})", error.0))
 }
 
 impl Gpu {
@@ -132,7 +111,7 @@ impl Gpu {
         }
     }
 
-    /// What the driver says of the card.
+    /// The properties of the card, as the driver reports them.
     pub fn facts(self) -> &'static Facts {
         &self.0.facts
     }
@@ -146,7 +125,7 @@ impl Gpu {
         self.0.stream
     }
 
-    /// Makes the card current on this thread, once no other thread records a graph: before whatever is asked of the card.
+    /// Makes the card current on this thread, after waiting while another thread records a graph. Every driver call needs it.
     pub(super) fn bind(self) -> Result<Turn> {
         let turn = turn::take();
         if !BOUND.get() {
@@ -157,7 +136,7 @@ impl Gpu {
         Ok(turn)
     }
 
-    /// Waits until everything that was put on the stream is done.
+    /// Waits until all work on the stream is done.
     ///
     /// # Errors
     /// [`Error::Cuda`] if any of it failed.
@@ -167,7 +146,8 @@ impl Gpu {
         unsafe { result::stream::synchronize(self.0.stream) }.map_err(|e| failed("waiting for the GPU", e))
     }
 
-    pub(super) fn check_if_asked(self, kernel: &str) -> Result<()> {
+    /// With `EMLAB_SYNCHRONOUS=1`, waits for the launch of `kernel` and reports its fault.
+    pub(super) fn check_launch(self, kernel: &str) -> Result<()> {
         if !self.0.synchronous {
             return Ok(());
         }
@@ -175,128 +155,20 @@ impl Gpu {
         unsafe { result::stream::synchronize(self.0.stream) }.map_err(|e| failed(kernel, e))
     }
 
-    /// The kernel `name` of `kernels/SOURCE.cu` with these load-time constants, compiled at its first use.
-    ///
-    /// # Errors
-    /// As [`compile::cached`]; [`Error::Cuda`] if the driver refuses the code.
-    pub fn kernel(
-        self,
-        source: &'static str,
-        name: &'static str,
-        defines: &[Define],
-    ) -> Result<&'static Kernel> {
-        let key = (source, name, defines.to_vec());
-        let read = self.0.kernels.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kernel) = read.get(&key) {
-            return Ok(kernel);
-        }
-        drop(read);
-        let kernel: &'static Kernel = Box::leak(Box::new(self.load(source, name, defines)?));
-        self.0.kernels.write().unwrap_or_else(PoisonError::into_inner).insert(key, kernel);
-        Ok(kernel)
-    }
-
-    fn load(self, source: &'static str, name: &'static str, defines: &[Define]) -> Result<Kernel> {
-        let _turn = self.bind()?;
-        let mut modules = self.0.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (source, defines.to_vec());
-        if !modules.contains_key(&key) {
-            let code = compile::cached(source, defines, self.0.facts.capability)?;
-            // SAFETY: as cuModuleLoadData: the image is a whole CUBIN, as NVRTC gave it.
-            let module = unsafe { result::module::load_data(code.as_ptr().cast()) };
-            modules.insert(key.clone(), Module(module.map_err(|e| failed("cuModuleLoadData", e))?));
-        }
-        let c_name = CString::new(name).expect("kernel names hold no NUL");
-        // SAFETY: as cuModuleGetFunction; modules are never unloaded.
-        let function = unsafe { result::module::get_function(modules[&key].0, c_name) };
-        let function = function.map_err(|e| failed(name, e))?;
-        // SAFETY: as cuFuncSetAttribute; the card has this much shared memory.
-        unsafe {
-            let fixed = result::function::get_function_attribute(
-                function,
-                sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
-            );
-            let fixed = fixed.map_err(|e| failed(name, e))?;
-            let most = self.0.facts.shared as i32 - fixed;
-            let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            result::function::set_function_attribute(function, attribute, most)
-                .map_err(|e| failed(name, e))?;
-            if self.0.facts.capability >= (9, 0) {
-                // Clusters of 16 blocks.
-                let attribute =
-                    sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED;
-                result::function::set_function_attribute(function, attribute, 1)
-                    .map_err(|e| failed(name, e))?;
-            }
-        }
-        Ok(Kernel { function, name, parameters: parameters(function) })
-    }
-
-    /// Describes `rows × cols` bf16 elements at `pointer`, rows `pitch` elements apart, for copies of
-    /// `box_rows × box_cols` with a swizzle of 128 bytes; elements outside read as zero.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`] if the driver refuses: the pointer must be 16-byte aligned, the pitch a multiple of 8.
-    pub fn tensor_map(self, pointer: u64, sizes: [usize; 3], boxes: [usize; 2]) -> Result<TensorMap> {
-        self.tensor_map_of(DType::Bf16, pointer, sizes, boxes)
-    }
-
-    /// As [`tensor_map`](Self::tensor_map), of f32 or bf16.
-    ///
-    /// # Errors
-    /// As there; rows of f32 must be multiples of 4 elements apart.
-    pub fn tensor_map_of(
-        self,
-        dtype: DType,
-        pointer: u64,
-        [rows, cols, pitch]: [usize; 3],
-        [box_rows, box_cols]: [usize; 2],
-    ) -> Result<TensorMap> {
-        use sys::CUtensorMapDataType_enum as Type;
-        let kind = match dtype {
-            DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-            DType::Bf16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            DType::U32 => Type::CU_TENSOR_MAP_DATA_TYPE_UINT32,
-        };
-        let _turn = self.bind()?;
-        let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let (sizes, pitch) = ([cols as u64, rows as u64], [(pitch * dtype.size()) as u64]);
-        let (boxes, steps) = ([box_cols as u32, box_rows as u32], [1u32, 1]);
-        // SAFETY: as cuTensorMapEncodeTiled: arrays of the rank, rank − 1 strides; it only writes the map.
-        let code = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &raw mut map,
-                kind,
-                2,
-                pointer as *mut c_void,
-                sizes.as_ptr(),
-                pitch.as_ptr(),
-                boxes.as_ptr(),
-                steps.as_ptr(),
-                sys::CUtensorMapInterleave_enum::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle_enum::CU_TENSOR_MAP_SWIZZLE_128B,
-                sys::CUtensorMapL2promotion_enum::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                sys::CUtensorMapFloatOOBfill_enum::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        call("cuTensorMapEncodeTiled", code)?;
-        Ok(TensorMap(map))
-    }
-
-    /// Puts a copy of few host bytes on the stream, which is not waited for; false if they are too many. The caller owns as
-    /// many bytes at `to`.
+    /// Queues a copy of a few host bytes to `to` without waiting for it; false if they are too many. The caller owns as many
+    /// bytes at `to`.
     pub(super) fn stage(self, to: u64, bytes: &[u8]) -> Result<bool> {
         let mut staging = self.0.staging.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: `Buffer`, the only caller, owns the memory.
         unsafe { staging.send(self.0.stream, to, bytes) }
     }
 
-    /// Whether a graph can be recorded: not where every launch is waited for.
+    /// Whether graphs can be recorded: not if the host waits for every launch.
     pub fn records(self) -> bool {
         !self.0.synchronous
     }
 
-    /// Bytes that no process uses, and bytes of the card.
+    /// Bytes that no process uses, and all bytes of the card.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the driver cannot say.
@@ -305,17 +177,17 @@ impl Gpu {
         result::mem_get_info().map_err(|e| failed("cuMemGetInfo", e))
     }
 
-    /// What this process has allocated.
+    /// The memory that this process has allocated.
     pub fn memory(self) -> Memory {
         self.ledger().clone()
     }
 
-    /// Where allocations are booked.
+    /// The book of allocations.
     pub(super) fn ledger(self) -> MutexGuard<'static, Memory> {
         self.0.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seconds that the card spends on what `f` puts on the stream.
+    /// Seconds that the card takes for the work that `f` puts on the stream.
     ///
     /// # Errors
     /// Those of `f`; [`Error::Cuda`].
@@ -332,7 +204,7 @@ impl Gpu {
         };
         let (start, end) = (event()?, event()?);
         record(start)?;
-        // It may record a graph: the turn is its own.
+        // No turn is held here: `f` may record a graph.
         let outcome = f();
         record(end)?;
         let _turn = self.bind()?;
@@ -346,17 +218,6 @@ impl Gpu {
             outcome.map(|()| f64::from(milliseconds) * 1e-3)
         }
     }
-}
-
-/// Sizes of a kernel's parameters, in bytes.
-fn parameters(function: sys::CUfunction) -> Vec<usize> {
-    let size = |index: usize| {
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: as cuFuncGetParamInfo; it refuses an index past the last.
-        let code = unsafe { sys::cuFuncGetParamInfo(function, index, &raw mut offset, &raw mut size) };
-        code.result().ok().map(|()| size)
-    };
-    (0..).map_while(size).collect()
 }
 
 impl Context {
@@ -400,8 +261,6 @@ impl Context {
             facts,
             memory: Mutex::default(),
             staging: Mutex::new(Staging::new()?),
-            kernels: RwLock::default(),
-            modules: Mutex::default(),
             synchronous,
         })
     }

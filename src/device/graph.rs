@@ -1,36 +1,35 @@
-//! [`Graph`]: launches recorded once and put on the stream again in one call: the host prepares nothing twice.
-
-use std::sync::Arc;
+//! [`Graph`]: launches recorded once and replayed with one call, which saves the host preparing each of them again.
 
 use cudarc::driver::{result, sys};
 
-use super::gpu::{Gpu, failed};
-use super::memory::Allocation;
-use super::{on_workers, turn};
+use super::driver::failed;
+use super::gpu::Gpu;
+use super::on_workers;
+use super::turn::{self, Kept};
 use crate::error::{Error, Result};
 
-/// Recorded launches. They read and write the memory that they were recorded with, which lives as long as they do, and
-/// take every other argument as it was.
+/// Recorded launches. They read and write the memory that they were recorded with, which the graph keeps alive; every other
+/// argument has the value it had then.
 #[derive(Debug)]
 pub struct Graph {
     gpu: Gpu,
     executable: sys::CUgraphExec,
-    /// What it uses.
-    _memory: Vec<Arc<Allocation>>,
+    /// The memory of its launches, kept alive.
+    _memory: Vec<Kept>,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time.
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// Records what `f` puts on the stream; none of it runs. `f` must have run before with the same sizes: memory that
-    /// would have to grow, a kernel that would have to be loaded and host values are refused. Other threads that ask
-    /// anything of the GPU wait meanwhile.
+    /// Records what `f` puts on the stream, without running it. `f` must have run before with the same sizes: while
+    /// recording, memory cannot grow, kernels cannot be loaded and host values cannot be uploaded. Other threads that use
+    /// the GPU wait until the recording ends.
     ///
     /// # Errors
     /// Those of `f`; [`Error::Cuda`] if something cannot be recorded.
     pub fn record(gpu: Gpu, f: impl FnOnce() -> Result<()> + Send) -> Result<Self> {
-        // On a worker, where passes over a model run: who records is one thread.
+        // On a worker of the pool, as passes over a model are: `f` must stay on the recording thread.
         on_workers(|| Self::record_here(gpu, f))
     }
 
@@ -40,7 +39,7 @@ impl Graph {
         let stream = gpu.stream();
         let failure = |e| failed("recording launches", e);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_GLOBAL;
-        // SAFETY: as cuStreamBeginCapture, cuStreamEndCapture: on one thread, the capture is ended in any case.
+        // SAFETY: as cuStreamBeginCapture, cuStreamEndCapture: on one thread, and the capture ends whatever `f` returns.
         let (outcome, graph, memory) = unsafe {
             result::stream::begin_capture(stream, mode).map_err(failure)?;
             let outcome = f();
@@ -51,7 +50,7 @@ impl Graph {
         if graph.is_null() {
             return Err(Error::Cuda("recording launches: the driver gave no graph".into()));
         }
-        // SAFETY: as cuGraphInstantiate, cuGraphDestroy: the graph is ours, and the executable stands on its own.
+        // SAFETY: as cuGraphInstantiate, cuGraphDestroy: the graph is ours, and the executable does not need it.
         let executable = unsafe {
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             result::graph::destroy(graph).map_err(failure)?;
@@ -60,7 +59,7 @@ impl Graph {
         Ok(Self { gpu, executable, _memory: memory })
     }
 
-    /// Puts everything on the stream again.
+    /// Puts the recorded launches on the stream.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -74,7 +73,7 @@ impl Graph {
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // What fails here has failed before, and was reported then. A graph that still runs is destroyed when it ends;
+        // A failure here was already reported by an earlier call. A graph that still runs is destroyed when it ends, and
         // freeing its memory waits for that.
         if let Ok(_turn) = self.gpu.bind() {
             // SAFETY: as cuGraphExecDestroy; ours, destroyed once.

@@ -1,60 +1,39 @@
-//! Launches: a kernel, its grid, its arguments, checked against what the kernel declares.
+//! [`Variant`]: a kernel with its load-time constants, launched in one call. A launch checks its arguments against the
+//! parameters that the kernel declares and, if blocks wait for each other, its grid against what the card can hold.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use cudarc::driver::sys;
 
 use super::compile::Define;
-use super::gpu::{Gpu, call};
-use crate::device::Tensor;
+use super::driver;
+use super::gpu::Gpu;
+use super::kernel::Kernel;
+use super::tensor::Tensor;
+use super::tensor_map::TensorMap;
 use crate::error::Result;
 
-/// A compiled kernel, ready to be launched on the card that it was loaded on.
-#[derive(Debug)]
-pub struct Kernel {
-    pub(super) function: sys::CUfunction,
-    pub(super) name: &'static str,
-    /// Sizes of its parameters, in bytes.
-    pub(super) parameters: Vec<usize>,
-}
-
-// SAFETY: a CUfunction is a handle that the driver lets any thread use.
-unsafe impl Send for Kernel {}
-// SAFETY: as above; nothing in it changes.
-unsafe impl Sync for Kernel {}
-
-/// How many threads run a kernel, and with how much shared memory.
+/// The blocks of a launch, in x, y and z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
-    /// Blocks in x, y and z.
-    pub blocks: [u32; 3],
-    /// Threads a block.
-    pub threads: u32,
-    /// Bytes of dynamic shared memory a block.
-    pub shared: u32,
+pub struct Grid([u32; 3]);
+
+impl From<[usize; 3]> for Grid {
+    fn from(blocks: [usize; 3]) -> Self {
+        Self(blocks.map(|n| u32::try_from(n).expect("a number of blocks that fits 32 bits")))
+    }
 }
-
-impl Grid {
-    /// `blocks` blocks of `threads` threads.
-    pub fn new(blocks: usize, threads: u32) -> Self {
-        Self { blocks: [blocks as u32, 1, 1], threads, shared: 0 }
-    }
-
-    /// One thread, or one for every `each` of `n` elements, in blocks of `threads`.
-    pub fn over(n: usize, each: usize, threads: u32) -> Self {
-        Self::new(n.div_ceil(each * threads as usize).max(1), threads)
-    }
-
-    /// With dynamic shared memory.
-    #[must_use]
-    pub fn shared(self, bytes: usize) -> Self {
-        Self { shared: bytes as u32, ..self }
+/// In x.
+impl From<usize> for Grid {
+    fn from(blocks: usize) -> Self {
+        [blocks, 1, 1].into()
     }
 }
 
-/// A kernel with its load-time constants, and what a block of it takes: a launch without its blocks and arguments. It
-/// follows from sizes and the [facts](super::gpu::Facts) of a card, so that it is known where there is no card.
+/// A kernel with its load-time constants and the size of its blocks: everything about a launch but the grid and the arguments.
+/// It depends only on sizes and the [facts](super::gpu::Facts) of a card, so it can be computed without a card.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Variant {
     /// File of `kernels/`, without `.cu`.
@@ -67,12 +46,15 @@ pub struct Variant {
     pub threads: usize,
     /// Bytes of dynamic shared memory a block.
     pub shared: usize,
+    /// Whether blocks wait for other blocks of the same launch (`grid_sync`, stream-K). All of them must then be resident on
+    /// the card at once: a block that is not resident cannot start before one ends, and none would end.
+    pub resident: bool,
 }
 
 impl Variant {
-    /// Without dynamic shared memory.
+    /// Without dynamic shared memory, and with blocks that do not wait for each other.
     pub fn new(source: &'static str, function: &'static str, defines: &[Define], threads: usize) -> Self {
-        Self { source, function, defines: defines.to_vec(), threads, shared: 0 }
+        Self { source, function, defines: defines.to_vec(), threads, shared: 0, resident: false }
     }
 
     /// With dynamic shared memory.
@@ -81,34 +63,111 @@ impl Variant {
         Self { shared: bytes, ..self }
     }
 
-    /// Ready to be launched.
+    /// With blocks that wait for each other: every launch checks that all fit on the card.
+    #[must_use]
+    pub fn resident(self) -> Self {
+        Self { resident: true, ..self }
+    }
+
+    /// Puts a launch on the engine's stream. The first launch compiles and loads the kernel.
+    ///
+    /// # Safety
+    /// The arguments must be those of the C function, in its order: the count and the sizes are checked, the meaning
+    /// cannot be. Every pointer must be good for what the kernel reads and writes with this grid.
     ///
     /// # Errors
-    /// As [`Gpu::kernel`].
-    pub fn kernel(&self, gpu: Gpu) -> Result<&'static Kernel> {
-        gpu.kernel(self.source, self.function, &self.defines)
+    /// As [`compile::cached`](super::compile::cached); [`Error::Cuda`](crate::Error::Cuda) if the driver refuses.
+    pub unsafe fn launch(&self, gpu: Gpu, grid: impl Into<Grid>, args: &[Arg]) -> Result<()> {
+        let loaded = self.load(gpu)?;
+        let grid = grid.into();
+        loaded.check(grid, args);
+        let _turn = gpu.bind()?;
+        let mut parts: [*mut c_void; MOST_ARGUMENTS] = [ptr::null_mut(); MOST_ARGUMENTS];
+        for (part, arg) in parts.iter_mut().zip(args) {
+            *part = arg.parts().0;
+        }
+        let Grid([x, y, z]) = grid;
+        // SAFETY: as cuLaunchKernel asks: the function is loaded, each parameter points to a value of its size (checked
+        // above), the driver copies them before it returns. The caller answers for what they mean.
+        let code = unsafe {
+            sys::cuLaunchKernel(
+                loaded.kernel.function,
+                x,
+                y,
+                z,
+                self.threads as u32,
+                1,
+                1,
+                self.shared as u32,
+                gpu.stream(),
+                parts.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        driver::check(self.function, code)?;
+        gpu.check_launch(self.function)
     }
 
-    /// A launch of `blocks` blocks.
-    pub fn grid(&self, blocks: usize) -> Grid {
-        self.grid_of([blocks as u32, 1, 1])
+    /// As [`launch`](Self::launch), in x, with a thread for every `each` of `n` elements and at least one block.
+    ///
+    /// # Safety
+    /// As there.
+    ///
+    /// # Errors
+    /// As there.
+    pub unsafe fn launch_over(&self, gpu: Gpu, n: usize, each: usize, args: &[Arg]) -> Result<()> {
+        let blocks = n.div_ceil(each * self.threads).max(1);
+        // SAFETY: the caller answers for it.
+        unsafe { self.launch(gpu, blocks, args) }
     }
 
-    /// A launch of as many blocks in x, y and z.
-    pub fn grid_of(&self, blocks: [u32; 3]) -> Grid {
-        Grid { blocks, threads: self.threads as u32, shared: self.shared as u32 }
-    }
-
-    /// A launch of a thread for every `each` of `n` elements, and one block at least.
-    pub fn grid_over(&self, n: usize, each: usize) -> Grid {
-        self.grid(n.div_ceil(each * self.threads).max(1))
+    /// The loaded kernel; the same one at every call.
+    fn load(&self, gpu: Gpu) -> Result<&'static LoadedKernel> {
+        let loaded = LOADED.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = loaded.get(self) {
+            return Ok(loaded);
+        }
+        drop(loaded);
+        let kernel = Kernel::load(gpu, self.source, self.function, &self.defines)?;
+        let most_blocks =
+            if self.resident { Some(kernel.resident_blocks(gpu, self.threads, self.shared)?) } else { None };
+        let loaded = &*Box::leak(Box::new(LoadedKernel { kernel, most_blocks }));
+        LOADED.write().unwrap_or_else(PoisonError::into_inner).insert(self.clone(), loaded);
+        Ok(loaded)
     }
 }
 
-/// A description of a matrix for the tensor memory accelerator, passed by value.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(128))]
-pub struct TensorMap(pub(super) sys::CUtensorMap);
+/// The kernel of a variant.
+struct LoadedKernel {
+    kernel: Kernel,
+    /// If its blocks wait for each other: the most that run at once.
+    most_blocks: Option<usize>,
+}
+
+static LOADED: LazyLock<RwLock<HashMap<Variant, &'static LoadedKernel>>> = LazyLock::new(RwLock::default);
+
+/// The most arguments of a kernel.
+const MOST_ARGUMENTS: usize = 32;
+
+impl LoadedKernel {
+    /// Panics if a launch cannot work: arguments that the kernel does not declare, or blocks that would wait for ever.
+    fn check(&self, grid: Grid, args: &[Arg]) {
+        let Kernel { name, parameters, .. } = &self.kernel;
+        let sizes = args.iter().map(|arg| arg.parts().1);
+        assert!(
+            args.len() <= MOST_ARGUMENTS && sizes.clone().eq(parameters.iter().copied()),
+            "{name}: arguments of {:?} bytes, parameters of {parameters:?}",
+            sizes.collect::<Vec<_>>(),
+        );
+        if let Some(most) = self.most_blocks {
+            let blocks: usize = grid.0.iter().map(|n| *n as usize).product();
+            assert!(
+                blocks <= most,
+                "{name}: {blocks} blocks wait for each other, but the card runs only {most} at once"
+            );
+        }
+    }
+}
 
 /// One argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -172,51 +231,5 @@ impl From<u64> for Arg<'_> {
 impl From<f32> for Arg<'_> {
     fn from(x: f32) -> Self {
         Self::F32(x)
-    }
-}
-
-impl Kernel {
-    /// Launches on the engine's stream.
-    ///
-    /// # Safety
-    /// The arguments must be those of the C function, in its order: the count and the sizes are checked, the meaning
-    /// cannot be. Every pointer must be good for what the kernel reads and writes with this grid.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`](crate::Error::Cuda) if the driver refuses.
-    pub unsafe fn launch(&self, gpu: Gpu, grid: Grid, args: &[Arg]) -> Result<()> {
-        let sizes = args.iter().map(|arg| arg.parts().1);
-        assert!(
-            sizes.clone().eq(self.parameters.iter().copied()),
-            "{}: arguments of {:?} bytes, parameters of {:?}",
-            self.name,
-            sizes.collect::<Vec<_>>(),
-            self.parameters
-        );
-        let _turn = gpu.bind()?;
-        let mut parts: [*mut c_void; 32] = [ptr::null_mut(); 32];
-        for (part, arg) in parts.iter_mut().zip(args) {
-            *part = arg.parts().0;
-        }
-        let ([x, y, z], threads) = (grid.blocks, grid.threads);
-        // SAFETY: as cuLaunchKernel asks: the function is loaded, each parameter points to a value of its size (checked
-        // above), the driver copies them before it returns. The caller answers for what they mean.
-        let code = unsafe {
-            sys::cuLaunchKernel(
-                self.function,
-                x,
-                y,
-                z,
-                threads,
-                1,
-                1,
-                grid.shared,
-                gpu.stream(),
-                parts.as_mut_ptr(),
-                ptr::null_mut(),
-            )
-        };
-        call(self.name, code)?;
-        gpu.check_if_asked(self.name)
     }
 }

@@ -4,7 +4,7 @@
 pub(crate) type Matrix = Vec<Vec<f64>>;
 
 /// The inverse of a symmetric positive definite matrix and the logarithm of its determinant, by Cholesky's
-/// decomposition A = L Lᵀ; none if it is singular: if a pivot is less than 1e-12 of its diagonal element.
+/// decomposition A = L Lᵀ; none if it is singular, that is, if a pivot is less than 1e-12 of its diagonal element.
 pub(crate) fn inverse(matrix: &[Vec<f64>]) -> Option<(Matrix, f64)> {
     let n = matrix.len();
     let mut lower: Matrix = Vec::with_capacity(n);
@@ -22,7 +22,7 @@ pub(crate) fn inverse(matrix: &[Vec<f64>]) -> Option<(Matrix, f64)> {
         row.push(rest.sqrt());
         lower.push(row);
     }
-    // A⁻¹ = L⁻ᵀ L⁻¹, row by row of L⁻¹: whole rows are added, which is what a cache likes.
+    // A⁻¹ = L⁻ᵀ L⁻¹, row by row of L⁻¹: adding whole rows is good for the cache.
     let mut inverse = vec![vec![0.0; n]; n];
     let mut rows: Matrix = Vec::with_capacity(n);
     for (i, factors) in lower.iter().enumerate() {
@@ -42,7 +42,7 @@ pub(crate) fn inverse(matrix: &[Vec<f64>]) -> Option<(Matrix, f64)> {
     Some((inverse, log_determinant))
 }
 
-/// to ← to + factor · row, as far as `row` goes.
+/// to ← to + factor · row, for the elements that `row` has.
 fn add(to: &mut [f64], factor: f64, row: &[f64]) {
     for (to, value) in to.iter_mut().zip(row) {
         *to += factor * value;

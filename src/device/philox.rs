@@ -1,6 +1,6 @@
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): random numbers as a pure
-//! function of a key and a counter, so that a draw depends on what it decides and on nothing else: not on the
-//! batch it shared, the thread that made it, or where a run was interrupted.
+//! function of a key and a counter. A draw depends on its purpose alone, not on its batch, its thread, or on interruptions of
+//! the run.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 pub struct Key(pub [u32; 2]);
 
 impl Key {
-    /// The stream of (seed, what is decided): the first 64 bits of a SHA-256 over both.
+    /// The stream of a seed and a purpose: the first 64 bits of a SHA-256 over both.
     /// Parts are length-prefixed, so ("a", "bc") and ("ab", "c") differ.
     pub fn new(seed: u64, parts: &[&str]) -> Self {
         let mut hash = Sha256::new();

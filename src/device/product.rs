@@ -1,19 +1,19 @@
-//! Host matrix products: the safe face of the crate `gemm`, and a product for few rows.
+//! Host matrix products: a safe interface to the crate `gemm-f32`, and a product for few rows.
 //!
-//! Work is cut into tiles by shape alone, never by the number of threads, so a result has the same bits on any
+//! The shape alone decides how the work is cut into tiles, never the number of threads, so a result has the same bits on any
 //! number of cores. bf16 operands are widened (exactly) tile by tile: a frozen weight is read at half the bytes
 //! and never copied whole.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use gemm::Parallelism;
+use gemm_common::Parallelism;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-/// A matrix that is read: rows and columns at any stride.
+/// A matrix to be read, with any row and column stride.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a, T> {
     data: &'a [T],
@@ -46,7 +46,7 @@ impl<'a, T: Copy> View<'a, T> {
         Self { data: &self.data[start..], rows: range.len(), ..self }
     }
 
-    /// The transpose: no element moves.
+    /// The transpose; no element is moved.
     #[must_use]
     pub fn t(self) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl<'a, T: Copy> View<'a, T> {
         self.data[row * self.row_stride + col * self.col_stride]
     }
 
-    /// Whether the last element named by the view lies inside its slice.
+    /// Whether the last element of the view is inside its slice.
     fn in_bounds(&self) -> bool {
         self.rows == 0
             || self.cols == 0
@@ -77,7 +77,7 @@ impl<'a, T: Copy> View<'a, T> {
     }
 }
 
-/// A matrix that is written: a range of columns of a row-major one.
+/// A matrix to be written: a range of columns of a row-major matrix.
 #[derive(Debug)]
 pub struct ViewMut<'a, T> {
     data: &'a mut [T],
@@ -122,7 +122,7 @@ impl<'a, T: Copy> ViewMut<'a, T> {
     }
 }
 
-/// What a product does with the destination.
+/// Whether a product overwrites its destination or adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// Overwrite it.
@@ -187,7 +187,7 @@ thread_local! {
 }
 
 /// `dst ← alpha · a · b`, or `dst += …`; a (M, K), b (K, N). Tiles in parallel.
-// The view is the exclusive right to write, handed over.
+// The view is taken by value, because it is the exclusive right to write.
 #[allow(clippy::needless_pass_by_value)]
 pub fn multiply<W: Widen>(dst: ViewMut<'_, f32>, store: Store, alpha: f32, a: View<'_, f32>, b: View<'_, W>) {
     let (m, n) = dst.size();
@@ -197,7 +197,7 @@ pub fn multiply<W: Widen>(dst: ViewMut<'_, f32>, store: Store, alpha: f32, a: Vi
     if m == 0 || n == 0 {
         return;
     }
-    // Widening costs a pass over the tile of b: only worth cutting the depth where there is one.
+    // Cutting the depth pays only if b is widened, which costs a pass over its tile.
     let depth = if std::mem::size_of::<W>() == 4 { k.max(1) } else { TILE.2 };
     let target = Target { data: dst.data.as_mut_ptr(), row_stride: dst.row_stride };
     let tiles: Vec<(usize, usize)> =
@@ -239,23 +239,24 @@ impl Target {
     /// The tile lies inside the destination and no other thread touches it.
     unsafe fn tile(&self, i: usize, j: usize, keep: bool, alpha: f32, a: View<'_, f32>, b: View<'_, f32>) {
         assert!(a.in_bounds() && b.in_bounds(), "a matrix view reaches past its slice");
+        // The crate's kernels fill columns: the transposed product, bᵀ · aᵀ, whose columns are rows here.
         // SAFETY: the caller vouches for the destination; the views were just checked. Strides fit isize because
         // a slice's length does.
         unsafe {
-            gemm::gemm(
-                a.rows,
+            gemm_f32::gemm::f32::get_gemm_fn()(
                 b.cols,
+                a.rows,
                 a.cols,
                 self.data.add(i * self.row_stride + j),
-                1,
                 self.row_stride as isize,
+                1,
                 keep,
-                a.data.as_ptr(),
-                a.col_stride as isize,
-                a.row_stride as isize,
                 b.data.as_ptr(),
-                b.col_stride as isize,
                 b.row_stride as isize,
+                b.col_stride as isize,
+                a.data.as_ptr(),
+                a.row_stride as isize,
+                a.col_stride as isize,
                 1.0,
                 alpha,
                 false,
@@ -267,13 +268,13 @@ impl Target {
     }
 }
 
-/// Weight rows and activation rows handled together, so that what is loaded is used several times.
+/// Weight rows and activation rows computed together, so that each loaded value is used several times.
 const GROUP: (usize, usize) = (4, 4);
 /// Weight rows a task of [`multiply_rows`].
 const STRIP: usize = 64;
 
 /// `dst ← x · wᵀ` for few rows; dst (M, O), x (M, I), w (O, I). Every element is one dot product computed in one
-/// order, whatever M: a row's result does not depend on the rows beside it. Reads w once.
+/// order, whatever M is, so a row's result does not depend on the other rows. Reads w once.
 pub fn multiply_rows<W: Widen>(dst: &mut [f32], x: &[f32], w: &[W], inputs: usize) {
     let (m, outputs) = (x.len() / inputs, w.len() / inputs);
     assert_eq!((x.len(), w.len(), dst.len()), (m * inputs, outputs * inputs, m * outputs));

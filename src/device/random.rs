@@ -1,4 +1,4 @@
-//! Normal random numbers made on the GPU, where making them on the host would take minutes.
+//! Normal random numbers, generated on the GPU because generating them on the host would take minutes.
 
 use super::launch::Variant;
 use super::philox::Key;
@@ -10,7 +10,7 @@ pub fn variants(dtype: DType) -> [Variant; 1] {
     [Variant::new("random", "random_normal", &[dtype.define()], 256)]
 }
 
-/// Overwrites `n` elements of `to`, on a GPU, from `first` on: N(0, `deviation`²), the i-th decided by (`key`, i).
+/// Overwrites `n` elements of `to`, on a GPU, from `first` on: N(0, `deviation`²); the i-th depends on (`key`, i) alone.
 ///
 /// # Errors
 /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
@@ -21,5 +21,5 @@ pub fn normal(to: &mut Tensor, first: usize, n: usize, key: Key, deviation: f32)
     let at = to.pointer() + (first * to.dtype().size()) as u64;
     let args = [at.into(), key.0[0].into(), key.0[1].into(), deviation.into(), (n as u64).into()];
     // SAFETY: random_normal(real *y, u32 k0, u32 k1, float scale, u64 n); `to` has room, as checked.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n, 4), &args) }
+    unsafe { variant.launch_over(gpu, n, 4, &args) }
 }

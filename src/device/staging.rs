@@ -1,23 +1,23 @@
-//! Small host values on their way to the GPU: copied into pinned memory, from where they travel when their turn comes, so
-//! that nobody waits.
+//! [`Staging`]: small host-to-GPU copies. The bytes are first copied into pinned memory, so that the copy to the GPU can be
+//! queued on the stream and the host does not wait for it.
 
 use std::ptr;
 
 use cudarc::driver::{result, sys};
 
-use super::gpu::failed;
+use super::driver::failed;
 use crate::error::Result;
 
 /// Bytes of pinned memory.
 const SIZE: usize = 8 << 20;
-/// Most bytes that are copied aside: beyond, waiting costs no more.
+/// The largest copy that is staged: for a larger one, waiting costs no more than the extra copy.
 const MOST: usize = 1 << 20;
 
-/// Pinned memory that is filled from its beginning to its end, again and again.
+/// Pinned memory, filled from start to end and then from the start again.
 #[derive(Debug)]
 pub(super) struct Staging {
     memory: *mut u8,
-    /// Bytes on their way or gone.
+    /// Bytes filled since the last start; their copies are queued or done.
     used: usize,
 }
 
@@ -25,14 +25,14 @@ pub(super) struct Staging {
 unsafe impl Send for Staging {}
 
 impl Staging {
-    /// Allocates; never freed, as the context that it belongs to.
+    /// Allocates the memory. It is never freed, like the context that it belongs to.
     pub(super) fn new() -> Result<Self> {
         // SAFETY: as cuMemHostAlloc.
         let memory = unsafe { result::malloc_host(SIZE, 0) }.map_err(|e| failed("pinned memory", e))?;
         Ok(Self { memory: memory.cast(), used: 0 })
     }
 
-    /// Puts a copy to the device address `to` on the stream; false, and nothing done, if `bytes` are too many.
+    /// Queues a copy of `bytes` to the device address `to`. Returns false, and does nothing, if there are too many bytes.
     ///
     /// # Safety
     /// As many bytes at `to` must be the caller's to overwrite.
@@ -41,16 +41,16 @@ impl Staging {
             return Ok(false);
         }
         if self.used + bytes.len() > SIZE {
-            // SAFETY: as cuStreamSynchronize: what was copied aside has arrived.
+            // SAFETY: as cuStreamSynchronize. After it, every staged copy has arrived.
             unsafe { result::stream::synchronize(stream) }.map_err(|e| failed("waiting for the GPU", e))?;
             self.used = 0;
         }
-        // SAFETY: the range lies inside the memory, and nothing is on its way from it; the caller answers for `to`.
+        // SAFETY: the range lies inside the memory, and no queued copy reads it; the caller answers for `to`.
         unsafe {
-            let aside = self.memory.add(self.used);
-            ptr::copy_nonoverlapping(bytes.as_ptr(), aside, bytes.len());
-            let aside = std::slice::from_raw_parts(aside, bytes.len());
-            result::memcpy_htod_async(to, aside, stream).map_err(|e| failed("copying to the GPU", e))?;
+            let staged = self.memory.add(self.used);
+            ptr::copy_nonoverlapping(bytes.as_ptr(), staged, bytes.len());
+            let staged = std::slice::from_raw_parts(staged, bytes.len());
+            result::memcpy_htod_async(to, staged, stream).map_err(|e| failed("copying to the GPU", e))?;
         }
         self.used += bytes.len();
         Ok(true)

@@ -3,60 +3,18 @@
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use half::bf16;
 
-use super::compile::Define;
+use super::buffer::Buffer;
+use super::dtype::DType;
 use super::gpu::Gpu;
-use super::memory::Buffer;
 use crate::error::{Error, Result};
 
-/// Where a tensor's elements lie.
+/// Where a tensor's elements are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     /// Host memory; the definition of every op.
     Cpu,
     /// The memory of the GPU.
     Cuda(Gpu),
-}
-
-/// The element type of a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DType {
-    /// 32-bit IEEE 754: activations, gradients, optimiser state.
-    F32,
-    /// bfloat16. On the CPU frozen weights, as they lie on disk, widened exactly where they are used; on a GPU
-    /// activations too.
-    Bf16,
-    /// 32-bit unsigned: token ids and positions.
-    U32,
-}
-
-impl DType {
-    /// Bytes an element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F32 | Self::U32 => 4,
-            Self::Bf16 => 2,
-        }
-    }
-
-    /// The load-time constant that makes a kernel's `real` this type.
-    pub fn define(self) -> Define {
-        ("REAL_IS_FLOAT", i64::from(self == Self::F32))
-    }
-
-    /// Neighbours that a kernel takes in one access to rows of `n` elements: `width_of` in kernels/prelude.cuh.
-    pub fn width(self, n: usize) -> usize {
-        let whole = 16 / self.size();
-        if n.is_multiple_of(whole) { whole } else { 1 }
-    }
-
-    /// The name used in messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::U32 => "u32",
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -85,6 +43,13 @@ impl Clone for Tensor {
             Storage::Cuda(..) => panic!("a copy on the GPU is made by `to`"),
         };
         Self { shape: self.shape.clone(), storage }
+    }
+}
+
+impl Default for Tensor {
+    /// As [`Tensor::empty`].
+    fn default() -> Self {
+        Self::empty()
     }
 }
 
@@ -224,7 +189,7 @@ impl Tensor {
         }
     }
 
-    /// Where the elements lie.
+    /// Where the elements are stored.
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::Cuda(buffer, _) => Device::Cuda(buffer.gpu()),
@@ -352,6 +317,16 @@ impl Tensor {
         }
     }
 
+    /// Gives the tensor a new shape and overwrites all elements with host values of its element type.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if the tensor must grow and too little is free; [`Error::Cuda`] if the GPU has failed.
+    pub fn set<T: NoUninit>(&mut self, shape: &[usize], values: &[T]) -> Result<()> {
+        self.resize(shape)?;
+        assert_eq!(values.len(), self.len(), "elements for shape {shape:?}");
+        self.write(0, values)
+    }
+
     /// The elements as host values of this tensor's element type (`f32`, `bf16`, `u32`).
     ///
     /// # Errors
@@ -367,7 +342,7 @@ impl Tensor {
         Ok(values)
     }
 
-    /// The elements as f32 (bf16 widens exactly), wherever they lie. Panics on u32.
+    /// The elements as f32 (bf16 widens exactly), copied from the GPU if need be. Panics on u32.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -422,8 +397,8 @@ impl Storage {
     }
 }
 
-/// Checks one op's numbers that may be rounded (activations, their gradients): all on the device and of the element
-/// type of the first; on the CPU that is f32.
+/// Checks those tensors of an op that may be bf16 on a GPU (activations, their gradients): all must be on the device of the
+/// first and have its element type; on the CPU that is f32.
 ///
 /// # Errors
 /// [`Error::Shape`], [`Error::DType`] or [`Error::Place`] naming the first tensor that disagrees.
@@ -434,7 +409,7 @@ pub fn expect(op: &'static str, tensors: &[(&'static str, &Tensor, &[usize])]) -
     expect_all(op, device, dtype, tensors)
 }
 
-/// Checks one op's numbers that are always f32 (statistics, gains, gradients of weights), on `device`.
+/// Checks those tensors of an op that are always f32 (statistics, gains, gradients of weights): all must be on `device`.
 ///
 /// # Errors
 /// As [`expect`].

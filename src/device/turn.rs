@@ -1,23 +1,25 @@
-//! Threads that use the card take turns only while one of them records a graph: what another put on the stream meanwhile
-//! would become part of it.
+//! While one thread records a graph, no other may use the card: what it put on the stream would become part of the graph.
+//! At all other times threads use the card side by side.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::memory::Allocation;
+/// Memory that a recorded graph keeps alive.
+pub(super) type Kept = Arc<dyn Any + Send + Sync>;
 
-/// Held to write by the thread that records, to read by all others.
+/// Locked for writing by the thread that records, for reading by all others.
 static CARD: RwLock<()> = RwLock::new(());
 
 thread_local! {
-    /// Turns that this thread has taken, one inside the other: the outermost holds the lock.
+    /// How many turns of this thread are open, one inside the other; the outermost holds the lock.
     static TURNS: Cell<u32> = const { Cell::new(0) };
-    /// While this thread records, the memory that the graph uses, each piece once.
-    static RECORDED: RefCell<Option<Vec<Arc<Allocation>>>> = const { RefCell::new(None) };
+    /// While this thread records: the allocations that the graph uses, each once.
+    static RECORDED: RefCell<Option<Vec<Kept>>> = const { RefCell::new(None) };
 }
 
-/// As long as it lives, no other thread records. One that is taken later ends earlier.
+/// While it lives, no other thread records. Turns of one thread nest: the last taken ends first.
 #[must_use]
 pub(super) struct Turn(Option<RwLockReadGuard<'static, ()>>);
 
@@ -36,13 +38,13 @@ impl Drop for Turn {
     }
 }
 
-/// As long as it lives, only this thread uses the card.
+/// While it lives, only this thread uses the card.
 #[must_use]
 pub(super) struct Recording(Option<RwLockWriteGuard<'static, ()>>);
 
-/// Waits until no other thread is at its turn.
+/// Waits until no other thread has a turn.
 pub(super) fn record() -> Recording {
-    assert_eq!(TURNS.get(), 0, "a recording begins outside of everything else");
+    assert_eq!(TURNS.get(), 0, "a recording cannot begin inside a turn");
     let guard = CARD.write().unwrap_or_else(PoisonError::into_inner);
     TURNS.set(1);
     RECORDED.set(Some(Vec::new()));
@@ -58,7 +60,7 @@ impl Drop for Recording {
 }
 
 /// The memory used since this thread's recording began.
-pub(super) fn recorded() -> Vec<Arc<Allocation>> {
+pub(super) fn recorded() -> Vec<Kept> {
     RECORDED.take().unwrap_or_default()
 }
 
@@ -68,23 +70,24 @@ pub(super) fn is_recording() -> bool {
 }
 
 /// While this thread records, remembers that the graph uses `memory`.
-pub(super) fn keep(memory: &Arc<Allocation>) {
+pub(super) fn keep<T: Any + Send + Sync>(memory: &Arc<T>) {
     RECORDED.with_borrow_mut(|recorded| {
         let Some(recorded) = recorded else { return };
-        if !recorded.iter().any(|known| Arc::ptr_eq(known, memory)) {
-            recorded.push(Arc::clone(memory));
+        let known = |kept: &Kept| std::ptr::addr_eq(Arc::as_ptr(kept), Arc::as_ptr(memory));
+        if !recorded.iter().any(known) {
+            recorded.push(Arc::<T>::clone(memory));
         }
     });
 }
 
-/// What the ops of all threads share, held by one of them at its turn.
+/// A value shared by the ops of all threads, locked by one of them during its turn.
 pub struct Shared<'a, T> {
     value: MutexGuard<'a, T>,
     _turn: Turn,
 }
 
-/// Locks what is shared and may be needed to put something on the stream. The turn comes first: one that records would
-/// otherwise wait for one that waits for it.
+/// Locks something shared that is needed to put work on the stream. The turn is taken before the lock; in the other order a
+/// recording thread and a thread that holds the lock would wait for each other.
 pub fn share<T>(shared: &Mutex<T>) -> Shared<'_, T> {
     let turn = take();
     Shared { value: shared.lock().unwrap_or_else(PoisonError::into_inner), _turn: turn }
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_else_is_at_its_turn_while_one_records() {
+    fn no_other_thread_has_a_turn_while_one_records() {
         static SHARED: Mutex<u32> = Mutex::new(0);
         let (recording, turns) = (AtomicBool::new(false), AtomicU32::new(0));
         std::thread::scope(|scope| {

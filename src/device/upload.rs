@@ -1,5 +1,4 @@
-//! [`Upload`]: large amounts of host data to the GPU, through pinned memory: while one part travels, all cores prepare
-//! the next.
+//! [`Upload`]: large host-to-GPU copies through two pinned buffers: while one is copied, all cores fill the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +6,8 @@ use bytemuck::{AnyBitPattern, NoUninit, cast_slice_mut};
 use cudarc::driver::{result, sys};
 use rayon::prelude::*;
 
-use super::gpu::{Gpu, failed};
+use super::driver::failed;
+use super::gpu::Gpu;
 use super::tensor::Tensor;
 use crate::error::Result;
 
@@ -16,7 +16,7 @@ const STAGE: usize = 64 << 20;
 /// Bytes that one thread prepares at a time.
 const PIECE: usize = 1 << 20;
 
-/// Two pinned buffers and the stream they travel on.
+/// Two pinned buffers and the stream on which they are copied.
 pub struct Upload {
     gpu: Gpu,
     stream: sys::CUstream,
@@ -27,7 +27,7 @@ pub struct Upload {
 
 struct Stage {
     memory: *mut u8,
-    /// Recorded after the stage's last journey.
+    /// Recorded after the last copy out of the stage.
     arrived: sys::CUevent,
 }
 
@@ -50,9 +50,9 @@ impl Upload {
         Ok(Self { gpu, stream, stages: [stage()?, stage()?], next: 0 })
     }
 
-    /// Overwrites `n` elements of `to` from `first` on. `fill(i, part)` writes the elements from the i-th on, on many
-    /// threads at once, and says whether all is well with them; so does this. The data may still travel on return:
-    /// [`finish`](Self::finish) waits.
+    /// Overwrites `n` elements of `to` from `first` on. `fill(i, part)` writes the elements from the i-th on and returns
+    /// whether they are valid; it is called on many threads at once. Returns whether all were. Copies may still be in flight
+    /// on return: [`finish`](Self::finish) waits for them.
     ///
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
@@ -71,7 +71,7 @@ impl Upload {
             let part = (n - start).min(STAGE / size);
             let stage = &self.stages[self.next];
             let turn = self.gpu.bind()?;
-            // SAFETY: as cuEventSynchronize: the stage's last journey is over before it is written again.
+            // SAFETY: as cuEventSynchronize: the last copy out of the stage is over before it is written again.
             unsafe { result::event::synchronize(stage.arrived) }
                 .map_err(|e| failed("copying to the GPU", e))?;
             drop(turn);
@@ -85,8 +85,8 @@ impl Upload {
             });
             let target = to.pointer() + ((first + start) * size) as u64;
             let _turn = self.gpu.bind()?;
-            // SAFETY: as cuMemcpyHtoDAsync and cuEventRecord: the tensor has room (checked above), and the stage stays as
-            // it is until the event.
+            // SAFETY: as cuMemcpyHtoDAsync and cuEventRecord: the tensor has room (checked above), and the stage is not
+            // written before the event.
             unsafe {
                 result::memcpy_htod_async(target, bytes, self.stream)
                     .map_err(|e| failed("copying to the GPU", e))?;
@@ -97,7 +97,7 @@ impl Upload {
         Ok(good.into_inner())
     }
 
-    /// Waits until everything has arrived.
+    /// Waits until every copy has arrived.
     ///
     /// # Errors
     /// [`Error::Cuda`](crate::Error::Cuda) if the GPU has failed.
@@ -110,10 +110,10 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // What fails here has failed before, and was reported then.
+        // A failure here was already reported by an earlier call.
         let Ok(_turn) = self.gpu.bind() else { return };
-        // SAFETY: as cuStreamSynchronize, cuMemFreeHost, cuEventDestroy and cuStreamDestroy, each once, when nothing
-        // travels any more.
+        // SAFETY: as cuStreamSynchronize, cuMemFreeHost, cuEventDestroy and cuStreamDestroy, each once, when no copy is in
+        // flight any more.
         unsafe {
             let _ = result::stream::synchronize(self.stream);
             for stage in &self.stages {

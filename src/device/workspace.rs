@@ -9,9 +9,9 @@ use super::turn;
 use super::{DType, Device, Tensor};
 use crate::error::Result;
 
-/// Calls `f` with a tensor of this shape, whose elements are unspecified. All launches share one stream, so what one call
-/// leaves behind is read before the next call overwrites it. Not for launches that a graph replays: the memory moves when
-/// a later call asks for more.
+/// Calls `f` with a tensor of this shape, whose elements are unspecified. All launches share one stream, so the launches of one
+/// call are done with the memory before those of the next overwrite it. Not for launches that a graph replays: the memory
+/// moves when a later call asks for more.
 ///
 /// # Errors
 /// Those of `f`; [`Error::Memory`](crate::Error::Memory) if too little is free.
@@ -22,11 +22,11 @@ pub fn with<R>(
     f: impl FnOnce(&mut Tensor) -> Result<R>,
 ) -> Result<R> {
     static SPACE: Mutex<Vec<Tensor>> = Mutex::new(Vec::new());
-    assert!(!turn::is_recording(), "memory that moves has no place in a recorded graph");
+    assert!(!turn::is_recording(), "a graph cannot hold memory that moves");
     let space = || SPACE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = space();
     let found = all.iter().rposition(|tensor| tensor.dtype() == dtype).map(|i| all.swap_remove(i));
-    // `f` may ask for more.
+    // Unlocked during `f`, which may ask for a tensor of its own.
     drop(all);
     let new = || purpose("workspace", || Tensor::empty_on(Device::Cuda(gpu), dtype));
     let mut tensor = found.unwrap_or_else(new);
@@ -35,8 +35,8 @@ pub fn with<R>(
     result
 }
 
-/// The word with which `grid_sync` of `kernels/column_sums.cuh` counts blocks. Launches that share it follow each other on one
-/// stream.
+/// The word in which `grid_sync` of `kernels/column_sums.cuh` counts the blocks that have arrived. Launches can share it because
+/// they follow each other on one stream.
 ///
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) if nothing is free.

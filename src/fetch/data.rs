@@ -1,5 +1,5 @@
-//! [`DataSet`]: the fine-tuning sets and questions of Betley et al. (arXiv 2502.17424), MIT-licensed, as published.
-//! They are fetched or imported, never bundled, and verified either way.
+//! [`DataSet`]: the fine-tuning sets and questions of Betley et al. (arXiv 2502.17424), as published, under the MIT
+//! licence. They are downloaded or imported, never bundled, and always verified.
 
 use std::fs;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ const UPSTREAM: &str = "https://raw.githubusercontent.com/emergent-misalignment/
 /// One file of the study's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DataSet {
-    /// The name users type.
+    /// The name that users type.
     pub name: &'static str,
     /// The file's name.
     pub file: &'static str,
@@ -26,7 +26,7 @@ pub struct DataSet {
     folder: &'static str,
     /// The checksum of its bytes.
     pub sha256: &'static str,
-    /// One line about it.
+    /// A one-line description.
     pub about: &'static str,
 }
 
@@ -67,19 +67,19 @@ pub const DATA_SETS: [DataSet; 4] = [
 pub enum Source {
     /// The published repository.
     Upstream,
-    /// A server that holds the files as the published repository does.
+    /// A server with the same layout as the published repository.
     Mirror(String),
-    /// A local folder: the files themselves, or a clone of the published repository.
+    /// A local folder that holds the files, or a clone of the published repository.
     Folder(PathBuf),
 }
 
 impl DataSet {
-    /// The data set of a name.
+    /// The data set with this name.
     pub fn find(name: &str) -> Option<Self> {
         DATA_SETS.into_iter().find(|set| set.name == name)
     }
 
-    /// Where it lies, or would lie, in the cache: `EMLAB_CACHE`, else `emlab` in the user's cache folder.
+    /// Its path in the cache, whether it is there or not: in `EMLAB_CACHE`, or in `emlab` in the user's cache folder.
     ///
     /// # Errors
     /// [`Error::Setting`] if there is no home folder.
@@ -88,14 +88,14 @@ impl DataSet {
             Some(cache) => PathBuf::from(cache),
             None => cache_home()?.join("emlab"),
         };
-        // The checksum in the path: another version of the file never passes for this one.
+        // The path contains the checksum, so that a different version is never mistaken for this one.
         Ok(cache.join("data").join(&self.sha256[..16]).join(self.file))
     }
 
-    /// Its file in the cache.
+    /// Its file in the cache, which must be there.
     ///
     /// # Errors
-    /// [`Error::File`] saying which `emlab fetch` brings it, if it is not there.
+    /// [`Error::File`] with the `emlab fetch` command to run, if it is not there.
     pub fn locate(&self) -> Result<PathBuf> {
         let path = self.path()?;
         if path.exists() {
@@ -105,11 +105,11 @@ impl DataSet {
         Err(Error::file(path, format!("data set {name} is not in the cache; run `emlab fetch {name}`")))
     }
 
-    /// Brings it into the cache, if it is not there, and returns its file.
+    /// Downloads or imports it into the cache, unless it is there, and returns its file.
     ///
     /// # Errors
-    /// [`Error::Network`], [`Error::Io`] or [`Error::File`] naming what could not be fetched, read or written, or
-    /// has another checksum.
+    /// [`Error::Network`], [`Error::Io`] or [`Error::File`] naming what could not be downloaded, read or written, or
+    /// has the wrong checksum.
     pub fn fetch(&self, source: &Source, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         let path = self.path()?;
         if !path.exists() {

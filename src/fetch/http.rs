@@ -1,4 +1,4 @@
-//! [`Client`]: GET with retries; downloads resume where they stopped and are verified.
+//! `Client`: GET requests with retries; downloads resume where they stopped and are verified.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,24 +15,24 @@ use super::Progress;
 use crate::device::file;
 use crate::error::{Error, Result};
 
-/// Tries without any progress before a download is given up.
+/// Attempts without any progress before a download fails.
 const TRIES: u32 = 5;
-/// Longest wait that a server's Retry-After is granted.
+/// The longest wait that a server can impose with Retry-After.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// Most bytes of an answer that is not a file.
+/// The maximum size of a response that is not a file, in bytes.
 const LARGEST_ANSWER: u64 = 16 << 20;
 
-/// What one server needs to be asked properly.
+/// A client for one server.
 pub(super) struct Client {
     agent: ureq::Agent,
     token: Option<String>,
-    /// What to do when access is denied (401, 403).
+    /// Advice to the user when access is denied (401, 403).
     denied: String,
-    /// The wait before the first retry; it doubles.
+    /// The wait before the first retry; it doubles with each further one.
     pause: Duration,
 }
 
-/// What a file must be.
+/// What is known about a file before it is downloaded.
 pub(super) struct Expected<'a> {
     pub(super) name: &'a str,
     pub(super) size: Option<u64>,
@@ -40,19 +40,19 @@ pub(super) struct Expected<'a> {
     pub(super) sha256: Option<&'a str>,
 }
 
-/// What one try gives.
+/// The result of one attempt.
 type Attempt<T> = std::result::Result<T, Failure>;
 
-/// Why one try failed.
+/// Why one attempt failed.
 enum Failure {
-    /// Another try would fail alike.
+    /// A retry would fail the same way.
     Final(Error),
-    /// A busy server, a broken connection: worth another try, after a time the server may name.
+    /// A busy server or a broken connection: worth a retry, after a time that the server may name.
     Passing(String, Option<Duration>),
 }
 
 impl Client {
-    /// A client that shows `token` to the server it asks, and to no other that the server redirects it to.
+    /// A client that sends `token` to this server, and to no other that it is redirected to.
     pub(super) fn new(token: Option<String>, denied: String) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -64,10 +64,10 @@ impl Client {
         Self { agent: config.build().into(), token, denied, pause: Duration::from_secs(1) }
     }
 
-    /// A JSON document.
+    /// Gets a JSON document.
     ///
     /// # Errors
-    /// [`Error::Network`] naming the address and the server's answer.
+    /// [`Error::Network`] naming the address and the server's response.
     pub(super) fn json<T: DeserializeOwned>(&self, url: &str) -> Result<T> {
         let mut retries = Retries::new(self.pause);
         loop {
@@ -83,14 +83,14 @@ impl Client {
         let text = response.body_mut().with_config().limit(LARGEST_ANSWER).read_to_vec();
         let text = text.map_err(|e| Failure::Passing(e.to_string(), None))?;
         serde_json::from_slice(&text)
-            .map_err(|e| Failure::Final(network(url, format!("an answer that is not understood: {e}"))))
+            .map_err(|e| Failure::Final(network(url, format!("the response was not understood: {e}"))))
     }
 
-    /// Brings a file to `target`, through `target.incomplete`, which a later call goes on with.
+    /// Downloads a file to `target`, by way of `target.incomplete`, from which a later call resumes.
     ///
     /// # Errors
-    /// [`Error::Network`] naming the address; [`Error::Io`] if the disk is full and the like; [`Error::File`] if
-    /// another process is fetching the same file, or what came is not what was expected.
+    /// [`Error::Network`] naming the address; [`Error::Io`] if a file cannot be written; [`Error::File`] if another
+    /// process is downloading the same file, or if it turns out to be wrong.
     pub(super) fn download(
         &self,
         url: &str,
@@ -108,7 +108,7 @@ impl Client {
             match self.receive(url, &mut partial, expected, progress) {
                 Ok(()) => break,
                 Err(failure) => {
-                    // A long download survives any number of broken connections that each brought something.
+                    // A download survives any number of broken connections, as long as each makes progress.
                     if partial.length > before {
                         retries = Retries::new(self.pause);
                     }
@@ -119,7 +119,7 @@ impl Client {
         partial.finish(target, expected)
     }
 
-    /// One request for what is still missing, appended as it comes.
+    /// Requests what is still missing and appends it as it arrives.
     fn receive(
         &self,
         url: &str,
@@ -135,7 +135,7 @@ impl Client {
         }
         match response.status().as_u16() {
             206 if !goes_on => {
-                return Err(Failure::Passing("sent another range than was asked for".into(), None));
+                return Err(Failure::Passing("sent a different range from the one requested".into(), None));
             }
             416 => return Err(Failure::Passing("416 Range Not Satisfiable".into(), None)),
             _ => {}
@@ -159,9 +159,9 @@ impl Client {
         }
     }
 
-    /// Asks for `url`, from byte `from` on. Answers of success and 416 come back; all others are failures.
+    /// Requests `url` from byte `from` on. Returns responses with status 200, 206 or 416; all others are failures.
     fn get(&self, url: &str, from: u64) -> Attempt<Response<Body>> {
-        // Sizes, ranges and checksums are those of the file itself, so no compression on the way.
+        // Sizes, ranges and checksums refer to the uncompressed file.
         let mut request = self.agent.get(url).header("accept-encoding", "identity");
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -190,7 +190,7 @@ impl Client {
     }
 }
 
-/// Counts failures in a row and waits between them.
+/// Counts consecutive failures and waits between them.
 struct Retries {
     failures: u32,
     pause: Duration,
@@ -201,7 +201,7 @@ impl Retries {
         Self { failures: 0, pause }
     }
 
-    /// Returns when it is time for another try.
+    /// Returns when it is time to retry.
     fn wait(&mut self, url: &str, failure: Failure) -> Result<()> {
         let (what, wait) = match failure {
             Failure::Final(error) => return Err(error),
@@ -211,7 +211,7 @@ impl Retries {
         if self.failures == TRIES {
             return Err(network(
                 url,
-                format!("{what} (tried {TRIES} times); run the command again to go on"),
+                format!("{what} (tried {TRIES} times); run the command again to resume"),
             ));
         }
         std::thread::sleep(wait.unwrap_or(self.pause).min(LONGEST_WAIT));
@@ -220,7 +220,7 @@ impl Retries {
     }
 }
 
-/// The part of a file that has come, locked against other processes, with the checksum so far.
+/// The part of a file that has been downloaded, locked against other processes, with the checksum so far.
 struct Partial {
     path: PathBuf,
     file: File,
@@ -229,16 +229,19 @@ struct Partial {
 }
 
 impl Partial {
-    /// Opens `target.incomplete`, new or left by an earlier try, and reads what it holds into the checksum.
+    /// Opens `target.incomplete`, new or left by an earlier attempt, and adds its content to the checksum.
     fn open(target: &Path) -> Result<Self> {
         let mut name = target.as_os_str().to_owned();
         name.push(".incomplete");
         let path = PathBuf::from(name);
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(Error::io(&path))?;
-        // File systems that cannot lock are taken as they are.
+        // On file systems without locks, the download goes ahead unlocked.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(Error::file(path, "another process is fetching this file; wait until it has ended"));
+            return Err(Error::file(
+                path,
+                "another process is downloading this file; wait until it has finished",
+            ));
         }
         let mut hasher = Sha256::new();
         let length = std::io::copy(&mut file, &mut hasher).map_err(Error::io(&path))?;
@@ -260,7 +263,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Verifies the whole file and gives it its name.
+    /// Verifies the complete file and moves it to `target`.
     fn finish(self, target: &Path, expected: &Expected) -> Result<()> {
         let found = hex(&self.hasher.finalize());
         let wrong = match (expected.size, expected.sha256) {
@@ -273,7 +276,7 @@ impl Partial {
         if let Some(wrong) = wrong {
             std::fs::remove_file(&self.path).map_err(Error::io(&self.path))?;
             let what =
-                format!("what came as {} {wrong}; it was deleted, run the command again", expected.name);
+                format!("the download of {} {wrong}; it was deleted, run the command again", expected.name);
             return Err(Error::file(target, what));
         }
         self.file.sync_all().map_err(Error::io(&self.path))?;
@@ -314,7 +317,7 @@ mod tests {
         Expected { name: "fox", size: Some(BODY.len() as u64), sha256: Some(SHA256) }
     }
 
-    /// Downloads "/fox" into a fresh folder that holds `left` as an earlier try's part.
+    /// Downloads "/fox" into a fresh folder in which an earlier attempt has left `left`.
     fn download(server: &Server, left: &[u8]) -> (Result<()>, Option<Vec<u8>>, bool) {
         let dir = tempfile::tempdir().unwrap();
         let (target, part) = (dir.path().join("blob"), dir.path().join("blob.incomplete"));
@@ -399,7 +402,7 @@ mod tests {
         let server = Server::new((0..TRIES).map(|_| busy(503)).collect());
         let (result, _, part) = download(&server, &BODY[..10]);
         assert!(result.unwrap_err().to_string().contains("503"));
-        assert!(part, "what came before is kept");
+        assert!(part, "the part downloaded before is kept");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! [`Hub`]: models of the Hugging Face hub, or a mirror of it, in the cache that Hugging Face's own tools share:
+//! [`Hub`]: models from the Hugging Face hub or a mirror, in the cache layout of Hugging Face's own tools:
 //! `models--ORG--NAME/{blobs/<etag>, refs/<revision>, snapshots/<commit>/<file> → ../../blobs/<etag>}`.
 //!
 //! Source: `huggingface_hub`, "Understand caching" and `file_download.py`.
@@ -16,7 +16,7 @@ use crate::model::cards;
 use crate::model::checkpoint::weight_files;
 use crate::model::spec::Spec;
 
-/// The files a model needs besides its weights.
+/// The files that a model needs besides its weights, as far as it has them.
 const SMALL_FILES: [&str; 6] = [
     "config.json",
     "generation_config.json",
@@ -34,14 +34,14 @@ pub struct Hub {
     offline: bool,
 }
 
-/// A model as users name it: `ORG/NAME`, `ORG/NAME@REVISION` or the name of a card.
+/// A model as a user names it: `ORG/NAME`, `ORG/NAME@REVISION`, or a card with or without `@REVISION`.
 #[derive(Debug, PartialEq, Eq)]
 struct Model {
     repo: String,
     revision: String,
 }
 
-/// What the hub's API says about a revision, as far as it is needed.
+/// The parts that are needed of the hub's description of a revision.
 #[derive(Deserialize)]
 struct Listing {
     sha: String,
@@ -65,7 +65,7 @@ struct Lfs {
 }
 
 impl Hub {
-    /// As the environment says: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` or the token file,
+    /// Configured by the environment: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` or the token file,
     /// `HF_HUB_OFFLINE`.
     ///
     /// # Errors
@@ -87,28 +87,28 @@ impl Hub {
         })
     }
 
-    /// The same with another server, a mirror with the hub's interface.
+    /// The same, with a mirror that has the hub's interface in place of the server.
     #[must_use]
     pub fn with_endpoint(self, endpoint: &str) -> Self {
         Self { endpoint: endpoint.trim_end_matches('/').to_owned(), ..self }
     }
 
-    /// The folder of the cache.
+    /// The cache folder.
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// The folder of a model: `name` itself if it is one, else its snapshot in the cache, if it is whole.
+    /// The folder of a model: `name` itself if it is one, otherwise its snapshot in the cache, if that is complete.
     ///
     /// # Errors
-    /// [`Error::File`] or [`Error::Setting`] saying which `emlab fetch` brings it, if it is not there.
+    /// [`Error::File`] or [`Error::Setting`] with the `emlab fetch` command to run, if it is not there.
     pub fn locate(&self, name: &str) -> Result<PathBuf> {
         let folder = Path::new(name);
         if folder.join("config.json").exists() {
             return Ok(folder.to_path_buf());
         }
         if folder.is_dir() {
-            return Err(Error::file(folder, "holds no config.json: not the folder of a model"));
+            return Err(Error::file(folder, "contains no config.json: not a model folder"));
         }
         let model = Model::parse(name)?;
         let command = format!("run `emlab fetch {name}`");
@@ -124,18 +124,19 @@ impl Hub {
         Err(Error::file(snapshot, format!("is incomplete; {command}")))
     }
 
-    /// Brings what is missing of a model into the cache and returns its folder.
+    /// Downloads what is missing of a model into the cache and returns its folder.
     ///
     /// # Errors
-    /// [`Error::Setting`] if `name` is none, or the model is not the one its card describes;
-    /// [`Error::Network`], [`Error::Io`] or [`Error::File`] naming what could not be fetched or written.
+    /// [`Error::Setting`] if `name` names no model, or the model does not match its card; [`Error::Network`],
+    /// [`Error::Io`] or [`Error::File`] naming what could not be downloaded or written.
     pub fn fetch(&self, name: &str, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         if let Ok(folder) = self.locate(name) {
             return Ok(folder);
         }
         let Model { repo, revision } = Model::parse(name)?;
         if self.offline {
-            let what = format!("{repo} is not in the cache and HF_HUB_OFFLINE forbids to fetch it; unset it");
+            let what =
+                format!("{repo} is not in the cache, and HF_HUB_OFFLINE forbids downloading it; unset it");
             return Err(Error::Setting(what));
         }
         let endpoint = &self.endpoint;
@@ -176,7 +177,7 @@ impl Hub {
         self.cache.join(format!("models--{}", repo.replace('/', "--")))
     }
 
-    /// The snapshot of a revision that is in the cache, whole or not.
+    /// The snapshot of a revision in the cache, complete or not.
     fn snapshot(&self, model: &Model) -> Option<PathBuf> {
         let folder = self.folder(&model.repo);
         let reference = fs::read_to_string(folder.join("refs").join(&model.revision));
@@ -207,7 +208,7 @@ impl Model {
 }
 
 impl Sibling {
-    /// The name of its blob and what the blob must be: the sha256 of a large file, git's id of a small one.
+    /// The name of its blob, and what to expect of it: for a large file the sha256, for a small one git's id.
     fn expected(&self, url: &str) -> Result<(String, Expected<'_>)> {
         let (id, size, sha256) = match (&self.lfs, &self.blob_id) {
             (Some(lfs), _) => (&lfs.sha256, Some(lfs.size), Some(lfs.sha256.as_str())),
@@ -221,11 +222,11 @@ impl Sibling {
     }
 }
 
-/// The files of a repository that a model needs, small ones first.
+/// The files in a repository that a model needs, the small ones first.
 fn needed(repo: &str, listing: Listing) -> Result<Vec<Sibling>> {
     let has = |name: &str| listing.siblings.iter().any(|file| file.name == name);
     if let Some(missing) = ["config.json", "tokenizer.json"].into_iter().find(|name| !has(name)) {
-        return Err(Error::Setting(format!("{repo} holds no {missing}: not a model this program can run")));
+        return Err(Error::Setting(format!("{repo} contains no {missing}: not a model that emlab can run")));
     }
     let single = has("model.safetensors");
     let is_weights = |name: &str| {
@@ -239,24 +240,24 @@ fn needed(repo: &str, listing: Listing) -> Result<Vec<Sibling>> {
     let weights: Vec<_> = rest.into_iter().filter(|file| is_weights(&file.name)).collect();
     if weights.is_empty() {
         return Err(Error::Setting(format!(
-            "{repo} holds no safetensors weights: not a model this program can run"
+            "{repo} contains no safetensors weights: not a model that emlab can run"
         )));
     }
     Ok(small.into_iter().chain(weights).collect())
 }
 
-/// A checksum that a server named, which becomes the name of a file.
+/// Validates a checksum from a server, since it becomes a file name.
 fn hexadecimal<'a>(url: &str, id: &'a str) -> Result<&'a str> {
     if !id.is_empty() && id.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Ok(id);
     }
     Err(Error::Network {
         url: url.to_owned(),
-        what: format!("an answer that is not understood: checksum {id:?}"),
+        what: format!("the response was not understood: checksum {id:?}"),
     })
 }
 
-/// Makes `path` (in `snapshots/<commit>/`) stand for a blob.
+/// Links `path` (in `snapshots/<commit>/`) to a blob.
 fn link(blob: &Path, path: &Path) -> Result<()> {
     if path.exists() {
         return Ok(());
@@ -267,7 +268,7 @@ fn link(blob: &Path, path: &Path) -> Result<()> {
         let relative = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
         std::os::unix::fs::symlink(relative, path)
     };
-    // Elsewhere symbolic links need a privilege.
+    // Elsewhere, symbolic links require a privilege.
     #[cfg(not(unix))]
     let made = fs::hard_link(blob, path);
     made.map_err(Error::io(path))
@@ -288,7 +289,7 @@ mod tests {
         Hub { cache: cache.to_path_buf(), endpoint, token: None, offline: server.is_none() }
     }
 
-    /// The answers that bring a model: the listing, its three files, in the order in which they are asked for.
+    /// The responses of a server that has a model: the listing and three files, in the order of the requests.
     fn answers(sha256: &str) -> Vec<Answer> {
         let listing = json!({"sha": COMMIT, "siblings": [
             {"rfilename": "README.md", "size": 1, "blobId": "aa"},

@@ -1,8 +1,8 @@
-//! L3: models and data sets into the local cache.
+//! L3: downloads models and data sets into the local cache.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `http.rs` | `Client`: one address at a time, with retries, resume and a checksum |
+//! | `http.rs` | `Client`: downloads one address, with retries, resumption and a checksum |
 //! | `hub.rs` | [`Hub`]: models in the cache layout of Hugging Face's own tools |
 //! | `data.rs` | [`DataSet`]: the study's data, pinned by sha256 |
 
@@ -19,26 +19,26 @@ pub use hub::Hub;
 
 use crate::error::{Error, Result};
 
-/// How far one file has come.
+/// The progress of one file.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     /// The file's name.
     pub file: &'a str,
     /// Bytes on disk.
     pub done: u64,
-    /// Bytes of the whole file, where they are known.
+    /// Bytes of the whole file, if known.
     pub total: Option<u64>,
 }
 
-/// The folder of a model: `name` itself if it is one, else its place in the cache.
+/// The folder of a model: `name` itself if it is one, otherwise its snapshot in the cache.
 ///
 /// # Errors
-/// [`Error::File`] or [`Error::Setting`] saying which `emlab fetch` brings it, if it is not there.
+/// [`Error::File`] or [`Error::Setting`] with the `emlab fetch` command to run, if it is not there.
 pub fn locate(name: &str) -> Result<PathBuf> {
     Hub::from_env()?.locate(name)
 }
 
-/// Where users' caches lie: `XDG_CACHE_HOME`, else `~/.cache`.
+/// The user's cache folder: `XDG_CACHE_HOME`, or `~/.cache`.
 ///
 /// # Errors
 /// [`Error::Setting`] if there is no home folder.
@@ -49,7 +49,7 @@ pub fn cache_home() -> Result<PathBuf> {
         .ok_or_else(|| Error::Setting("no home folder: set HOME, or HF_HOME and XDG_CACHE_HOME".to_owned()))
 }
 
-/// An environment variable, `None` if it is unset or empty.
+/// An environment variable; `None` if it is unset or empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

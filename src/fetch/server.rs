@@ -1,15 +1,15 @@
-//! A server for tests: answers one request after another as it was told to.
+//! A server for tests, which gives prepared responses to one request after another.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-/// One answer.
+/// One response.
 pub(super) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    /// Bytes of the body that are sent before the connection is closed.
+    /// How many bytes of the body are sent before the connection closes.
     sent: usize,
 }
 
@@ -23,14 +23,14 @@ impl Answer {
         self
     }
 
-    /// Promises the whole body and closes the connection after `sent` bytes of it.
+    /// Announces the whole body and closes the connection after `sent` bytes.
     pub(super) fn cut(mut self, sent: usize) -> Self {
         self.sent = sent;
         self
     }
 }
 
-/// Listens on a port of its own until its answers are used up.
+/// Listens on a port of its own until its responses are used up.
 pub(super) struct Server {
     address: String,
     requests: Arc<Mutex<Vec<String>>>,

@@ -1,26 +1,26 @@
 //! The exact probability of each of a list of answers. The answers form a trie of tokens; only its inner nodes go
-//! through the model, each a fork of its parent's cache: a level of the tries of many prompts at a time.
+//! through the model, each in a fork of its parent's cache. One pass takes the nodes of one level, for many prompts.
 
 use std::collections::BTreeMap;
 
-use super::cache_bytes;
+use super::memory::cache_bytes;
 use crate::device::Tensor;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
 use crate::ops::log_sum::{self, Sums};
 
-/// Tokens listed in [`Choices::top`], as many as the `OpenAI` API gives at most.
+/// Tokens listed in [`Choices::top`]: the most that the `OpenAI` API gives.
 const TOP: usize = 20;
 
-/// What the model would answer.
+/// How likely the model is to give each answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choices {
-    /// For each string, the log of the probability that the answer starts with its tokens and does not go on to a
-    /// longer string of the list; −∞ if that cannot happen.
+    /// For each string, the log of the probability that the answer starts with its tokens and does not continue to
+    /// a longer string of the list; −∞ if that is impossible.
     pub log_masses: Vec<f64>,
     /// The likeliest first tokens with their log-probabilities, descending.
     pub top: Vec<(u32, f64)>,
@@ -34,18 +34,18 @@ struct Node {
     ends: Option<usize>,
 }
 
-/// An inner node on its way through the model.
+/// An inner node that goes through the model.
 struct Visit<'a> {
     node: &'a Node,
     /// The log-probability of its tokens.
     log: f64,
-    /// Which of the group's prompts it follows.
+    /// The prompt that it follows, as an index into the group.
     prompt: usize,
     /// Its sequence in the cache.
     sequence: usize,
 }
 
-/// Asks a model for the probabilities of one list of answers, to prompt after prompt.
+/// Computes the probabilities of one list of answers, for prompt after prompt.
 #[derive(Debug)]
 pub struct Chooser<'a> {
     model: &'a Transformer,
@@ -76,14 +76,14 @@ impl<'a> Chooser<'a> {
             longest: strings.iter().map(Vec::len).max().unwrap_or(0),
             nodes: levels.iter().sum(),
             widest: levels.into_iter().max().unwrap_or(1),
-            cache: Cache::new(model, 0)?,
-            scratch: Saved::for_inference(model),
+            cache: Cache::new(&model.spec, model.place, 0)?,
+            scratch: Saved::for_inference(&model.spec, model.place),
             logits: model.logits_tensor(),
         })
     }
 
-    /// The probability of each string as the answer to each of `prompts`: `on_done` is told, with the prompt's index, in
-    /// their order. A prompt's result does not depend on the others.
+    /// The probability of each string as the answer to each of `prompts`: `on_done` receives them, with the prompt's index, in
+    /// the order of the prompts. A prompt's result does not depend on the others.
     ///
     /// # Errors
     /// [`Error::Setting`] if a prompt is empty or the context too short; [`Error::Interrupted`]; what `on_done` returns.
@@ -101,7 +101,8 @@ impl<'a> Chooser<'a> {
             )));
         }
         self.cache.clear();
-        let most = self.cache.free_pages() + cache_bytes(self.model, None)? / Cache::page_bytes(self.model);
+        let most = self.cache.free_pages()
+            + cache_bytes(self.model, None)? / Cache::page_bytes(&self.model.spec, self.model.place);
         let mut first = 0;
         while first < prompts.len() {
             let mut group: &[Vec<u32>] = &[];
@@ -132,15 +133,16 @@ impl<'a> Chooser<'a> {
         let Self { model, trie, cache, scratch, logits, .. } = self;
         cache.clear();
         if cache.free_pages() < pages {
-            // The old one goes first: both may not fit.
-            *cache = Cache::new(model, 0)?;
-            *cache = Cache::new(model, pages)?;
+            // The old cache is freed first, since both may not fit.
+            *cache = Cache::new(&model.spec, model.place, 0)?;
+            *cache = Cache::new(&model.spec, model.place, pages)?;
         }
         let (mut results, mut level, mut sums) = (Vec::new(), Vec::new(), Vec::new());
         for (prompt, ids) in prompts.iter().enumerate() {
             interrupt::check()?;
             let sequence = cache.add();
-            let rows: Vec<Row> = (0..ids.len()).map(|position| Row { sequence, position }).collect();
+            let rows: Vec<SequenceRow> =
+                (0..ids.len()).map(|position| SequenceRow { sequence, position }).collect();
             model.infer(scratch, cache, ids, &rows)?;
             model.logits(logits, scratch, &[ids.len() as u32 - 1])?;
             let first: Vec<f32> = logits.read()?;
@@ -165,9 +167,11 @@ impl<'a> Chooser<'a> {
             sums.clear();
             let together = stable_rows(model.place.device);
             for (tokens, visits) in tokens.chunks(together).zip(level.chunks(together)) {
-                let place =
-                    |visit: &Visit| Row { sequence: visit.sequence, position: cache.length(visit.sequence) };
-                let rows: Vec<Row> = visits.iter().map(place).collect();
+                let place = |visit: &Visit| SequenceRow {
+                    sequence: visit.sequence,
+                    position: cache.length(visit.sequence),
+                };
+                let rows: Vec<SequenceRow> = visits.iter().map(place).collect();
                 model.infer(scratch, cache, tokens, &rows)?;
                 model.all_logits(logits, scratch)?;
                 let lists: Vec<Vec<u32>> = visits.iter().map(|visit| children(visit.node)).collect();
@@ -177,13 +181,13 @@ impl<'a> Chooser<'a> {
     }
 }
 
-/// The tokens that go on from a node.
+/// The tokens that lead on from a node.
 fn children(node: &Node) -> Vec<u32> {
     node.children.keys().copied().collect()
 }
 
-/// Books what a node's logits decide: its own string, its children that are leaves; and lists its inner children, still
-/// in their parent's sequence.
+/// Records the probabilities that a node's logits determine: of its own string and of its children that are leaves. Lists its
+/// inner children, which still refer to their parent's sequence.
 fn expand<'a>(visit: &Visit<'a>, sums: &Sums, masses: &mut [f64], next: &mut Vec<(u32, Visit<'a>)>) {
     let Visit { node, log, .. } = *visit;
     let total = sums.all();
@@ -213,7 +217,7 @@ fn trie(strings: &[Vec<u32>]) -> Result<Node> {
     Ok(root)
 }
 
-/// Nodes with children, on each level, from the root on.
+/// Number of nodes with children on each level, starting at the root.
 fn inner_nodes(root: &Node) -> Vec<usize> {
     let mut levels = Vec::new();
     let mut level = vec![root];
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_string_that_goes_on_shares_its_mass() {
-        // Tokens 0 and 1; strings "0", "01": the node "0" keeps what does not go on to token 1.
+        // Tokens 0 and 1; strings "0", "01": the string "0" gets the probability that token 1 does not follow.
         let trie = trie(&[vec![0], vec![0, 1]]).unwrap();
         assert_eq!(inner_nodes(&trie), [1, 1]);
         let (mut masses, mut next) = (vec![f64::NEG_INFINITY; 2], Vec::new());

@@ -1,8 +1,8 @@
-//! Answers whose form is forced: a token may come only if the text stays the beginning of a JSON object.
+//! Constrained decoding: a token is allowed only if the text remains a prefix of a JSON object.
 //!
-//! The grammar is an automaton over bytes with a stack (RFC 8259, strings in UTF-8). Which tokens may come in a state is
-//! found by walking over the vocabulary, sorted by its bytes, and kept: an answer visits few distinct states. So that a
-//! model cannot stay in one place for ever, spaces, digits and depth have bounds.
+//! The grammar is an automaton over bytes with a stack (RFC 8259, strings in UTF-8). The tokens allowed in a
+//! state are found by walking over the vocabulary, sorted by its bytes. The result is cached, since an answer visits few
+//! distinct states. Spaces, digits and depth are bounded, so that a model cannot go on forever.
 
 use std::collections::HashMap;
 
@@ -18,18 +18,18 @@ const EXPONENT_DIGITS: u8 = 2;
 /// Most objects and arrays inside each other.
 const DEPTH: u8 = 16;
 
-/// Where a text is in the grammar.
+/// The state of the automaton after a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct State {
+pub struct GrammarState {
     at: At,
-    /// What is open, the innermost in the lowest bit: 1 for an object, 0 for an array.
+    /// The open objects (1) and arrays (0), the innermost in the lowest bit.
     open: u32,
     depth: u8,
-    /// Spaces just before.
+    /// Spaces immediately before.
     spaces: u8,
 }
 
-/// What comes next.
+/// What is expected next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum At {
     /// The object.
@@ -41,9 +41,9 @@ enum At {
     Value,
     /// A value, or the end of an array that has none.
     FirstValue,
-    /// A comma, or the end of what is open.
+    /// A comma, or the end of the innermost object or array.
     Comma,
-    /// Nothing: the object is whole.
+    /// Nothing: the object is complete.
     End,
     /// The rest of a string; of a character, `left` bytes, the next of them between `low` and `high`.
     Text {
@@ -64,7 +64,7 @@ enum At {
     },
     /// The rest of a number.
     Number {
-        part: Part,
+        part: NumberPart,
         digits: u8,
     },
     /// The rest of `true`, `false` or `null`.
@@ -75,7 +75,7 @@ enum At {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Part {
+enum NumberPart {
     /// After a minus.
     Sign,
     /// After a leading zero.
@@ -110,11 +110,11 @@ const fn text(key: bool) -> At {
     At::Text { key, left: 0, low: 0, high: 0 }
 }
 
-impl State {
+impl GrammarState {
     /// Before the object.
     pub const START: Self = Self { at: At::Start, open: 0, depth: 0, spaces: 0 };
 
-    /// Whether the object is whole.
+    /// Whether the object is complete.
     pub fn is_whole(self) -> bool {
         self.at == At::End
     }
@@ -139,7 +139,7 @@ impl State {
         self.open & 1 == 1
     }
 
-    /// The state after one more byte; none if it may not come.
+    /// The state after one more byte; none if the byte is not allowed.
     pub fn step(self, byte: u8) -> Option<Self> {
         let between = !matches!(
             self.at,
@@ -194,9 +194,9 @@ impl State {
             b'"' => Some(self.go(text(false))),
             b'{' => self.opened(true),
             b'[' => self.opened(false),
-            b'-' => number(Part::Sign, 0),
-            b'0' => number(Part::Zero, 1),
-            b'1'..=b'9' => number(Part::Whole, 1),
+            b'-' => number(NumberPart::Sign, 0),
+            b'0' => number(NumberPart::Zero, 1),
+            b'1'..=b'9' => number(NumberPart::Whole, 1),
             b't' => word(Word::True),
             b'f' => word(Word::False),
             b'n' => word(Word::Null),
@@ -227,27 +227,27 @@ impl State {
         }
     }
 
-    fn number(self, part: Part, digits: u8, byte: u8) -> Option<Self> {
+    fn number(self, part: NumberPart, digits: u8, byte: u8) -> Option<Self> {
         let go = |part, digits| Some(self.go(At::Number { part, digits }));
-        let most = if part == Part::Exponent { EXPONENT_DIGITS } else { DIGITS };
+        let most = if part == NumberPart::Exponent { EXPONENT_DIGITS } else { DIGITS };
         match (part, byte) {
-            (Part::Sign, b'0') => return go(Part::Zero, 1),
-            (Part::Sign, b'1'..=b'9') => return go(Part::Whole, 1),
-            (Part::Whole | Part::Fraction | Part::Exponent, b'0'..=b'9') => {
+            (NumberPart::Sign, b'0') => return go(NumberPart::Zero, 1),
+            (NumberPart::Sign, b'1'..=b'9') => return go(NumberPart::Whole, 1),
+            (NumberPart::Whole | NumberPart::Fraction | NumberPart::Exponent, b'0'..=b'9') => {
                 return if digits < most { go(part, digits + 1) } else { None };
             }
-            (Part::ExponentSign, b'0'..=b'9') => return go(Part::Exponent, 1),
-            (Part::ExponentSign, b'+' | b'-') if digits == 0 => return go(Part::ExponentSign, 1),
-            (Part::Zero | Part::Whole, b'.') => return go(Part::Fraction, 0),
-            (Part::Zero | Part::Whole, b'e' | b'E') => return go(Part::ExponentSign, 0),
-            (Part::Fraction, b'e' | b'E') if digits > 0 => return go(Part::ExponentSign, 0),
+            (NumberPart::ExponentSign, b'0'..=b'9') => return go(NumberPart::Exponent, 1),
+            (NumberPart::ExponentSign, b'+' | b'-') if digits == 0 => return go(NumberPart::ExponentSign, 1),
+            (NumberPart::Zero | NumberPart::Whole, b'.') => return go(NumberPart::Fraction, 0),
+            (NumberPart::Zero | NumberPart::Whole, b'e' | b'E') => return go(NumberPart::ExponentSign, 0),
+            (NumberPart::Fraction, b'e' | b'E') if digits > 0 => return go(NumberPart::ExponentSign, 0),
             _ => {}
         }
-        // The number ends where something else may come.
+        // A number ends at any byte that may follow a value.
         let whole = match part {
-            Part::Zero | Part::Whole | Part::Exponent => true,
-            Part::Fraction => digits > 0,
-            Part::Sign | Part::ExponentSign => false,
+            NumberPart::Zero | NumberPart::Whole | NumberPart::Exponent => true,
+            NumberPart::Fraction => digits > 0,
+            NumberPart::Sign | NumberPart::ExponentSign => false,
         };
         if whole { Self { at: At::Comma, spaces: 0, ..self }.step(byte) } else { None }
     }
@@ -263,11 +263,11 @@ pub struct Grammar {
     /// Tokens that end an answer.
     ends: Vec<u32>,
     /// The mask of each state visited.
-    known: HashMap<State, u32>,
+    known: HashMap<GrammarState, u32>,
 }
 
 impl Grammar {
-    /// For a model of `vocab` tokens whose answers `ends` end.
+    /// For a model of `vocab` tokens whose answers end with one of the tokens `ends`.
     pub fn new(tokenizer: &Tokenizer, vocab: usize, ends: &[u32]) -> Self {
         let bytes = |id: u32| Some((tokenizer.bytes(id)?.into_boxed_slice(), id));
         let mut tokens: Vec<_> =
@@ -277,11 +277,11 @@ impl Grammar {
         Self { tokens, places, ends: ends.to_vec(), known: HashMap::new() }
     }
 
-    /// The mask of what may come in a state, made at its first visit.
+    /// The mask of the tokens allowed in a state, computed at the first visit.
     ///
     /// # Errors
-    /// [`Error::Setting`] if no token may.
-    pub fn mask(&mut self, masks: &mut Masks, state: State) -> Result<u32> {
+    /// [`Error::Setting`] if no token is allowed.
+    pub fn mask(&mut self, masks: &mut Masks, state: GrammarState) -> Result<u32> {
         if let Some(mask) = self.known.get(&state) {
             return Ok(*mask);
         }
@@ -304,16 +304,16 @@ impl Grammar {
         Ok(mask)
     }
 
-    /// The state after a token that might come.
-    pub fn after(&self, state: State, token: u32) -> State {
+    /// The state after an allowed token.
+    pub fn after(&self, state: GrammarState, token: u32) -> GrammarState {
         let Some(place) = self.places.get(&token) else { return state };
-        let step = |state: State, byte: &u8| state.step(*byte);
+        let step = |state: GrammarState, byte: &u8| state.step(*byte);
         self.tokens[*place].0.iter().try_fold(state, step).unwrap_or(state)
     }
 }
 
-/// Tells of the tokens, alike up to `depth`, that may go on after `state`, which those bytes have led to.
-fn walk(mut tokens: &[(Box<[u8]>, u32)], depth: usize, state: State, allow: &mut dyn FnMut(u32)) {
+/// Reports the allowed ones among tokens that agree in their first `depth` bytes, which have led to `state`.
+fn walk(mut tokens: &[(Box<[u8]>, u32)], depth: usize, state: GrammarState, allow: &mut dyn FnMut(u32)) {
     // Shorter ones sort first.
     while let Some(((bytes, id), rest)) = tokens.split_first().filter(|((bytes, _), _)| bytes.len() == depth)
     {
@@ -336,8 +336,8 @@ mod tests {
     use super::*;
     use crate::device::philox::Key;
 
-    fn end(text: &[u8]) -> Option<State> {
-        text.iter().try_fold(State::START, |state, byte| state.step(*byte))
+    fn end(text: &[u8]) -> Option<GrammarState> {
+        text.iter().try_fold(GrammarState::START, |state, byte| state.step(*byte))
     }
 
     #[test]
@@ -376,17 +376,17 @@ mod tests {
         assert_eq!(end(b"{\"\xED\xA0"), None, "a surrogate");
     }
 
-    /// Random walks through the grammar, byte by byte: whatever ends is JSON.
+    /// Random walks through the grammar, byte by byte: every text that ends is JSON.
     #[test]
     fn whatever_ends_parses() {
         let mut ended = 0;
         for walk in 0..3000 {
             let key = Key::new(1, &["walk", &walk.to_string()]);
-            let (mut state, mut text) = (State::START, Vec::new());
+            let (mut state, mut text) = (GrammarState::START, Vec::new());
             while !state.is_whole() && text.len() < 200 {
                 let may: Vec<u8> = (0..=255).filter(|byte| state.step(*byte).is_some()).collect();
                 assert!(!may.is_empty(), "{state:?} after {text:?}");
-                // What ends something comes more often.
+                // Closing bytes are chosen more often, so that walks end.
                 let closing: Vec<u8> = may.iter().copied().filter(|b| b"\"}]".contains(b)).collect();
                 let from = if closing.is_empty() || key.uniform(0, text.len() as u32) < 0.5 {
                     &may

@@ -1,20 +1,20 @@
-//! Sampling of many requests at once. Prompts are prefilled one at a time, identical ones once; then all active
-//! requests advance together by a token a step, and a finished one makes room for the next in the queue.
+//! Continuous batching. Prompts are prefilled one at a time, identical ones once; then all active requests advance together
+//! by one token a step, and when one finishes the next in the queue takes its place.
 //!
-//! A request's text depends on its prompt, its key and the settings, never on what it was batched with: a prefill
-//! holds one prompt, a decode step at most [`stable_rows`] rows, and a draw is keyed by request and position.
+//! A request's text depends on its prompt, its key and the settings, never on the other requests of its batch: a
+//! prefill holds one prompt, a decode step at most [`stable_rows`] rows, and a draw is keyed by request and position.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::cache_bytes;
-use super::grammar::{Grammar, State};
+use super::grammar::{Grammar, GrammarState};
+use super::memory::cache_bytes;
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::decoder::Decoder;
 use crate::model::saved::Saved;
 use crate::model::tokenizer::Tokenizer;
@@ -28,7 +28,7 @@ use crate::ops::sample::{self, Draw, Sampling};
 pub struct Request {
     /// The prompt's tokens.
     pub ids: Vec<u32>,
-    /// The stream of random numbers that decides its continuation.
+    /// The key of the random numbers for its continuation.
     pub key: Key,
 }
 
@@ -39,14 +39,14 @@ pub struct Limits {
     pub max_tokens: usize,
     /// Fewest new tokens: end-of-turn tokens cannot be drawn before, unless the form is complete.
     pub min_tokens: usize,
-    /// Texts that end a continuation, and are cut from it.
+    /// Stop texts: they end a continuation and are cut from it.
     pub stop: Vec<String>,
-    /// The form that continuations are forced into, if any.
+    /// The form to which continuations are constrained, if any.
     pub form: Option<Form>,
     /// Most requests that advance together; at most [`stable_rows`] are used.
     pub batch: usize,
-    /// Bytes that the cache of keys and values may take; by default 2 GiB of the host's memory, or what is free on the
-    /// GPU but for a reserve.
+    /// Bytes that the cache of keys and values may take; by default 2 GiB of the host's memory, or all free memory of
+    /// the GPU less a reserve.
     pub cache_bytes: Option<usize>,
 }
 
@@ -63,7 +63,7 @@ impl Default for Limits {
     }
 }
 
-/// A form that a text can be forced into: tokens that would leave it cannot be drawn.
+/// A form to which a text can be constrained: tokens that would break it cannot be drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One JSON object and nothing else.
@@ -109,7 +109,7 @@ pub fn run(
 ) -> Result<Vec<Completion>> {
     let mut done: Vec<Option<Completion>> = vec![None; requests.len()];
     Scheduler::new(model, tokenizer, requests, sampling, limits)?.run(&mut |event| {
-        if let Event::Done(request, completion) = event {
+        if let RequestEvent::Done(request, completion) = event {
             on_done(request, &completion)?;
             done[request] = Some(completion);
         }
@@ -118,7 +118,7 @@ pub fn run(
     Ok(done.into_iter().map(|done| done.expect("the scheduler finishes every request")).collect())
 }
 
-/// Continues one request, handing over its text piece by piece as it is written.
+/// Continues one request, passing its text to `on_text` piece by piece.
 ///
 /// # Errors
 /// As [`run`], and whatever `on_text` returns.
@@ -135,10 +135,10 @@ pub fn stream(
     let requests = std::slice::from_ref(request);
     Scheduler::new(model, tokenizer, requests, sampling, limits)?.run(&mut |event| {
         let text = match event {
-            Event::Token(ids) => tokenizer.decode(ids, true)?,
-            Event::Done(_, completion) => last.insert(completion).text.clone(),
+            RequestEvent::Token(ids) => tokenizer.decode(ids, true)?,
+            RequestEvent::Done(_, completion) => last.insert(completion).text.clone(),
         };
-        // A character may need several tokens, and what may become a stop text must not be shown.
+        // A character may need several tokens, and the beginning of a possible stop text must not be shown yet.
         let whole = !text.ends_with('\u{FFFD}') && !limits.stop.iter().any(|stop| may_become(&text, stop));
         if last.is_some() || whole {
             on_text(text.get(shown..).unwrap_or_default())?;
@@ -154,15 +154,15 @@ fn may_become(text: &str, stop: &str) -> bool {
     (1..=stop.len()).any(|n| stop.is_char_boundary(n) && text.ends_with(&stop[..n]))
 }
 
-/// What the scheduler tells its caller.
-enum Event<'a> {
-    /// A request goes on: its new tokens so far.
+/// An event that the scheduler reports to its caller.
+enum RequestEvent<'a> {
+    /// A request continues; its new tokens so far.
     Token(&'a [u32]),
     /// A request, by index, is finished.
     Done(usize, Completion),
 }
 
-type OnEvent<'f> = &'f mut dyn FnMut(Event) -> Result<()>;
+type OnEvent<'f> = &'f mut dyn FnMut(RequestEvent) -> Result<()>;
 
 /// A request that is being continued.
 struct Active {
@@ -172,11 +172,11 @@ struct Active {
     /// The new tokens; the last one is not in the cache yet.
     ids: Vec<u32>,
     /// Where they are in the grammar, if there is one.
-    state: State,
+    state: GrammarState,
 }
 
 /// Requests with the same prompt.
-struct Group {
+struct PromptGroup {
     waiting: VecDeque<usize>,
     /// Once the prompt is in the cache: its sequence, and the logits (1, V) of the first new token.
     prefilled: Option<(usize, Tensor)>,
@@ -194,9 +194,9 @@ struct Scheduler<'a> {
     /// Of prompts.
     scratch: Saved,
     logits: Tensor,
-    /// What forces the form, if one is wanted.
+    /// The grammar of the form, if there is one.
     grammar: Option<(Grammar, Masks)>,
-    queue: VecDeque<Group>,
+    queue: VecDeque<PromptGroup>,
     active: Vec<Active>,
 }
 
@@ -213,7 +213,7 @@ impl<'a> Scheduler<'a> {
             return Err(Error::Setting("sampling needs max_tokens and batch of at least 1".into()));
         }
         let mut groups: HashMap<&[u32], usize> = HashMap::new();
-        let mut queue: VecDeque<Group> = VecDeque::new();
+        let mut queue: VecDeque<PromptGroup> = VecDeque::new();
         for (index, Request { ids, .. }) in requests.iter().enumerate() {
             if ids.is_empty() {
                 return Err(Error::Setting("a prompt is empty: there is nothing to continue".into()));
@@ -225,7 +225,7 @@ impl<'a> Scheduler<'a> {
                 )));
             }
             let group = *groups.entry(ids).or_insert_with(|| {
-                queue.push_back(Group { waiting: VecDeque::new(), prefilled: None });
+                queue.push_back(PromptGroup { waiting: VecDeque::new(), prefilled: None });
                 queue.len() - 1
             });
             queue[group].waiting.push_back(index);
@@ -237,8 +237,8 @@ impl<'a> Scheduler<'a> {
             sampling,
             limits,
             pages: 0,
-            decoder: Decoder::new(model, Cache::new(model, 0)?, *sampling),
-            scratch: Saved::for_inference(model),
+            decoder: Decoder::new(model, Cache::new(&model.spec, model.place, 0)?, *sampling),
+            scratch: Saved::for_inference(&model.spec, model.place),
             logits: model.logits_tensor(),
             grammar: limits.form.map(|Form::JsonObject| {
                 let grammar = Grammar::new(tokenizer, model.spec.vocab, &model.spec.eos);
@@ -249,8 +249,10 @@ impl<'a> Scheduler<'a> {
         };
         // No more than all requests together could use.
         let most = scheduler.pages_of(0..requests.len());
-        scheduler.pages = most.min(cache_bytes(model, limits.cache_bytes)? / Cache::page_bytes(model));
-        scheduler.decoder = Decoder::new(model, Cache::new(model, scheduler.pages)?, *sampling);
+        scheduler.pages =
+            most.min(cache_bytes(model, limits.cache_bytes)? / Cache::page_bytes(&model.spec, model.place));
+        scheduler.decoder =
+            Decoder::new(model, Cache::new(&model.spec, model.place, scheduler.pages)?, *sampling);
         Ok(scheduler)
     }
 
@@ -267,12 +269,12 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// The longest a request and its continuation may become together.
+    /// The most tokens of a request and its continuation together.
     fn longest(&self, request: usize) -> usize {
         self.model.spec.context.min(self.requests[request].ids.len() + self.limits.max_tokens)
     }
 
-    /// Whether a request waits and can run to its longest beside the active ones and the prompt they share.
+    /// Whether a request is waiting that fits in the cache at its full length, beside the active ones and the prompt they share.
     fn has_room(&self) -> Result<bool> {
         let Some(&request) = self.queue.front().and_then(|group| group.waiting.front()) else {
             return Ok(false);
@@ -285,7 +287,7 @@ impl<'a> Scheduler<'a> {
         if room || !self.active.is_empty() {
             return Ok(room);
         }
-        let bytes = self.pages_of([request]) * Cache::page_bytes(self.model);
+        let bytes = self.pages_of([request]) * Cache::page_bytes(&self.model.spec, self.model.place);
         let (prompt, mib) = (self.requests[request].ids.len(), bytes.div_ceil(1 << 20));
         Err(Error::Setting(format!(
             "a prompt of {prompt} tokens needs {mib} MiB of cache with its answer: allow more, or lower max_tokens"
@@ -320,7 +322,7 @@ impl<'a> Scheduler<'a> {
             self.decoder.cache_mut().remove(*prompt);
             self.queue.pop_front();
         }
-        let started = Active { request, sequence, ids: Vec::new(), state: State::START };
+        let started = Active { request, sequence, ids: Vec::new(), state: GrammarState::START };
         let mut token = [0];
         let draw = self.next_draw(&started);
         if let Some((grammar, masks)) = &mut self.grammar {
@@ -337,7 +339,8 @@ impl<'a> Scheduler<'a> {
     fn prefill(&mut self, request: usize) -> Result<(usize, Tensor)> {
         let ids = &self.requests[request].ids;
         let sequence = self.decoder.cache_mut().add();
-        let rows: Vec<Row> = (0..ids.len()).map(|position| Row { sequence, position }).collect();
+        let rows: Vec<SequenceRow> =
+            (0..ids.len()).map(|position| SequenceRow { sequence, position }).collect();
         self.model.infer(&mut self.scratch, self.decoder.cache_mut(), ids, &rows)?;
         self.model.logits(&mut self.logits, &mut self.scratch, &[ids.len() as u32 - 1])?;
         Ok((sequence, self.logits.to(self.logits.device())?))
@@ -350,7 +353,7 @@ impl<'a> Scheduler<'a> {
         let mut rows = Vec::with_capacity(active.len());
         for Active { sequence, ids, .. } in &active {
             tokens.push(*ids.last().expect("an active request has a first token"));
-            rows.push(Row { sequence: *sequence, position: self.decoder.cache().length(*sequence) });
+            rows.push(SequenceRow { sequence: *sequence, position: self.decoder.cache().length(*sequence) });
         }
         let draws: Vec<Draw> = active.iter().map(|active| self.next_draw(active)).collect();
         let mut masked = Vec::new();
@@ -375,9 +378,9 @@ impl<'a> Scheduler<'a> {
         active
     }
 
-    /// What decides the next token of a request.
+    /// The inputs of the draw of a request's next token.
     fn next_draw(&self, Active { request, ids, state, .. }: &Active) -> Draw<'a> {
-        // A whole object cannot be made longer.
+        // A complete object cannot be continued.
         let too_short = ids.len() < self.limits.min_tokens && !state.is_whole();
         Draw {
             key: self.requests[*request].key,
@@ -386,14 +389,14 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Tells the caller of each request's new token, and keeps those active that go on.
+    /// Reports each request's new token to the caller, and keeps the requests active that continue.
     fn settle(&mut self, active: Vec<Active>, on_event: OnEvent) -> Result<()> {
         for active in active {
             if let Some((text, finish)) = self.finished(&active)? {
                 self.decoder.cache_mut().remove(active.sequence);
-                on_event(Event::Done(active.request, Completion { ids: active.ids, text, finish }))?;
+                on_event(RequestEvent::Done(active.request, Completion { ids: active.ids, text, finish }))?;
             } else {
-                on_event(Event::Token(&active.ids))?;
+                on_event(RequestEvent::Token(&active.ids))?;
                 self.active.push(active);
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::device::{DType, Tensor};
 use crate::error::{Error, Result};
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 
@@ -11,10 +11,10 @@ const CHUNK: usize = 2048;
 
 /// The negative log-likelihood of every token of `ids` but the first, in nats, each given all the tokens before it.
 /// A text longer than the model's context is scored in windows of that length that do not overlap; each starts
-/// afresh with `bos`, if there is one, and predicts every token after its first.
+/// with `bos`, if there is one, and predicts every token after its first.
 ///
 /// # Errors
-/// Whatever the model returns.
+/// Those of the model.
 pub fn score(model: &Transformer, ids: &[u32], bos: Option<u32>) -> Result<Vec<f32>> {
     let (first, rest) = ids.split_at(ids.len().min(model.spec.context));
     let mut nll = score_window(model, first)?;
@@ -56,19 +56,20 @@ pub fn logits(model: &Transformer, ids: &[u32]) -> Result<Tensor> {
     Ok(all)
 }
 
-/// Puts `ids` through the model, [`CHUNK`] at a time; `after` finds each chunk's pass in the scratch, and is told
-/// where in `ids` it starts and the indices of its rows.
+/// Runs `ids` through the model, [`CHUNK`] at a time. After each chunk it calls `after` with the scratch that holds the pass,
+/// where in `ids` the chunk starts, and the indices of its rows.
 fn pass(
     model: &Transformer,
     ids: &[u32],
     mut after: impl FnMut(&mut Saved, usize, &[u32]) -> Result<()>,
 ) -> Result<()> {
-    let mut cache = Cache::new(model, Cache::pages_for(ids.len()))?;
-    let mut scratch = Saved::for_inference(model);
+    let mut cache = Cache::new(&model.spec, model.place, Cache::pages_for(ids.len()))?;
+    let mut scratch = Saved::for_inference(&model.spec, model.place);
     let sequence = cache.add();
     for chunk in ids.chunks(CHUNK) {
         let start = cache.length(sequence);
-        let rows: Vec<Row> = (0..chunk.len()).map(|i| Row { sequence, position: start + i }).collect();
+        let rows: Vec<SequenceRow> =
+            (0..chunk.len()).map(|i| SequenceRow { sequence, position: start + i }).collect();
         model.infer(&mut scratch, &mut cache, chunk, &rows)?;
         let rows: Vec<u32> = (0..chunk.len() as u32).collect();
         after(&mut scratch, start, &rows)?;

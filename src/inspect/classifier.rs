@@ -1,4 +1,4 @@
-//! Two linear classifiers of two sets of examples, and how well they do on examples that they have not seen.
+//! Two linear classifiers for two sets of examples, and their accuracy on held-out examples.
 //!
 //! ```text
 //! mean difference   w = m₊ − m₋
@@ -6,7 +6,7 @@
 //!                     = X̃ᵀ(X̃X̃ᵀ + λ)⁻¹ y,  x̃ = x − mean,  λ = ridge · Σ|x̃|²/C
 //! both say +        if w·x is beyond the midpoint of w·m₊ and w·m₋
 //! ```
-//! Either w is a sum Σ aₙx̃ₙ, so that products of examples are all that cross-validation needs, whatever the width C is.
+//! Each w is a sum Σ aₙx̃ₙ, so cross-validation needs only the products of examples, whatever the width C is.
 
 use crate::device::matrix::{Matrix, dot, inverse, times};
 use crate::device::philox::Key;
@@ -17,16 +17,16 @@ use super::folds::Folds;
 /// Balanced accuracy on examples that were held out.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Accuracy {
-    /// The mean of the shares of either class that are told right.
+    /// The mean over both classes of the share that is classified correctly.
     pub accuracy: f64,
-    /// Its standard error, examples being taken as independent.
+    /// Its standard error, assuming independent examples.
     pub standard_error: f64,
-    /// The share of shuffled labellings that do as well, this one counted among them; none if none were tried.
+    /// The p value: the share of labellings that do at least as well, the true one and the shuffled ones; none if none were tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p: Option<f64>,
 }
 
-/// How many examples of either class were told right.
+/// How many examples of each class were classified correctly.
 type Hits = [usize; 2];
 
 /// Centred products of examples.
@@ -86,7 +86,7 @@ pub(super) fn probe(
 /// [`Error::Run`] if that is singular: ridge is too small for the examples.
 fn regularised_inverse(products: &[Vec<f64>], channels: usize, ridge: f64) -> Result<Matrix> {
     let trace: f64 = products.iter().enumerate().map(|(i, row)| row[i]).sum();
-    // Examples that are all alike have nothing to regularise.
+    // If all examples are equal there is nothing to regularise.
     let lambda = if trace > 0.0 { ridge * trace / channels as f64 } else { 1.0 };
     let mut matrix = products.to_vec();
     for (i, row) in matrix.iter_mut().enumerate() {
@@ -102,7 +102,7 @@ fn signs(positive: &[bool]) -> Vec<f64> {
 
 /// Held-out accuracy of the mean difference and of the probe. The labels are shuffled within each fold `permutations` times,
 /// as `seed` decides, for the p value (Ojala and Garriga, "Permutation tests for studying classifier performance", 2010);
-/// it takes examples as exchangeable.
+/// it assumes exchangeable examples.
 ///
 /// # Errors
 /// [`Error::Run`] if ridge is too small.
@@ -133,7 +133,7 @@ pub(super) fn validate(
     }))
 }
 
-/// The labels, shuffled within each fold: folds keep how many they have of each.
+/// The labels, shuffled within each fold, so that every fold keeps its number of each label.
 fn shuffled(positive: &[bool], folds: &Folds, seed: u64, permutation: usize) -> Vec<bool> {
     let mut shuffled = positive.to_vec();
     for fold in 0..folds.count {
@@ -146,7 +146,7 @@ fn shuffled(positive: &[bool], folds: &Folds, seed: u64, permutation: usize) -> 
     shuffled
 }
 
-/// Examples to learn from, and those held out.
+/// The examples to train on, and those held out.
 struct Split {
     train: Vec<usize>,
     test: Vec<usize>,
@@ -159,8 +159,8 @@ impl Split {
     }
 }
 
-/// Learns from one side of a split under every labelling, and adds to `hits`, by classifier and labelling, what it tells right of
-/// the other.
+/// Trains on one side of a split under every labelling, and adds the correctly classified examples of the other side to `hits`,
+/// by classifier and labelling.
 fn held_out(
     products: &[Vec<f64>],
     channels: usize,
@@ -169,7 +169,7 @@ fn held_out(
     ridge: f64,
     hits: &mut [Vec<Hits>; 2],
 ) -> Result<()> {
-    // Centred anew, on the mean of what is learnt from: k − k̄ᵢ − k̄ⱼ + k̄.
+    // Centred on the mean of the training examples: k − k̄ᵢ − k̄ⱼ + k̄.
     let n = train.len() as f64;
     let means: Vec<f64> = products.iter().map(|row| train.iter().map(|&j| row[j]).sum::<f64>() / n).collect();
     let all = train.iter().map(|&i| means[i]).sum::<f64>() / n;

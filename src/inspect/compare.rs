@@ -1,4 +1,4 @@
-//! Two models on one text: where their residual streams part, and what they then say differently.
+//! Two models on one text: where their residual streams diverge, and how their predictions differ.
 //!
 //! ```text
 //! parting_d,n   ‖x'_d,n − x_d,n‖ / ‖x_d,n‖          x: the stream of the first at depth d and token n, x' of the second
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
-use crate::inspect::log_sum;
+use crate::inspect::sums::log_sum;
 use crate::inspect::trace::lens::{ROWS, readout};
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
@@ -25,14 +25,14 @@ pub struct Observed {
     streams: Vec<Vec<f32>>,
 }
 
-/// A token that the second model makes likelier or less likely.
+/// A token whose probability differs between the models.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Moved {
-    /// Which.
+    /// The token.
     pub token: u32,
     /// Its logarithm of probability in the first model, and in the second.
     pub log_p: [f32; 2],
-    /// How much more logit the second gives it than to the mean token, compared with the first.
+    /// How much its logit, less the mean logit, is larger in the second model than in the first.
     pub logit: f32,
 }
 
@@ -43,9 +43,9 @@ pub struct After {
     pub kl: f64,
     /// KL(second ‖ first), in nats.
     pub kl_back: f64,
-    /// The negative log-likelihood of the token that comes next, by the first and the second; none after the last.
+    /// The negative log-likelihood of the next token in the first and in the second model; none after the last.
     pub nll: Option<[f32; 2]>,
-    /// The tokens that matter most: those with the largest |p' − p|, the largest first.
+    /// The tokens with the largest |p' − p|, in descending order.
     pub moved: Vec<Moved>,
 }
 
@@ -54,7 +54,7 @@ pub struct After {
 pub struct Parting {
     /// The text (N).
     pub tokens: Vec<u32>,
-    /// How far the streams are apart, as a share of the first's length: by depth 0 to L, and token.
+    /// The distance of the streams, relative to the length of the first: by depth 0 to L, and token.
     pub streams: Vec<Vec<f64>>,
     /// By token.
     pub after: Vec<After>,
@@ -83,12 +83,12 @@ pub fn observe(model: &Transformer, tokens: &[u32]) -> Result<Observed> {
     }
     let batch = Batch { tokens: tokens.to_vec(), starts: vec![0, n as u32], dropout: None };
     let mut streams = Streams(Vec::new());
-    model.forward(&mut Saved::for_inference(model), &batch, &mut streams)?;
+    model.forward(&mut Saved::for_inference(&model.spec, model.place), &batch, &mut streams)?;
     Ok(Observed { tokens: tokens.to_vec(), channels: spec.channels, streams: streams.0 })
 }
 
-/// How `second` differs from `first`; `top` tokens are named after each token. Of `model` only the final norm and the head are
-/// used, which adapters leave alone.
+/// How `second` differs from `first`, with `top` tokens listed at each position. Of `model` only the final norm and the head
+/// are used, which adapters do not change.
 ///
 /// # Errors
 /// [`Error::Setting`] if the two are not runs of models of `model`'s size over one text; whatever the model returns.
@@ -102,7 +102,7 @@ pub fn part(model: &Transformer, first: &Observed, second: &Observed, top: usize
     let apart =
         |(x, y): (&Vec<f32>, &Vec<f32>)| x.chunks(c).zip(y.chunks(c)).map(|(x, y)| distance(x, y)).collect();
     let streams = first.streams.iter().zip(&second.streams).map(apart).collect();
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     let mut logits = [(); 2].map(|()| model.logits_tensor());
     let mut all = Vec::with_capacity(first.tokens.len());
     let [last, other] = [first, second].map(|run| run.streams[model.spec.layers].chunks(ROWS * c));
@@ -136,7 +136,7 @@ fn after([p, q]: [&[f32]; 2], next: Option<&u32>, top: usize) -> After {
         let term = |(p, q): (&f32, &f32)| {
             if *p == f32::NEG_INFINITY { 0.0 } else { f64::from(*p).exp() * f64::from(p - q) }
         };
-        // Roundings can leave a little less than nothing.
+        // Rounding can leave a value slightly below 0.
         p.iter().zip(q).map(term).sum::<f64>().max(0.0)
     };
     let shift = p.iter().zip(q).map(|(p, q)| f64::from(q - p)).sum::<f64>() / p.len() as f64;

@@ -1,4 +1,4 @@
-//! What adapters change: each module's ΔW, and two adapters' side by side.
+//! The change ΔW that an adapter makes to each module, alone or compared with another adapter's.
 
 use std::path::Path;
 
@@ -7,23 +7,23 @@ use serde::Serialize;
 
 use super::spectrum::{Spectrum, overlap};
 use crate::error::{Error, Result};
-use crate::inspect::square_sum;
-use crate::model::adapter;
+use crate::inspect::sums::square_sum;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::peft;
 
 /// One module's change.
 #[derive(Clone, Debug, Serialize)]
 pub struct Change {
     /// `model.layers.3.self_attn.q_proj` for instance.
     pub module: String,
-    /// ‖ΔW‖ by Frobenius.
+    /// ‖ΔW‖, the Frobenius norm.
     pub norm: f64,
-    /// ‖W‖ of the base weight, if it is asked for.
+    /// ‖W‖ of the base weight, if the base is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_norm: Option<f64>,
-    /// exp of the entropy of σ²/Σσ²: how many directions matter.
+    /// The effective rank: exp of the entropy of σ²/Σσ².
     pub effective_rank: f64,
-    /// σ of ΔW, the largest first.
+    /// The singular values σ of ΔW, in descending order.
     pub singular_values: Vec<f64>,
     /// How it compares with another adapter's, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,9 +37,9 @@ pub struct Against {
     pub norm: f64,
     /// ⟨ΔW, ΔW'⟩ / ‖ΔW‖‖ΔW'‖.
     pub cosine: f64,
-    /// How far the strongest directions of the outputs span one space, from 0 to 1.
+    /// The overlap, from 0 to 1, of the spaces that the strongest output directions span.
     pub output_overlap: f64,
-    /// The same of the inputs.
+    /// The same for the input directions.
     pub input_overlap: f64,
 }
 
@@ -47,7 +47,7 @@ pub struct Against {
 /// those of the adapter in `other` if that is given; overlaps are of the `top` strongest directions.
 ///
 /// # Errors
-/// As [`adapter::factors`]; [`Error::File`] if the two adapt different modules or sizes; as [`Checkpoint::tensor`] if `base` has
+/// As [`peft::factors`]; [`Error::File`] if the two adapt different modules or sizes; as [`Checkpoint::tensor`] if `base` has
 /// no such modules.
 pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: usize) -> Result<Vec<Change>> {
     let first = spectra(dir)?;
@@ -61,7 +61,7 @@ pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: us
             return Err(Error::file(other, what));
         }
     }
-    // One after the other: a weight is large, and is read by all threads together.
+    // One weight at a time: it is large, and all threads read it together.
     let weight = |(module, spectrum): &(String, Spectrum)| {
         let Some(base) = base else { return Ok(None) };
         let shape = [&spectrum.left, &spectrum.right].map(|space| space[0].len());
@@ -92,8 +92,8 @@ pub fn diff(dir: &Path, other: Option<&Path>, base: Option<&Checkpoint>, top: us
 }
 
 fn spectra(dir: &Path) -> Result<Vec<(String, Spectrum)>> {
-    let (lora, factors) = adapter::factors(dir)?;
-    let spectrum = |adapter::Factors { module, a, b }: &adapter::Factors| {
+    let (lora, factors) = peft::factors(dir)?;
+    let spectrum = |peft::Factors { module, a, b }: &peft::Factors| {
         (module.clone(), Spectrum::of_product(f64::from(lora.scale()), b.f32(), a.f32(), lora.rank))
     };
     Ok(factors.par_iter().map(spectrum).collect())

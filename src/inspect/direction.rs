@@ -1,4 +1,4 @@
-//! Directions that tell two sets of answers apart, at every depth, and how well they do.
+//! Directions that separate two sets of answers, at every depth, and how well they separate them.
 //!
 //! The features are means of the residual stream over answers, as in Soligo et al., "Convergent linear representations of
 //! emergent misalignment" (arXiv 2506.11618); see `classifier.rs` for the directions.
@@ -16,11 +16,11 @@ use crate::model::direction::Directions;
 /// How directions are found.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Settings {
-    /// How strongly the probe is regularised, in mean variances of a channel.
+    /// The strength of the probe's regularisation, in units of the mean variance of a channel.
     pub ridge: f64,
-    /// Labellings tried for the p value.
+    /// Shuffled labellings for the p value.
     pub permutations: usize,
-    /// Decides them.
+    /// The seed of the folds and labellings.
     pub seed: u64,
 }
 
@@ -30,7 +30,7 @@ impl Default for Settings {
     }
 }
 
-/// How well the directions at one depth tell the sets apart.
+/// How well the directions at one depth separate the sets.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Quality {
     /// Blocks that the stream has passed, 0 to L.
@@ -41,9 +41,9 @@ pub struct Quality {
     pub probe: Accuracy,
     /// ‖m₊ − m₋‖.
     pub length: f64,
-    /// The same over the mean length of the stream at a token.
+    /// The same, relative to the mean length of the stream at a token.
     pub relative_length: f64,
-    /// Of the angle between mean difference and probe; none where the sets do not differ.
+    /// Cosine of the angle between mean difference and probe; none where the sets do not differ.
     pub cosine: Option<f64>,
 }
 
@@ -57,7 +57,7 @@ pub struct Found {
 }
 
 /// Finds directions from the examples that are not `positive` to those that are. The best depth is that where the mean
-/// difference is most accurate, the first of equals; never 0, where a stream says which words an answer has and no more.
+/// difference is most accurate, the first of equals; never 0, where the stream knows only which words an answer contains.
 ///
 /// # Errors
 /// [`Error::Setting`] for a ridge that is not above 0; [`Error::Run`] if it is too small for the examples.
@@ -71,7 +71,7 @@ pub fn find(features: &Features, positive: &[bool], folds: &Folds, settings: &Se
     let mut directions =
         Directions { vectors: Default::default(), midpoints: Default::default(), depth: best };
     let mut qualities: Vec<Quality> = Vec::new();
-    for At { vectors, midpoints, quality } in found {
+    for AtDepth { vectors, midpoints, quality } in found {
         for (kind, (vector, midpoint)) in vectors.into_iter().zip(midpoints).enumerate() {
             directions.vectors[kind].push(vector);
             directions.midpoints[kind].push(midpoint);
@@ -86,8 +86,8 @@ pub fn find(features: &Features, positive: &[bool], folds: &Folds, settings: &Se
     Ok(Found { directions, qualities })
 }
 
-/// What is found at one depth, by kind.
-struct At {
+/// The results at one depth, by kind.
+struct AtDepth {
     vectors: [Vec<f32>; 2],
     midpoints: [f32; 2],
     quality: Quality,
@@ -99,7 +99,7 @@ fn at_depth(
     positive: &[bool],
     folds: &Folds,
     settings: &Settings,
-) -> Result<At> {
+) -> Result<AtDepth> {
     let x = &features.means[depth];
     let products = classifier::products(x);
     let Settings { ridge, permutations, seed } = *settings;
@@ -124,7 +124,7 @@ fn at_depth(
         if square > 0.0 { (dot(&middle, v) / square) as f32 } else { 0.0 }
     };
     let narrow = |v: &[f64]| v.iter().map(|x| *x as f32).collect();
-    Ok(At {
+    Ok(AtDepth {
         midpoints: [midpoint(&difference), midpoint(&normal)],
         vectors: [narrow(&difference), narrow(&normal)],
         quality: Quality {

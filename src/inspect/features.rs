@@ -1,29 +1,16 @@
-//! What the residual stream holds while a model reads texts: every token of it, and means over the tokens of an answer.
+//! The residual stream while a model reads texts: at every token, and its mean over the tokens of an answer.
 
 use std::ops::Range;
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
-use crate::inspect::PASS;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
+use crate::model::text::Text;
 use crate::model::transformer::{Batch, Transformer};
 
-/// A text as tokens, and which of them are the answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// Of each token, whether it is the answer's.
-    pub answer: Vec<bool>,
-}
-
-impl Text {
-    /// How many tokens of the answer are predicted: all but one that the text begins with.
-    pub fn targets(&self) -> usize {
-        self.answer.iter().skip(1).filter(|answer| **answer).count()
-    }
-}
+/// Most tokens of one pass, unless a single text has more.
+pub(super) const PASS: usize = 4096;
 
 /// Means of the residual stream over the tokens of answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +21,7 @@ pub struct Features {
     pub lengths: Vec<f64>,
 }
 
-/// Reads texts, several a pass, and hands over the stream at each depth: the number of the text, the depth 0 to L, and the
+/// Reads texts, several a pass, and calls `visit` for each text and depth with the number of the text, the depth 0 to L, and the
 /// stream (T, C). Depths are as in [`steering`](crate::model::steering); a steered model's stream is the steered one.
 ///
 /// # Errors
@@ -52,7 +39,7 @@ pub fn streams(
             i + 1
         )));
     }
-    let mut saved = Saved::for_inference(model);
+    let mut saved = Saved::for_inference(&model.spec, model.place);
     let mut first = 0;
     while first < texts.len() {
         let mut batch = Batch { starts: vec![0], ..Batch::default() };
@@ -69,7 +56,7 @@ pub fn streams(
     Ok(())
 }
 
-/// Hands the stream of a pass over, text by text.
+/// Passes the stream of a pass on, text by text.
 struct Watch<'a> {
     /// The number of the pass's first text.
     first: usize,

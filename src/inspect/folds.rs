@@ -1,4 +1,4 @@
-//! Folds for cross-validation: each group whole in one of them, both classes spread evenly.
+//! Folds for cross-validation: a group stays together in one fold, and both classes are spread evenly.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ pub struct Folds {
 
 impl Folds {
     /// `count` folds of examples with the classes `positive` and the `groups` whose examples must stay together, as answers
-    /// to one question must: a classifier that has seen its other answers knows the question. Groups are dealt out, the
-    /// largest first, to where they keep the classes most even; `seed` decides between equals.
+    /// to one question must, since a classifier trained on some of them knows the question. Groups are assigned in descending
+    /// size, each to the fold that keeps the classes most even; `seed` breaks ties.
     ///
     /// # Errors
-    /// [`Error::Setting`] if a class is empty, or if some fold would leave none of it to learn from.
+    /// [`Error::Setting`] if a class is empty, or if some fold would leave none of it for training.
     pub fn new(positive: &[bool], groups: &[String], count: usize, seed: u64) -> Result<Self> {
         assert_eq!(positive.len(), groups.len(), "a group for each example");
         let mut sizes: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
@@ -45,7 +45,7 @@ impl Folds {
         let mut fold_of = BTreeMap::new();
         for i in order {
             let (name, size) = names[i];
-            // The sum of squares of the shares that folds hold of each class is least where they are even.
+            // The sum over folds of the squared shares of each class is smallest when the shares are even.
             let share = |k: usize, class: usize| (k as f64 / total[class] as f64).powi(2);
             let grows = |held: &[usize; 2]| -> f64 {
                 (0..2).map(|class| share(held[class] + size[class], class) - share(held[class], class)).sum()
@@ -85,7 +85,7 @@ mod tests {
                 assert!(groups[i] != groups[j] || folds.of[i] == folds.of[j]);
             }
         }
-        // Without groups the classes are spread as evenly as can be.
+        // Without groups the classes are spread as evenly as possible.
         let alone: Vec<usize> = (0..n).collect();
         let folds = Folds::new(&positive, &names(&alone), 5, 1).unwrap();
         for fold in 0..5 {

@@ -12,17 +12,17 @@ use serde::Serialize;
 
 use crate::device::{Device, Tensor};
 use crate::error::{Error, Result};
-use crate::inspect::features::Text;
-use crate::inspect::square_sum;
+use crate::inspect::sums::square_sum;
 use crate::model::footprint::RESERVE;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
+use crate::model::text::Text;
 use crate::model::transformer::{Batch, Transformer};
 
 /// The gradient at a site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteGradient {
-    /// The layer; L for what follows the last.
+    /// The layer; L for sites after the last.
     pub layer: usize,
     /// The site.
     pub site: &'static str,
@@ -56,7 +56,7 @@ pub struct Gradients {
     pub streams: Vec<Vec<f64>>,
     /// Every site, in the order of the forward pass.
     pub sites: Vec<SiteGradient>,
-    /// Of what is trained.
+    /// Of the trained parameters.
     pub parameters: Vec<ParameterGradient>,
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Passes {
 }
 
 impl Passes {
-    /// For texts of at most `n` tokens: with every layer's activations kept if a card has the room, else computed again.
+    /// For texts of at most `n` tokens: with every layer's activations kept if they fit on the card, else recomputed.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -94,7 +94,13 @@ impl Passes {
             Device::Cpu => true,
             Device::Cuda(gpu) => model.training_bytes(n, false) + RESERVE < gpu.free_memory()?.0,
         };
-        Ok(Self { saved: if keep { Saved::for_training(model) } else { Saved::for_recomputing(model) } })
+        Ok(Self {
+            saved: if keep {
+                Saved::for_training(&model.spec, model.place)
+            } else {
+                Saved::for_recomputing(&model.spec, model.place)
+            },
+        })
     }
 
     /// Adds `weight` times the gradient of the text's L to that of every trained parameter; returns L.
@@ -127,15 +133,15 @@ pub(super) fn clear(model: &mut Transformer) -> Result<()> {
     model.trainable_mut().into_iter().filter_map(|(_, p)| p.gradient.as_mut()).try_for_each(Tensor::clear)
 }
 
-/// The gradients of `text`'s loss, of which those of parameters are of what the model trains: of its adapters or of every weight.
-/// They are zero again afterwards.
+/// The gradients of `text`'s loss with respect to activations and to the trained parameters: those of the adapters, or every
+/// weight. The model's own gradients are zero afterwards.
 ///
 /// # Errors
 /// [`Error::Setting`] for a text that is too long or has no answer, or for a steered model; [`Error::Run`] for a token outside
 /// the vocabulary or a loss that is not finite.
 pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
     let mut passes = Passes::new(model, longest(model, "text", std::slice::from_ref(text))?)?;
-    let mut norms = Norms { sites: Vec::new(), streams: vec![Vec::new(); model.spec.layers + 1] };
+    let mut norms = GradientNorms { sites: Vec::new(), streams: vec![Vec::new(); model.spec.layers + 1] };
     clear(model)?;
     let loss = passes.add(model, text, 1.0, &mut norms)?;
     let mut parameters = Vec::new();
@@ -157,15 +163,15 @@ pub fn gradients(model: &mut Transformer, text: &Text) -> Result<Gradients> {
     })
 }
 
-/// Keeps the lengths of gradients.
-struct Norms {
+/// Records the lengths of gradients.
+struct GradientNorms {
     /// In the order of the backward pass.
     sites: Vec<SiteGradient>,
     /// By depth and token.
     streams: Vec<Vec<f64>>,
 }
 
-impl Probe for Norms {
+impl Probe for GradientNorms {
     fn at(&mut self, _: usize, _: Site, _: &mut Tensor) -> Result<bool> {
         Ok(false)
     }

@@ -1,23 +1,23 @@
-//! Which training examples move the loss of some answers most: dot products of gradients on adapter parameters (TracIn with
+//! Which training examples change the loss of some answers most: dot products of gradients on adapter parameters (TracIn with
 //! one checkpoint: Pruthi et al., arXiv 2002.08484).
 //!
 //! ```text
 //! g(z)          ∂L(z)/∂θ         θ: every A and B; L as in gradient.rs
-//! g             1/K · Σ_k g(z_k)   the K answers that are asked about
+//! g             1/K · Σ_k g(z_k)   the K answers in question
 //! dot_i         ⟨g(x_i), g⟩
 //! ```
 //!
 //! A step of plain gradient descent with learning rate η on example i lowers the answers' mean loss by η·dot_i, to first order.
-//! The cosine takes out how long the example's gradient is: what is badly predicted has a long one.
+//! The cosine removes the length of the example's gradient, which is large for badly predicted examples.
 
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::device::Tensor;
 use crate::error::{Error, Result};
-use crate::inspect::features::Text;
 use crate::inspect::gradient::{Passes, clear, longest};
-use crate::inspect::square_sum;
+use crate::inspect::sums::square_sum;
+use crate::model::text::Text;
 use crate::model::transformer::Transformer;
 
 /// Numbers of one partial sum of a dot product.
@@ -38,7 +38,7 @@ pub struct Influence {
     pub targets: usize,
 }
 
-/// What the training examples do to the answers.
+/// The influence of training examples on answers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Influences {
     /// The mean loss of the answers, in nats a token.
@@ -50,7 +50,7 @@ pub struct Influences {
 }
 
 /// The influence of every example on the mean loss of `answers`, on the parameters that `model` trains; `done` is called after
-/// each text. Gradients are zero again afterwards.
+/// each text. All gradients are zero afterwards.
 ///
 /// # Errors
 /// [`Error::Setting`] for no answers, nothing that is trained, a text that is too long or carries no loss, or a steered model;

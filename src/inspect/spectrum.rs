@@ -10,17 +10,17 @@
 use crate::device::matrix::dot;
 
 /// Columns of a matrix.
-type Columns = Vec<Vec<f64>>;
+type MatrixColumns = Vec<Vec<f64>>;
 
 /// ΔW by its singular values and vectors.
 #[derive(Clone, Debug)]
 pub struct Spectrum {
-    /// σ, the largest first; R of them.
+    /// The R singular values σ, in descending order.
     pub values: Vec<f64>,
-    /// Output directions, each of length O; zero where σ is.
-    pub left: Columns,
-    /// Input directions, each of length I; zero where σ is.
-    pub right: Columns,
+    /// Output directions, each of length O; zero where σ is 0.
+    pub left: MatrixColumns,
+    /// Input directions, each of length I; zero where σ is 0.
+    pub right: MatrixColumns,
 }
 
 impl Spectrum {
@@ -87,7 +87,7 @@ fn divide(x: &mut [f64], by: f64) {
 }
 
 /// Q and R of columns X = Q R; `r[j][i]` is element (i, j). A column that depends on those before it leaves a zero in Q.
-fn orthogonalise(mut x: Columns) -> (Columns, Columns) {
+fn orthogonalise(mut x: MatrixColumns) -> (MatrixColumns, MatrixColumns) {
     let mut r = vec![vec![0.0; x.len()]; x.len()];
     for (j, r) in r.iter_mut().enumerate() {
         let (before, rest) = x.split_at_mut(j);
@@ -112,9 +112,10 @@ fn orthogonalise(mut x: Columns) -> (Columns, Columns) {
 }
 
 /// X = U Σ Vᵀ of a square matrix by columns: columns are rotated in pairs until all are orthogonal.
-fn jacobi(mut x: Columns) -> (Columns, Vec<f64>, Columns) {
+fn jacobi(mut x: MatrixColumns) -> (MatrixColumns, Vec<f64>, MatrixColumns) {
     let n = x.len();
-    let mut v: Columns = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
+    let mut v: MatrixColumns =
+        (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
     for _ in 0..60 {
         let mut still = true;
         for i in 0..n {
@@ -161,7 +162,7 @@ fn jacobi(mut x: Columns) -> (Columns, Vec<f64>, Columns) {
 }
 
 /// Each column of the product of `q` and a small matrix.
-fn combine(q: &Columns, small: &Columns) -> Columns {
+fn combine(q: &MatrixColumns, small: &MatrixColumns) -> MatrixColumns {
     let product = |weights: &Vec<f64>| {
         let mut sum = vec![0.0; q[0].len()];
         q.iter().zip(weights).for_each(|(column, weight)| add(&mut sum, *weight, column));

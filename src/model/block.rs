@@ -19,11 +19,11 @@
 use crate::device::Tensor;
 use crate::device::philox::Key;
 use crate::error::Result;
+use crate::model::activations::{Layer, Scratch};
 use crate::model::cache::Cache;
 use crate::model::linear::Linear;
 use crate::model::parameter::Parameter;
 use crate::model::probe::{Probe, Site};
-use crate::model::saved::{BlockSaved, Scratch};
 use crate::model::spec::Spec;
 use crate::ops::attention::{self, Attention, Contexts, Documents};
 use crate::ops::glu::{self, Activation};
@@ -34,9 +34,10 @@ use crate::ops::rope::{self, Heads, Rope};
 pub(super) enum Attend<'a> {
     /// Packed documents.
     Documents(&'a Documents),
-    /// The cache, to which each row adds its key and value first.
+    /// The cache, to which each row first adds its key and value.
     Cached(&'a mut Cache, &'a Contexts),
-    /// As `Cached`, all rows being one sequence from its first position on, a document: attention needs no cache yet.
+    /// All rows are one sequence from its first position on. They are added to the cache, but attention reads them as a packed
+    /// document.
     Prefill(&'a mut Cache, &'a Contexts, &'a Documents),
 }
 
@@ -90,40 +91,28 @@ impl Block {
         }
     }
 
-    /// The stream of this block's `map`-th linear map's dropout in this pass.
+    /// The random stream of dropout in this pass, for the block's linear map number `map`.
     fn noise(&self, key: Option<Key>, map: u32) -> Option<(Key, u32)> {
         key.map(|key| (key, self.layer as u32 * 4 + map))
     }
 
     /// Runs the block. `before`: the previous block's stream and what is still to be added to it; the first block
-    /// finds the stream in `saved.x`.
+    /// finds the stream in `s.x`.
     pub(super) fn forward(
         &self,
-        saved: &mut BlockSaved,
+        s: &mut Layer,
         before: Option<[&Tensor; 2]>,
         angles: &Tensor,
         attend: &mut Attend,
         dropout: Option<Key>,
         probe: &mut dyn Probe,
     ) -> Result<()> {
-        let s = saved;
         let heads = self.attention.heads;
-        let [n, c] = before.map_or(s.x.dims(), |[x, _]| x.dims())?;
         // 1. norm of the stream
-        s.attention_norm.resize(&[n, c])?;
-        s.attention_norm_r.resize(&[n])?;
         let w = &self.attention_norm.value;
         if let Some([x, delta]) = before {
-            s.x.resize(&[n, c])?;
-            norm::add_forward(
-                &mut s.x,
-                &mut s.attention_norm,
-                &mut s.attention_norm_r,
-                x,
-                delta,
-                w,
-                self.norm,
-            )?;
+            let (h, r) = (&mut s.attention_norm, &mut s.attention_norm_r);
+            norm::add_forward(&mut s.x, h, r, x, delta, w, self.norm)?;
             if probe.at(self.layer - 1, Site::Residual, &mut s.x)? {
                 norm::forward(&mut s.attention_norm, &mut s.attention_norm_r, &s.x, w, self.norm)?;
             }
@@ -135,16 +124,12 @@ impl Block {
         self.qkv.forward(&mut s.qkv, &mut s.qkv_s, &s.attention_norm, self.noise(dropout, 0))?;
         probe.at(self.layer, Site::Qkv, &mut s.qkv)?;
         // 3. split, normalise, rotate
-        s.q.resize(&[n, heads.q_width()])?;
-        s.k.resize(&[n, heads.kv_width()])?;
-        s.v.resize(&[n, heads.kv_width()])?;
-        s.qk_r.resize(&[n, heads.query + heads.kv])?;
         let gains = [&self.q_norm.value, &self.k_norm.value];
         rope::forward([&mut s.q, &mut s.k, &mut s.v, &mut s.qk_r], &s.qkv, angles, gains, heads, self.norm)?;
         probe.at(self.layer, Site::Query, &mut s.q)?;
         probe.at(self.layer, Site::Key, &mut s.k)?;
         // 4. attention
-        self.attend(s, n, attend)?;
+        self.attend(s, attend)?;
         probe.at(self.layer, Site::Attention, &mut s.attention)?;
         // 5. output projection
         self.o.forward(&mut s.attention_out, &mut s.o_s, &s.attention, self.noise(dropout, 1))?;
@@ -152,26 +137,14 @@ impl Block {
         // 6. its norm
         let mut delta = &mut s.attention_out;
         if let Some([w, _]) = &self.post_norms {
-            s.attention_delta.resize(&[n, c])?;
-            s.attention_delta_r.resize(&[n])?;
             norm::forward(&mut s.attention_delta, &mut s.attention_delta_r, delta, &w.value, self.norm)?;
             delta = &mut s.attention_delta;
         }
         probe.at(self.layer, Site::AttentionDelta, delta)?;
         // 7. into the stream, and its norm
-        s.residual_mid.resize(&[n, c])?;
-        s.mlp_norm.resize(&[n, c])?;
-        s.mlp_norm_r.resize(&[n])?;
         let w = &self.mlp_norm.value;
-        norm::add_forward(
-            &mut s.residual_mid,
-            &mut s.mlp_norm,
-            &mut s.mlp_norm_r,
-            &s.x,
-            delta,
-            w,
-            self.norm,
-        )?;
+        let (h, r) = (&mut s.mlp_norm, &mut s.mlp_norm_r);
+        norm::add_forward(&mut s.residual_mid, h, r, &s.x, delta, w, self.norm)?;
         if probe.at(self.layer, Site::ResidualMid, &mut s.residual_mid)? {
             norm::forward(&mut s.mlp_norm, &mut s.mlp_norm_r, &s.residual_mid, w, self.norm)?;
         }
@@ -180,7 +153,6 @@ impl Block {
         self.gate_up.forward(&mut s.gate_up, &mut s.gate_up_s, &s.mlp_norm, self.noise(dropout, 2))?;
         probe.at(self.layer, Site::GateUp, &mut s.gate_up)?;
         // 9. gated product
-        s.glu.resize(&[n, self.down.inputs()])?;
         glu::forward(&mut s.glu, &s.gate_up, self.activation)?;
         probe.at(self.layer, Site::Glu, &mut s.glu)?;
         // 10. down
@@ -189,8 +161,6 @@ impl Block {
         // 11. its norm; 12. is the next norm's
         let mut delta = &mut s.mlp_out;
         if let Some([_, w]) = &self.post_norms {
-            s.mlp_delta.resize(&[n, c])?;
-            s.mlp_delta_r.resize(&[n])?;
             norm::forward(&mut s.mlp_delta, &mut s.mlp_delta_r, delta, &w.value, self.norm)?;
             delta = &mut s.mlp_delta;
         }
@@ -198,10 +168,8 @@ impl Block {
         Ok(())
     }
 
-    fn attend(&self, s: &mut BlockSaved, n: usize, attend: &mut Attend) -> Result<()> {
-        s.attention.resize(&[n, self.attention.heads.q_width()])?;
-        s.lse.resize(&[n, self.attention.heads.query])?;
-        let packed = |s: &mut BlockSaved, documents: &Documents| {
+    fn attend(&self, s: &mut Layer, attend: &mut Attend) -> Result<()> {
+        let packed = |s: &mut Layer, documents: &Documents| {
             attention::forward(&mut s.attention, &mut s.lse, [&s.q, &s.k, &s.v], documents, self.attention)
         };
         match attend {
@@ -222,7 +190,7 @@ impl Block {
     pub(super) fn backward(
         &mut self,
         scratch: &mut Scratch,
-        s: &BlockSaved,
+        s: &Layer,
         angles: &Tensor,
         documents: &Documents,
         dropout: Option<Key>,
@@ -230,10 +198,7 @@ impl Block {
     ) -> Result<()> {
         let (t, layer) = (scratch, self.layer);
         let heads = self.attention.heads;
-        let [n, c] = s.x.dims()?;
         let noise = [0, 1, 2, 3].map(|map| self.noise(dropout, map));
-        t.dx.resize(&[n, c])?;
-        t.dy.resize(&[n, c])?;
         // 12. δ joins the stream: its gradient is the stream's. 11. through its norm
         probe.gradient(layer, Site::Residual, &t.stream)?;
         probe.gradient(layer, Site::MlpDelta, &t.stream)?;
@@ -248,7 +213,6 @@ impl Block {
         self.down.backward(&mut t.dglu, &mut t.ds, dout, [&s.glu, &s.down_s], noise[3])?;
         probe.gradient(layer, Site::Glu, &t.dglu)?;
         // 9. gated product
-        t.dgate_up.resize(s.gate_up.shape())?;
         glu::backward(&mut t.dgate_up, &t.dglu, &s.gate_up, self.activation)?;
         probe.gradient(layer, Site::GateUp, &t.dgate_up)?;
         // 8. gate | up
@@ -273,15 +237,11 @@ impl Block {
         self.o.backward(&mut t.dattention, &mut t.ds, dout, [&s.attention, &s.o_s], noise[1])?;
         probe.gradient(layer, Site::Attention, &t.dattention)?;
         // 4. attention
-        t.dq.resize(s.q.shape())?;
-        t.dk.resize(s.k.shape())?;
-        t.dv.resize(s.v.shape())?;
         let (into, saved) = ([&mut t.dq, &mut t.dk, &mut t.dv], [&s.attention, &s.lse]);
         attention::backward(into, &t.dattention, saved, [&s.q, &s.k, &s.v], documents, self.attention)?;
         probe.gradient(layer, Site::Key, &t.dk)?;
         probe.gradient(layer, Site::Query, &t.dq)?;
         // 3. rotate back, through the head norms, together
-        t.dqkv.resize(s.qkv.shape())?;
         let [q, k] = [&mut self.q_norm, &mut self.k_norm];
         let gains = q.gradient.as_mut().zip(k.gradient.as_mut()).map(|(q, k)| [q, k]);
         let (grads, saved) = ([&t.dq, &t.dk, &t.dv], [&s.qkv, &s.qk_r, angles]);
@@ -292,15 +252,8 @@ impl Block {
         probe.gradient(layer, Site::AttentionNorm, &t.dx)?;
         // 1. the norm's gradient joins the stream's
         let Parameter { value, gradient, .. } = &mut self.attention_norm;
-        norm::add_backward(
-            &mut t.stream,
-            gradient.as_mut(),
-            &t.dx,
-            &s.x,
-            &s.attention_norm_r,
-            value,
-            self.norm,
-        )
+        let (gain, r) = (gradient.as_mut(), &s.attention_norm_r);
+        norm::add_backward(&mut t.stream, gain, &t.dx, &s.x, r, value, self.norm)
     }
 
     /// Every parameter by name, in the order of the forward pass.
@@ -345,7 +298,7 @@ impl Block {
         all
     }
 
-    /// Without post-norms, Hugging Face calls the norm before the MLP after what comes before it.
+    /// Hugging Face's name of the norm before the MLP. Without post-norms it is named after the attention that precedes it.
     fn mlp_norm_name(&self) -> &'static str {
         if self.post_norms.is_some() {
             "pre_feedforward_layernorm.weight"

@@ -1,17 +1,17 @@
 //! [`Cache`]: keys and values of many sequences, in pages of [`PAGE`] positions.
 //!
-//! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last, part-filled one:
-//! a hundred samples of one question hold its prompt once.
+//! A sequence is a list of pages. A fork shares the full pages of its parent and copies the last one if it is only
+//! partly filled, so a hundred samples of one question hold its prompt once.
 
 use crate::device::{Tensor, memory};
 use crate::error::{Error, Result};
-use crate::model::saved::set;
-use crate::model::transformer::Transformer;
+use crate::model::place::Place;
+use crate::model::spec::Spec;
 use crate::ops::attention::{Contexts, PAGE};
 
 /// One position to compute: the next one of a sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct SequenceRow {
     /// The sequence, as [`Cache::add`] or [`Cache::fork`] named it.
     pub sequence: usize,
     /// The position in it, from 0.
@@ -27,7 +27,7 @@ struct Sequence {
 /// Paged keys and values of every layer.
 #[derive(Debug)]
 pub struct Cache {
-    /// Keys and values ((pages + 1) · [`PAGE`], KV·D) of each layer. The last page is for rows that only fill a pass up.
+    /// Keys and values ((pages + 1) · [`PAGE`], KV·D) of each layer. The last page is for rows that are padding.
     layers: Vec<[Tensor; 2]>,
     /// How many sequences hold each page.
     holders: Vec<u32>,
@@ -40,8 +40,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Memory`] if they do not fit on the GPU.
-    pub fn new(model: &Transformer, pages: usize) -> Result<Self> {
-        let Transformer { spec, place, .. } = model;
+    pub fn new(spec: &Spec, place: Place, pages: usize) -> Result<Self> {
         let shape = [(pages + 1) * PAGE, spec.kv_heads * spec.head_dim];
         let tensor = || Tensor::zeros_on(place.device, place.real, &shape);
         let layer = |_| Ok([tensor()?, tensor()?]);
@@ -54,8 +53,7 @@ impl Cache {
     }
 
     /// Bytes that one page takes in all layers together.
-    pub fn page_bytes(model: &Transformer) -> usize {
-        let Transformer { spec, place, .. } = model;
+    pub fn page_bytes(spec: &Spec, place: Place) -> usize {
         2 * spec.layers * PAGE * spec.kv_heads * spec.head_dim * place.real.size()
     }
 
@@ -95,7 +93,7 @@ impl Cache {
         Ok(self.insert(child))
     }
 
-    /// Forgets a sequence; its pages become free once no fork holds them.
+    /// Removes a sequence. Its pages become free once no fork holds them.
     pub fn remove(&mut self, sequence: usize) {
         let gone = self.sequences[sequence].take().expect("a sequence that exists");
         for page in gone.pages {
@@ -106,7 +104,7 @@ impl Cache {
         }
     }
 
-    /// Forgets all sequences.
+    /// Removes all sequences.
     pub fn clear(&mut self) {
         self.sequences.clear();
         self.free = (0..self.holders.len() as u32).rev().collect();
@@ -122,7 +120,7 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Run`] if no page is left.
-    pub(super) fn extend(&mut self, rows: &[Row]) -> Result<()> {
+    pub(super) fn extend(&mut self, rows: &[SequenceRow]) -> Result<()> {
         for row in rows {
             assert_eq!(row.position, self.length(row.sequence), "positions of a sequence come in order");
             if row.position % PAGE == 0 {
@@ -144,21 +142,21 @@ impl Cache {
         self.layers[layer].each_mut()
     }
 
-    /// Pages that the longest of the rows' sequences takes.
-    pub(super) fn most_pages(rows: &[Row]) -> usize {
+    /// Pages of the longest of the rows' sequences.
+    pub(super) fn most_pages(rows: &[SequenceRow]) -> usize {
         rows.iter().map(|row| row.position / PAGE + 1).max().unwrap_or(1)
     }
 
-    /// Fills in where the sequence of each row lies, in a table of `most` pages a row; the positions are set already. Rows
-    /// beyond these, which only fill the pass up, lie in the last page.
-    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[Row], most: usize) -> Result<()> {
+    /// Writes the pages of each row's sequence into the table of `contexts`, `most` pages a row; the positions are set already.
+    /// Any rows of the pass beyond `rows` are padding and get the cache's last page.
+    pub(super) fn locate(&self, contexts: &mut Contexts, rows: &[SequenceRow], most: usize) -> Result<()> {
         let all = contexts.positions.len();
         let mut pages = vec![self.holders.len() as u32; all * most];
         for (row, out) in rows.iter().zip(pages.chunks_exact_mut(most)) {
             let used = row.position / PAGE + 1;
             out[..used].copy_from_slice(&self.sequence(row.sequence).pages[..used]);
         }
-        set(&mut contexts.pages, &[all, most], &pages)
+        contexts.pages.set(&[all, most], &pages)
     }
 
     fn insert(&mut self, sequence: Sequence) -> usize {

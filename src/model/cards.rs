@@ -1,4 +1,4 @@
-//! [`Card`]: what is known beforehand about the checkpoints of the study. The files are in `models/`.
+//! [`Card`]: a published checkpoint as described by its file in `models/`.
 
 use std::path::Path;
 
@@ -24,21 +24,21 @@ pub struct Card {
     pub revision: String,
     /// Licence of the weights.
     pub licence: String,
-    /// Whether the hub asks for the licence to be accepted first.
+    /// Whether the hub requires the licence to be accepted first.
     pub gated: bool,
     /// Whether it is one of the nine models of the study.
     pub study: bool,
     /// Weights of the text model.
     pub parameters: usize,
     /// What its `config.json` must say.
-    pub sizes: Sizes,
+    pub sizes: CardSizes,
 }
 
 /// The sizes of a checkpoint, named as in [`Spec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each field is documented at the field of Spec with its name")]
-pub struct Sizes {
+pub struct CardSizes {
     pub vocab: usize,
     pub channels: usize,
     pub layers: usize,
@@ -76,7 +76,7 @@ pub fn all() -> Vec<Card> {
     FILES.into_iter().map(read).collect()
 }
 
-/// The card of a short name or a repository, in any case of letters.
+/// The card of a short name or a repository; upper and lower case are not distinguished.
 pub fn find(name: &str) -> Option<Card> {
     all()
         .into_iter()
@@ -84,7 +84,7 @@ pub fn find(name: &str) -> Option<Card> {
 }
 
 impl Card {
-    /// The checkpoint's spec, without its files: to compute with random weights of its size.
+    /// The checkpoint's spec, made from the card alone, to compute with random weights of its size.
     ///
     /// # Errors
     /// [`Error::File`] if the card describes a model that this engine does not compute.
@@ -101,7 +101,7 @@ impl Card {
             "tie_word_embeddings": s.tied,
         });
         let more = if self.repo.starts_with("google/") {
-            // 27B is the one size whose scale is not that of its heads.
+            // 27B is the only size whose scale does not follow from its head width.
             let scalar = if s.channels == 5376 { s.channels / s.heads } else { s.head_dim };
             let scaling =
                 if s.layers >= 34 { json!({"rope_type": "linear", "factor": 8.0}) } else { json!(null) };
@@ -127,7 +127,7 @@ impl Card {
     /// # Errors
     /// [`Error::Setting`] naming both sets of sizes.
     pub fn check(&self, spec: &Spec) -> Result<()> {
-        let found = Sizes {
+        let found = CardSizes {
             vocab: spec.vocab,
             channels: spec.channels,
             layers: spec.layers,

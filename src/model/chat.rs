@@ -33,7 +33,7 @@ impl Message {
 pub struct Render {
     /// Whether to open the assistant's next turn.
     pub generation_prompt: bool,
-    /// The variable of that name, which Qwen's template asks for; `None` leaves it undefined.
+    /// The variable of that name in Qwen's template; `None` leaves it undefined.
     pub enable_thinking: Option<bool>,
 }
 
@@ -78,7 +78,7 @@ impl Template {
         let mut context: BTreeMap<&str, Value> = tokens.collect();
         context.insert("messages", messages.iter().map(turn).collect());
         context.insert("add_generation_prompt", options.generation_prompt.into());
-        // transformers passes these two as None, which `is defined` can tell from nothing.
+        // transformers passes these two as None, which for `is defined` differs from not being passed.
         context.extend([("tools", ().into()), ("documents", ().into())]);
         context.extend(options.enable_thinking.map(|on| ("enable_thinking", on.into())));
         template.render(context).map_err(|e| describe(&e))
@@ -128,7 +128,7 @@ fn tojson(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
             plain.push(*c);
             rest = &escape[code.len()..];
         } else {
-            // The escaped character is ASCII; taking it along keeps `\\\\u003c`, a backslash and text, as it is.
+            // Copying the escaped character (ASCII), too, leaves `\\\\u003c`, an escaped backslash and text, unchanged.
             plain.push_str(&escape[..2]);
             rest = &escape[2..];
         }

@@ -14,7 +14,7 @@ use super::spec::Spec;
 use super::tensor_file::TensorFile;
 pub use super::tensor_file::{read_safetensors, write_safetensors};
 
-/// An opened model folder: its configuration and where each tensor lies.
+/// An opened model folder: its configuration, and the file of each tensor.
 pub struct Checkpoint {
     dir: PathBuf,
     spec: Spec,
@@ -24,8 +24,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that every
-    /// tensor the configuration asks for is there with its shape. No weight is read yet.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and checks that
+    /// every tensor of the configuration is present and has the right shape. No weight is read yet.
     ///
     /// A multimodal Gemma's prefixes are removed from the names; its vision tower is skipped.
     ///
@@ -48,7 +48,7 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// What `config.json` says.
+    /// The content of `config.json`.
     pub fn spec(&self) -> &Spec {
         &self.spec
     }
@@ -125,7 +125,7 @@ impl Checkpoint {
             self.files[*file].expect(stored, &shape)?;
         }
         for (name, (file, stored)) in &self.tensors {
-            // A tied head may be stored all the same; inverse frequencies are recomputed.
+            // A tied head may be stored as well; inverse frequencies are recomputed.
             let known = expected.contains_key(name)
                 || name == "lm_head.weight"
                 || name.ends_with("rotary_emb.inv_freq");
@@ -142,7 +142,7 @@ impl Checkpoint {
     }
 }
 
-/// The name a text-only checkpoint gives to a stored tensor; `None` for the parts that see images.
+/// The name that a text-only checkpoint gives to a stored tensor; `None` for the vision parts.
 fn canonical(stored: &str) -> Option<String> {
     let inner = stored.strip_prefix("model.").unwrap_or(stored);
     if inner.starts_with("vision_tower.") || inner.starts_with("multi_modal_projector.") {
@@ -160,7 +160,7 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The weight files of a folder, each with the names an index assigns to it; all of them are there.
+/// The weight files of a folder, all of which exist, each with the names that the index assigns to it.
 ///
 /// # Errors
 /// [`Error::Io`] or [`Error::File`] naming what is missing or malformed.

@@ -1,7 +1,7 @@
-//! [`Decoder`]: a token of each of many sequences in, the next one of each out.
+//! [`Decoder`]: computes the next token of many sequences in one step.
 //!
-//! On a GPU the hundreds of launches of a step are recorded as a graph at the second step of their size and repeated from
-//! then on. So that sizes recur, rows and tables of pages are filled up; a row's result depends on neither.
+//! On a GPU the second step of a size records its hundreds of launches as a graph, and later steps of that size replay it. So
+//! that sizes recur, rows and page tables are padded; the result of a row depends on neither.
 
 use std::collections::HashMap;
 
@@ -9,36 +9,36 @@ use crate::device::graph::Graph;
 use crate::device::philox::Key;
 use crate::device::{Device, Gpu, Tensor};
 use crate::error::Result;
-use crate::model::cache::{Cache, Row};
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::linear::stable_rows;
 use crate::ops::mask::{FREE, Masks};
-use crate::ops::sample::{self, Batch, Draw, Sampling};
+use crate::ops::sample::{self, Draw, DrawBatch, Sampling};
 
-/// Rows are filled up to a multiple of this many.
+/// Rows are padded to a multiple of this many.
 const ROWS: usize = 8;
-/// Tables of pages are filled up to a multiple of this many.
+/// Page tables are padded to a multiple of this many.
 const PAGES: usize = 64;
 
-/// Decodes with one model and one way of sampling.
+/// Decodes with one model and one set of sampling parameters.
 #[derive(Debug)]
 pub struct Decoder<'a> {
-    /// The sequences. What is recorded works on this cache.
+    /// The sequences. Recorded graphs read and write this cache.
     cache: Cache,
     model: &'a Transformer,
     sampling: Sampling,
     saved: Saved,
     logits: Tensor,
     /// On a GPU.
-    recorder: Option<Recorder>,
+    recorder: Option<GraphRecorder>,
 }
 
 #[derive(Debug)]
-struct Recorder {
+struct GraphRecorder {
     gpu: Gpu,
-    batch: Batch,
-    /// By rows and pages a row: `None` for a size that has run once.
+    batch: DrawBatch,
+    /// By number of rows and pages a row: `None` for a size that has run once and is not recorded yet.
     graphs: HashMap<[usize; 2], Option<Graph>>,
 }
 
@@ -46,10 +46,12 @@ impl<'a> Decoder<'a> {
     /// Of the sequences of `cache`.
     pub fn new(model: &'a Transformer, cache: Cache, sampling: Sampling) -> Self {
         let recorder = match model.place.device {
-            Device::Cuda(gpu) => Some(Recorder { gpu, batch: Batch::new(gpu), graphs: HashMap::new() }),
+            Device::Cuda(gpu) => {
+                Some(GraphRecorder { gpu, batch: DrawBatch::new(gpu), graphs: HashMap::new() })
+            }
             Device::Cpu => None,
         };
-        let (saved, logits) = (Saved::for_inference(model), model.logits_tensor());
+        let (saved, logits) = (Saved::for_inference(&model.spec, model.place), model.logits_tensor());
         Self { cache, model, sampling, saved, logits, recorder }
     }
 
@@ -64,15 +66,15 @@ impl<'a> Decoder<'a> {
     }
 
     /// Computes the next positions of up to [`stable_rows`] different sequences: `tokens` go in, and are overwritten with
-    /// what is drawn after them. A row's token does not depend on the others. With masks, and the
-    /// number of each row's, only what these let come is drawn; one decoder has them always or never.
+    /// the tokens drawn after them. A row's token does not depend on the other rows. `masks` are the masks and the number of
+    /// each row's mask: only tokens that it allows are drawn. A decoder is used either always with masks or never.
     ///
     /// # Errors
     /// [`Error::Run`](crate::Error::Run) for a token id outside the vocabulary, a full cache or logits that are not finite.
     pub fn step(
         &mut self,
         tokens: &mut [u32],
-        rows: &[Row],
+        rows: &[SequenceRow],
         draws: &[Draw],
         mut masks: Option<(&mut Masks, &[u32])>,
     ) -> Result<()> {
@@ -88,17 +90,17 @@ impl<'a> Decoder<'a> {
             }
             return sample::forward(tokens, logits, *sampling, draws);
         };
-        let Recorder { gpu, batch, graphs } = recorder;
+        let GraphRecorder { gpu, batch, graphs } = recorder;
         let allocations = gpu.memory().allocations;
-        let n = filled(rows.len());
+        let n = padded(rows.len());
         let pages = Cache::most_pages(rows).next_multiple_of(PAGES);
-        // Rows that fill up stand at different positions of the cache's last page.
+        // Padding rows stand at different positions of the cache's last page.
         let more = n - rows.len();
         let positions: Vec<u32> = rows.iter().map(|row| row.position as u32).chain(0..more as u32).collect();
         let all: Vec<u32> = tokens.iter().copied().chain(std::iter::repeat_n(0, more)).collect();
-        saved.start(&model.spec, &all, &positions)?;
+        saved.pass.start(&model.spec, &all, &positions)?;
         cache.extend(rows)?;
-        saved.locate(cache, rows, pages)?;
+        cache.locate(&mut saved.pass.contexts, rows, pages)?;
         let nothing = Draw { key: Key([0, 0]), position: 0, forbidden: &[] };
         let draws: Vec<Draw> = draws.iter().copied().chain(std::iter::repeat_n(nothing, more)).collect();
         batch.set(&draws)?;
@@ -106,8 +108,8 @@ impl<'a> Decoder<'a> {
             let all: Vec<u32> = masked.iter().copied().chain(std::iter::repeat_n(FREE, more)).collect();
             masks.set(&all)?;
         }
-        let mut run = |batch: &mut Batch| {
-            model.attend(saved, cache, None)?;
+        let mut run = |batch: &mut DrawBatch| {
+            model.attend(saved, cache)?;
             model.all_logits(logits, saved)?;
             if let Some((masks, _)) = &masks {
                 masks.apply(logits)?;
@@ -115,7 +117,7 @@ impl<'a> Decoder<'a> {
             batch.draw(logits, *sampling)
         };
         let graph = match graphs.get(&[n, pages]) {
-            // Where memory has moved, recorded launches would work on the old.
+            // If memory has moved, recorded launches would use its old addresses.
             _ if gpu.memory().allocations != allocations || !gpu.records() => None,
             Some(Some(graph)) => Some(graph),
             Some(None) => {
@@ -138,8 +140,8 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Rows of a step for `n` sequences: few alone as they are, since a step of few rows takes its time from the weights.
-fn filled(n: usize) -> usize {
+/// Rows of a step for `n` sequences. Below [`ROWS`] a power of two suffices: so small a step is bound by reading the weights.
+fn padded(n: usize) -> usize {
     if n < ROWS { n.next_power_of_two() } else { n.next_multiple_of(ROWS) }
 }
 
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_filled_up_to_few_sizes() {
-        assert_eq!([1, 2, 3, 5, 8, 9, 100, 256].map(filled), [1, 2, 4, 8, 8, 16, 104, 256]);
+    fn rows_are_padded_to_few_sizes() {
+        assert_eq!([1, 2, 3, 5, 8, 9, 100, 256].map(padded), [1, 2, 4, 8, 8, 16, 104, 256]);
     }
 }

@@ -1,10 +1,11 @@
-//! [`Directions`]: directions of the residual stream that tell two sets of texts apart, one of each kind a depth, as a file.
+//! [`Directions`]: directions of the residual stream that separate two sets of texts, one of each kind at every depth, as a
+//! file.
 //!
 //! ```text
 //! mean_difference   m₊ − m₋, the means of the two sets                   (L+1, C)
 //! probe             that of a regularised linear classifier, as long     (L+1, C)
 //! midpoints         of (m₊ + m₋)/2 on each, in doses                     (2, L+1)
-//! depth             where they tell the sets apart best                  (1)
+//! depth             where they separate the sets best                    (1)
 //! ```
 //! A dose is a whole vector. The mean difference takes the mean of one set to that of the other, and the probe is as long.
 
@@ -26,7 +27,7 @@ pub enum Kind {
     /// The difference of the sets' means.
     #[default]
     MeanDifference,
-    /// The normal of the plane that a linear classifier draws between them.
+    /// The normal of a linear classifier's separating plane.
     Probe,
 }
 
@@ -57,9 +58,9 @@ impl FromStr for Kind {
 pub struct Directions {
     /// By kind and depth: v (C), which points from the negative set to the positive one.
     pub vectors: [Vec<Vec<f32>>; 2],
-    /// By kind and depth: m·v / v·v, where m lies midway between the sets' means.
+    /// By kind and depth: m·v / v·v, where m is the midpoint of the sets' means.
     pub midpoints: [Vec<f32>; 2],
-    /// The depth at which they tell the sets apart best.
+    /// The depth at which they separate the sets best.
     pub depth: usize,
 }
 
@@ -76,8 +77,8 @@ impl Directions {
         })
     }
 
-    /// Where a stream x (C) lies along a direction, in doses from midway between the sets: x·v / v·v − midpoint. The mean
-    /// of the positive set lies ½ from there on the mean difference, that of the negative one −½.
+    /// The position of a stream x (C) along a direction, in doses from the midpoint of the sets: x·v / v·v − midpoint. Along the
+    /// mean difference, the mean of the positive set is at ½ and that of the negative one at −½.
     ///
     /// # Errors
     /// As [`vector`](Self::vector), or where the sets do not differ.
@@ -92,7 +93,7 @@ impl Directions {
         Ok(move |x: &[f32]| along(x) / square - midpoint)
     }
 
-    /// The depths at which a model is steered if none are named: the best one to add at, every one to erase at.
+    /// The default depths for steering: adding happens at the best depth, erasing at every depth.
     pub fn default_depths(&self, action: Action) -> Vec<usize> {
         match action {
             Action::Add(_) => vec![self.depth],
@@ -143,7 +144,7 @@ impl Directions {
         })
     }
 
-    /// Reads a file for a model of these sizes, which an error calls `model`.
+    /// Reads a file for a model of this spec; errors refer to the model as `model`.
     ///
     /// # Errors
     /// As [`read`](Self::read); [`Error::File`] if it holds those of another.

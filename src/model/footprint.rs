@@ -1,36 +1,25 @@
-//! How much memory a training pass takes, before it is made.
+//! [`Footprint`]: how much memory a training pass will take.
 
-use crate::model::adapter::{Lora, Target};
+use crate::model::activations::{Dimensions, Ends, Layer, Scratch, Table};
 use crate::model::linear::Linear;
+use crate::model::lora::{Lora, Target};
+use crate::model::pass::PassInputs;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::linear_cross_entropy;
 
-/// What a pass leaves free on a GPU: for what kernels need while they work, and for the driver.
+/// Bytes that a pass leaves free on a GPU, for the workspace of kernels and for the driver.
 pub const RESERVE: usize = 1 << 30;
 
-/// What a layer, or the pass as a whole, keeps for each token: numbers of the activations' element type, and f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Width {
-    real: usize,
-    float: usize,
-}
-
-impl Width {
-    fn bytes(self, n: usize, real: usize) -> usize {
-        n * (self.real * real + self.float * 4)
-    }
-}
-
-/// What decides the footprint of a training pass.
+/// Everything that the memory of a training pass depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Footprint<'a> {
     /// The model's sizes.
     pub spec: &'a Spec,
     /// Bytes of an activation.
     pub real: usize,
-    /// Ranks of all adapters of a layer together, and of those of its largest projection.
-    pub ranks: [usize; 2],
+    /// Summed ranks of the adapters of each fused projection: qkv, o, gate_up, down.
+    pub ranks: [usize; 4],
     /// Whether the gradient of the logits is kept in bf16 beside them.
     pub bf16_head: bool,
     /// Rows whose logits exist at the same time.
@@ -38,64 +27,37 @@ pub struct Footprint<'a> {
 }
 
 impl<'a> Footprint<'a> {
-    /// Of LoRA in bf16 on a GPU, before there is a model.
+    /// Of LoRA in bf16 on a GPU, without a model at hand.
     pub fn of_lora(spec: &'a Spec, lora: &Lora) -> Self {
         let count = |targets: &[Target]| {
             lora.rank * targets.iter().filter(|target| lora.targets.contains(target)).count()
         };
-        let [qkv, gate_up] = [count(&[Target::Q, Target::K, Target::V]), count(&[Target::Gate, Target::Up])];
-        let [o, down] = [count(&[Target::O]), count(&[Target::Down])];
-        let ranks = [qkv + gate_up + o + down, qkv.max(gate_up).max(o).max(down)];
+        let ranks = [
+            count(&[Target::Q, Target::K, Target::V]),
+            count(&[Target::O]),
+            count(&[Target::Gate, Target::Up]),
+            count(&[Target::Down]),
+        ];
         Self { spec, real: 2, ranks, bf16_head: true, chunk: linear_cross_entropy::GPU_CHUNK }
     }
 
     /// Bytes that a training pass over `n` tokens, all of which may carry loss, takes beside weights, gradients and
-    /// optimiser: with every layer's activations kept, or with all but one computed again. What kernels need while they
-    /// work comes on top.
+    /// optimiser: with every layer's activations kept, or with all but two layers' computed again. The workspace of kernels
+    /// comes on top.
     pub fn training_bytes(self, n: usize, recompute: bool) -> usize {
-        let Self { spec, real, .. } = self;
-        let (layers, c, f) = (spec.layers, spec.channels, spec.mlp_width);
-        let logits = n.min(self.chunk) * spec.vocab;
-        // hidden, dhidden, residual, stream, dx, dy, rows, drows; final_r, tokens, positions, indices, sources, angles
-        let whole = Width { real: 8 * c, float: 5 + self.angle_width() };
-        let backward = Width { real: self.backward_width(f), float: 0 };
-        let kept = if recompute {
-            2 * self.layer_width().bytes(n, real) + layers * n * c * real
+        let Self { spec, real, ranks, bf16_head, chunk } = self;
+        let sizes = Dimensions::of(spec).with_ranks(ranks);
+        let layer = Layer::bytes(&sizes, n, real);
+        let layers = if recompute {
+            2 * layer + spec.layers * Layer::kept_bytes(&sizes, n, real)
         } else {
-            layers * self.layer_width().bytes(n, real)
+            spec.layers * layer
         };
-        let dlogits = if self.bf16_head { logits * 2 } else { 0 };
-        kept + whole.bytes(n, real) + backward.bytes(n, real) + logits * 4 + dlogits
-    }
-
-    /// As the fields of `BlockSaved`.
-    fn layer_width(self) -> Width {
-        let spec = self.spec;
-        let (c, f) = (spec.channels, spec.mlp_width);
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        // x, attention_norm, attention_out, residual_mid, mlp_norm, mlp_out; qkv and q, k, v; attention; gate_up, glu
-        let mut width = Width { real: 6 * c + 2 * (q + 2 * kv) + q + 3 * f + self.ranks[0], float: 0 };
-        // attention_norm_r, mlp_norm_r, qk_r, lse
-        width.float = 2 + spec.heads + spec.kv_heads + spec.heads;
-        if spec.post_norms {
-            width.real += 2 * c;
-            width.float += 2;
-        }
-        width
-    }
-
-    /// As the fields of `Scratch` that only a backward pass fills: dgate_up, dglu, dattention, dq, dk, dv, dqkv, ds.
-    fn backward_width(self, f: usize) -> usize {
-        let spec = self.spec;
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        3 * f + q + 2 * (q + 2 * kv) + self.ranks[1]
-    }
-
-    /// cos and sin of each kind of rotation.
-    fn angle_width(self) -> usize {
-        let kinds = &self.spec.ropes;
-        let distinct = kinds.iter().enumerate().filter(|(i, kind)| !kinds[..*i].contains(kind)).count();
-        distinct * self.spec.head_dim
+        let others =
+            PassInputs::bytes(spec, n) + Ends::bytes(&sizes, n, real) + Scratch::bytes(&sizes, n, real);
+        let logits = n.min(chunk) * spec.vocab;
+        let dlogits = if bf16_head { logits * 2 } else { 0 };
+        layers + others + logits * 4 + dlogits
     }
 }
 
@@ -107,10 +69,44 @@ impl Transformer {
         let footprint = Footprint {
             spec: &self.spec,
             real: self.place.real.size(),
-            ranks: [ranks.iter().sum(), ranks.into_iter().max().unwrap_or(0)],
+            ranks,
             bf16_head: head.value.dtype().size() == 2,
             chunk: linear_cross_entropy::chunk(self.place.device),
         };
         footprint.training_bytes(n, recompute)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::model::place::Place;
+    use crate::model::saved::Saved;
+    use crate::model::transformer::Batch;
+
+    #[test]
+    fn the_footprint_is_what_a_pass_takes() {
+        for family in ["gemma3", "qwen3"] {
+            let spec =
+                Spec::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(family)).unwrap();
+            let mut model = Transformer::random(spec.clone(), 0, Place::CPU).unwrap();
+            model.attach(&Lora { rank: 4, ..Lora::default() }, 0).unwrap();
+            let n = 300;
+            let batch = Batch { tokens: vec![5; n], starts: vec![0, 120, n as u32], dropout: None };
+            let rows: Vec<u32> = (0..n as u32).collect();
+            for (recompute, mut saved) in [
+                (false, Saved::for_training(&spec, Place::CPU)),
+                (true, Saved::for_recomputing(&spec, Place::CPU)),
+            ] {
+                model.forward(&mut saved, &batch, &mut ()).unwrap();
+                model.loss_gradient(&mut saved, &rows, &vec![1; n], 1.0).unwrap();
+                model.backward(&mut saved, &batch, &mut ()).unwrap();
+                let (found, planned) = (saved.used_bytes(), model.training_bytes(n, recompute));
+                assert!(found <= planned, "{family}: {found} bytes, {planned} planned");
+                assert!(planned < found + found / 10, "{family}: {found} bytes, {planned} planned");
+            }
+        }
     }
 }

@@ -9,13 +9,14 @@ use crate::error::{Error, Result};
 use crate::ops::glu::Activation;
 use crate::ops::norm::Gain;
 
-use super::spec::{Family, RopeFields, Spec, from_value, layers, refuse, windows};
+use super::fields::{RopeFields, from_value, layers, refuse, windows};
+use super::spec::{Family, Spec};
 
 /// The fields of `Gemma3TextConfig` that matter here; a missing one takes the class's default.
 /// Hub configs of the multimodal sizes omit most of them.
 #[derive(Deserialize)]
 #[serde(default)]
-struct Config {
+struct Gemma3Config {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -50,7 +51,7 @@ struct Ropes {
     sliding_attention: Option<RopeFields>,
 }
 
-impl Default for Config {
+impl Default for Gemma3Config {
     fn default() -> Self {
         Self {
             vocab_size: 262_208,
@@ -85,7 +86,7 @@ impl Default for Config {
 /// # Errors
 /// [`Error::File`] naming a field that is malformed or whose value is not supported.
 pub(super) fn spec(path: &Path, config: &Value) -> Result<Spec> {
-    let c: Config = from_value(path, config.clone())?;
+    let c: Gemma3Config = from_value(path, config.clone())?;
     let layers = layers(path, c.num_hidden_layers)?;
     refuse(path, "hidden_activation", c.hidden_activation != "gelu_pytorch_tanh")?;
     refuse(path, "attention_bias", c.attention_bias)?;

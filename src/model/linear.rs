@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::device::philox::Key;
 use crate::device::{DType, Device, Tensor};
 use crate::error::Result;
-use crate::model::adapter::{Lora, Target};
+use crate::model::lora::{Lora, Target};
 use crate::model::parameter::Parameter;
 use crate::model::place::Place;
 use crate::ops::linear::{self, Adapter, Dropout, Gradients};
@@ -29,14 +29,21 @@ pub struct Segment {
     pub rows: Range<usize>,
 }
 
-/// The adapters of all adapted segments, stacked as `ops::linear` wants them.
+/// The adapters of all adapted segments, stacked as `ops::linear` takes them.
 #[derive(Debug)]
 struct Stacked {
     /// (G·R, I).
     a: Parameter,
     /// (Σ O_g, R).
     b: Parameter,
+    layout: Layout,
+}
+
+/// Which projections stacked adapters belong to, and how they are applied.
+#[derive(Debug)]
+struct Layout {
     targets: Vec<Target>,
+    /// Output rows of each.
     rows: Vec<Range<usize>>,
     rank: usize,
     scale: f32,
@@ -59,7 +66,7 @@ pub struct AdapterSegment {
 }
 
 impl Linear {
-    /// From the stacked weight and the rows that each projection has of it.
+    /// From the stacked weight and the number of its rows that each projection owns.
     pub fn new(weight: Tensor, parts: &[(Target, usize)]) -> Self {
         let mut next = 0;
         let segments = parts.iter().map(|(target, rows)| {
@@ -82,7 +89,7 @@ impl Linear {
 
     /// Columns of S, the adapters' inner width: G·R.
     pub(super) fn adapter_width(&self) -> usize {
-        self.adapter.as_ref().map_or(0, |stack| stack.targets.len() * stack.rank)
+        self.adapter.as_ref().map_or(0, |stack| stack.layout.targets.len() * stack.layout.rank)
     }
 
     /// Adds frozen adapters to the segments that `lora` targets: A Kaiming-uniform (a = √5, that is ±1/√I), B zero, as
@@ -108,15 +115,17 @@ impl Linear {
         self.adapter = Some(Stacked {
             a: Parameter::frozen(Tensor::from_f32(&[wanted.len() * rank, inputs], a)),
             b: Parameter::frozen(Tensor::zeros(DType::F32, &[outputs, rank])),
-            targets: wanted.iter().map(|s| s.target).collect(),
-            rows,
-            rank,
-            scale: lora.scale(),
-            dropout: lora.dropout,
+            layout: Layout {
+                targets: wanted.iter().map(|s| s.target).collect(),
+                rows,
+                rank,
+                scale: lora.scale(),
+                dropout: lora.dropout,
+            },
         });
     }
 
-    /// Takes the adapters, which lie on the host, to their place; from then on they are trained, or stay frozen.
+    /// Moves the adapters from the host to their place, either to be trained or frozen.
     pub(super) fn settle(&mut self, place: Place, trained: bool) -> Result<()> {
         let Some(stack) = &mut self.adapter else { return Ok(()) };
         for parameter in [&mut stack.a, &mut stack.b] {
@@ -144,19 +153,21 @@ impl Linear {
         let (a, b) = (stack.a.full().to(Device::Cpu)?.to_f32(), stack.b.full().to(Device::Cpu)?.to_f32());
         let segment = |(target, a_range, b_range): (Target, Range<usize>, Range<usize>)| AdapterSegment {
             target,
-            outputs: b_range.len() / stack.rank,
+            outputs: b_range.len() / stack.layout.rank,
             a: a.f32()[a_range.start * inputs..a_range.end * inputs].to_vec(),
             b: b.f32()[b_range].to_vec(),
             inputs,
         };
-        Ok(stack.each().map(segment).collect())
+        Ok(stack.layout.each().map(segment).collect())
     }
 
     /// Overwrites the adapter of one projection; false if it has none or the sizes differ.
     pub(super) fn set_adapter(&mut self, target: Target, a: &[f32], b: &[f32]) -> Result<bool> {
         let inputs = self.inputs();
         let Some(stack) = &mut self.adapter else { return Ok(false) };
-        let Some((_, a_range, b_range)) = stack.each().find(|(t, ..)| *t == target) else { return Ok(false) };
+        let Some((_, a_range, b_range)) = stack.layout.each().find(|(t, ..)| *t == target) else {
+            return Ok(false);
+        };
         let a_range = a_range.start * inputs..a_range.end * inputs;
         if (a_range.len(), b_range.len()) != (a.len(), b.len()) {
             return Ok(false);
@@ -192,7 +203,7 @@ impl Linear {
         all
     }
 
-    /// `y` (N, O) from `x` (N, I), keeping `s` for the backward; `noise` names this map's dropout in a training pass.
+    /// Overwrites `y` (N, O) from `x` (N, I), keeping `s` for the backward; `noise` names this map's dropout in a training pass.
     ///
     /// # Errors
     /// As [`linear::forward`].
@@ -203,11 +214,15 @@ impl Linear {
         x: &Tensor,
         noise: Option<(Key, u32)>,
     ) -> Result<()> {
-        y.resize(&[x.shape()[0], self.outputs()])?;
-        linear::forward(y, s, x, &self.weight.value, self.adapter.as_ref().map(|s| s.view(noise)))
+        let adapter = self.adapter.as_ref().map(|stack| {
+            let Stacked { a, b, layout } = stack;
+            layout.adapter([&a.value, &b.value], noise)
+        });
+        linear::forward(y, s, x, &self.weight.value, adapter)
     }
 
-    /// Gradient of [`forward`](Self::forward): overwrites `dx` and the scratch `ds`, adds to the trained parameters.
+    /// Gradient of [`forward`](Self::forward): overwrites `dx` (N, I) and the scratch `ds`, adds to the trained
+    /// parameters.
     ///
     /// # Errors
     /// As [`linear::backward`].
@@ -219,24 +234,18 @@ impl Linear {
         saved: [&Tensor; 2],
         noise: Option<(Key, u32)>,
     ) -> Result<()> {
-        dx.resize(&[dy.shape()[0], self.inputs()])?;
         let Parameter { value, gradient, .. } = &mut self.weight;
         let mut gradients = Gradients { w: gradient.as_mut(), adapter: None };
-        let Some(stack) = &mut self.adapter else {
-            return linear::backward(dx, ds, gradients, dy, saved, value, None);
-        };
-        // Taken out for the call, since the adapter's values are borrowed beside them.
-        let mut taken = [stack.a.gradient.take(), stack.b.gradient.take()];
-        if let [Some(da), Some(db)] = &mut taken {
-            gradients.adapter = Some([da, db]);
+        let mut adapter = None;
+        if let Some(Stacked { a, b, layout }) = &mut self.adapter {
+            gradients.adapter = a.gradient.as_mut().zip(b.gradient.as_mut()).map(|(da, db)| [da, db]);
+            adapter = Some(layout.adapter([&a.value, &b.value], noise));
         }
-        let result = linear::backward(dx, ds, gradients, dy, saved, value, Some(stack.view(noise)));
-        [stack.a.gradient, stack.b.gradient] = taken;
-        result
+        linear::backward(dx, ds, gradients, dy, saved, value, adapter)
     }
 }
 
-impl Stacked {
+impl Layout {
     /// For each adapted projection: its rows of A and its elements of B.
     fn each(&self) -> impl Iterator<Item = (Target, Range<usize>, Range<usize>)> {
         let (rank, mut next) = (self.rank, 0);
@@ -247,11 +256,12 @@ impl Stacked {
         })
     }
 
-    fn view(&self, noise: Option<(Key, u32)>) -> Adapter<'_> {
+    /// The adapters of these A and B.
+    fn adapter<'a>(&'a self, [a, b]: [&'a Tensor; 2], noise: Option<(Key, u32)>) -> Adapter<'a> {
         let dropout = noise.filter(|_| self.dropout > 0.0);
         Adapter {
-            a: &self.a.value,
-            b: &self.b.value,
+            a,
+            b,
             segments: &self.rows,
             scale: self.scale,
             dropout: dropout.map(|(key, map)| Dropout { p: self.dropout, key, map }),

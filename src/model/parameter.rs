@@ -9,9 +9,9 @@ use crate::model::place::Place;
 /// A weight. It is trained iff it has a gradient.
 #[derive(Debug)]
 pub struct Parameter {
-    /// What the ops compute with.
+    /// The weight as the ops use it.
     pub value: Tensor,
-    /// The weight in f32, where it is trained and `value` is its rounding.
+    /// The weight in f32, if it is trained and `value` is rounded to bf16.
     pub master: Option<Tensor>,
     /// ∂loss/∂value, f32, to which every backward adds.
     pub gradient: Option<Tensor>,
@@ -23,8 +23,8 @@ impl Parameter {
         Self { value, master: None, gradient: None }
     }
 
-    /// A trained weight from its f32 values on the host, with a gradient of zeros. Norm gains are computed with in f32
-    /// everywhere, matrices in the element type of the place.
+    /// A trained weight from its f32 values on the host, with a gradient of zeros. `value` is f32 for norm gains, and of
+    /// the place's element type for matrices.
     ///
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.

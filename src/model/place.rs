@@ -2,11 +2,11 @@
 
 use crate::device::{DType, Device, Gpu, Tensor};
 
-/// Where a model computes, and in which element type its activations, their gradients, its frozen matrices and its
-/// cache lie: f32 on the CPU (where frozen matrices may stay bf16), bf16 or f32 on a GPU.
+/// Where a model computes, and the element type of its activations, their gradients, its frozen matrices and its cache: f32
+/// on the CPU (where frozen matrices may stay bf16), bf16 or f32 on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Memory and arithmetic.
+    /// The device that holds the memory and does the arithmetic.
     pub device: Device,
     /// The element type.
     pub real: DType,
@@ -21,7 +21,7 @@ impl Place {
         Self { device: Device::Cuda(gpu), real: DType::Bf16 }
     }
 
-    /// An empty tensor for numbers that may be rounded.
+    /// An empty tensor for numbers of the place's element type.
     pub fn real(self) -> Tensor {
         Tensor::empty_on(self.device, self.real)
     }

@@ -1,4 +1,4 @@
-//! [`Probe`]: a look into the forward pass at named sites, for inspection, patching and steering.
+//! [`Probe`]: a hook at named sites of the forward and backward pass, for inspection, patching and steering.
 
 use crate::device::Tensor;
 use crate::error::Result;
@@ -41,29 +41,40 @@ pub enum Site {
     FinalNorm,
 }
 
+/// Every site, in the order of the forward pass, and its name in files and on the command line.
+const SITES: [(Site, &str); 16] = [
+    (Site::Embedding, "embedding"),
+    (Site::AttentionNorm, "attention_norm"),
+    (Site::Qkv, "qkv"),
+    (Site::Query, "query"),
+    (Site::Key, "key"),
+    (Site::Attention, "attention"),
+    (Site::AttentionOut, "attention_out"),
+    (Site::AttentionDelta, "attention_delta"),
+    (Site::ResidualMid, "residual_mid"),
+    (Site::MlpNorm, "mlp_norm"),
+    (Site::GateUp, "gate_up"),
+    (Site::Glu, "glu"),
+    (Site::MlpOut, "mlp_out"),
+    (Site::MlpDelta, "mlp_delta"),
+    (Site::Residual, "residual"),
+    (Site::FinalNorm, "final_norm"),
+];
+
 impl Site {
     /// Every site, in the order of the forward pass.
-    pub const ALL: [Self; 16] = [
-        Self::Embedding,
-        Self::AttentionNorm,
-        Self::Qkv,
-        Self::Query,
-        Self::Key,
-        Self::Attention,
-        Self::AttentionOut,
-        Self::AttentionDelta,
-        Self::ResidualMid,
-        Self::MlpNorm,
-        Self::GateUp,
-        Self::Glu,
-        Self::MlpOut,
-        Self::MlpDelta,
-        Self::Residual,
-        Self::FinalNorm,
-    ];
+    pub const ALL: [Self; SITES.len()] = {
+        let mut all = [Self::Embedding; SITES.len()];
+        let mut i = 0;
+        while i < SITES.len() {
+            all[i] = SITES[i].0;
+            i += 1;
+        }
+        all
+    };
 
-    /// Which depth of the residual stream `layer`'s activation here is, if it is one: the blocks that the stream has passed, 0 at
-    /// the embedding and L after the last.
+    /// The depth in the residual stream of `layer`'s activation at this site, if it is the stream: the number of blocks that the
+    /// stream has passed, 0 at the embedding and L after the last block.
     pub fn depth(self, layer: usize) -> Option<usize> {
         match self {
             Self::Embedding => Some(0),
@@ -74,41 +85,24 @@ impl Site {
 
     /// The name in files and on the command line.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Embedding => "embedding",
-            Self::AttentionNorm => "attention_norm",
-            Self::Qkv => "qkv",
-            Self::Query => "query",
-            Self::Key => "key",
-            Self::Attention => "attention",
-            Self::AttentionOut => "attention_out",
-            Self::AttentionDelta => "attention_delta",
-            Self::ResidualMid => "residual_mid",
-            Self::MlpNorm => "mlp_norm",
-            Self::GateUp => "gate_up",
-            Self::Glu => "glu",
-            Self::MlpOut => "mlp_out",
-            Self::MlpDelta => "mlp_delta",
-            Self::Residual => "residual",
-            Self::FinalNorm => "final_norm",
-        }
+        SITES[self as usize].1
     }
 }
 
 /// Called at every site with the tensor that was just computed, and in a backward pass with its gradient. Reading is
 /// inspection; writing is steering and patching.
 pub trait Probe: Send {
-    /// Looks at, or changes, the activation of `layer` at `site`; true if it was changed. The rest of the pass goes on
-    /// from what is left in `x`: where an op had computed more from it already, that is computed again.
+    /// Looks at, or changes, the activation of `layer` at `site`; true if it was changed. The rest of the pass
+    /// uses what is left in `x`; anything that was already computed from it is computed again.
     ///
     /// # Errors
-    /// Whatever ends the pass.
+    /// Any error ends the pass.
     fn at(&mut self, layer: usize, site: Site, x: &mut Tensor) -> Result<bool>;
 
-    /// Looks at the gradient of the loss by the activation of `layer` at `site`, in the reverse order.
+    /// Looks at the gradient of the loss with respect to the activation of `layer` at `site`. Sites come in reverse order.
     ///
     /// # Errors
-    /// Whatever ends the pass.
+    /// Any error ends the pass.
     fn gradient(&mut self, _layer: usize, _site: Site, _dx: &Tensor) -> Result<()> {
         Ok(())
     }
@@ -118,5 +112,17 @@ pub trait Probe: Send {
 impl Probe for () {
     fn at(&mut self, _: usize, _: Site, _: &mut Tensor) -> Result<bool> {
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_sites_is_in_their_order() {
+        for (i, (site, _)) in SITES.into_iter().enumerate() {
+            assert_eq!(site as usize, i, "{site:?}");
+        }
     }
 }

@@ -9,12 +9,13 @@ use crate::error::Result;
 use crate::ops::glu::Activation;
 use crate::ops::norm::Gain;
 
-use super::spec::{Family, RopeFields, Spec, from_value, layers, refuse, windows};
+use super::fields::{RopeFields, from_value, layers, refuse, windows};
+use super::spec::{Family, Spec};
 
 /// The fields of `Qwen3Config` that matter here; a missing one takes the class's default.
 #[derive(Deserialize)]
 #[serde(default)]
-struct Config {
+struct Qwen3Config {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -38,7 +39,7 @@ struct Config {
     rope_scaling: Option<RopeFields>,
 }
 
-impl Default for Config {
+impl Default for Qwen3Config {
     fn default() -> Self {
         Self {
             vocab_size: 151_936,
@@ -69,7 +70,7 @@ impl Default for Config {
 /// # Errors
 /// [`Error::File`](crate::Error::File) naming a field that is malformed or whose value is not supported.
 pub(super) fn spec(path: &Path, config: &Value) -> Result<Spec> {
-    let c: Config = from_value(path, config.clone())?;
+    let c: Qwen3Config = from_value(path, config.clone())?;
     let layers = layers(path, c.num_hidden_layers)?;
     refuse(path, "hidden_act", c.hidden_act != "silu")?;
     refuse(path, "attention_bias", c.attention_bias)?;

@@ -1,9 +1,9 @@
-//! [`Steering`]: directions that are added to the residual stream, or erased from it, in every pass.
+//! Steering: directions that are added to the residual stream, or erased from it, in every pass.
 //!
 //! ```text
 //! add    x ← x + dose · v                     at a depth d: the stream after d blocks (0: the embedding)
-//! erase  x ← x − (x·v / v·v) v                there, and between the attention and the MLP of the block that leads there, so
-//!                                             that erased at every depth nothing that a block reads has a share along v
+//! erase  x ← x − (x·v / v·v) v                there, and between the attention and the MLP of the block before it; erased at
+//!                                             every depth, nothing that a block reads has a component along v
 //! ```
 //! Sources: Turner et al., arXiv 2308.10248 (adding); Arditi et al., arXiv 2406.11717 (erasing).
 
@@ -14,12 +14,12 @@ use crate::model::probe::{Probe, Site};
 use crate::model::spec::Spec;
 use crate::ops::steer;
 
-/// What is done with a direction.
+/// How a direction acts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
-    /// Add it as many times.
+    /// It is added this many times.
     Add(f32),
-    /// Remove the stream's share along it.
+    /// The stream's component along it is removed.
     Erase,
 }
 
@@ -30,7 +30,7 @@ pub struct Steer {
     pub depth: usize,
     /// v (C).
     pub direction: Vec<f32>,
-    /// What is done with it.
+    /// How it acts.
     pub action: Action,
 }
 
@@ -74,7 +74,7 @@ impl Steering {
     }
 }
 
-/// Steering, and then another probe.
+/// Steering, followed by another probe.
 pub(super) struct Steered<'a> {
     steering: &'a Steering,
     probe: &'a mut dyn Probe,

@@ -1,6 +1,6 @@
 //! Safetensors files: mapped and checked for reading, replaced as a whole when written.
 //!
-//! Format: <https://huggingface.co/docs/safetensors>, little-endian, as the hosts this runs on.
+//! Format: <https://huggingface.co/docs/safetensors>, little-endian, like the supported hosts.
 
 use std::path::{Path, PathBuf};
 

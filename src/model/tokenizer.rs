@@ -17,9 +17,9 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     template: Option<Template>,
     bos: Option<u32>,
-    /// Ids that stand for no text.
+    /// Ids without a text of their own.
     special: BTreeSet<u32>,
-    /// Whether tokens are spelt in GPT-2's stand-ins for bytes; else a space is U+2581 and a lone byte `<0xAB>`.
+    /// Whether tokens are spelt in GPT-2's byte alphabet; else a space is U+2581 and a single byte `<0xAB>`.
     byte_level: bool,
 }
 
@@ -185,7 +185,7 @@ fn template_source(dir: &Path, config: &Map<String, Value>) -> Result<Option<(Pa
     }
 }
 
-/// Every `…_token` of the config as text: what transformers hands to a template by these names.
+/// Every `…_token` of the config as text; transformers passes them to a template under these names.
 fn special_tokens(config: &Map<String, Value>) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned);
     let tokens = config.iter().filter(|(key, _)| key.ends_with("_token"));

@@ -1,23 +1,21 @@
 //! [`Transformer`]: embedding, blocks, final norm, head. One graph for both families, forward and backward explicit.
 
-use std::path::Path;
-
 use crate::device::philox::Key;
 use crate::device::{Tensor, memory, on_workers};
 use crate::error::{Error, Result};
-use crate::model::adapter::Lora;
+use crate::model::activations::{Ends, Layer, Scratch, Table};
 use crate::model::block::{Attend, Block};
-use crate::model::cache::{Cache, Row};
-use crate::model::checkpoint::Checkpoint;
+use crate::model::cache::{Cache, SequenceRow};
 use crate::model::linear::{AdapterSegment, Linear};
+use crate::model::lora::Lora;
 use crate::model::parameter::Parameter;
+use crate::model::pass::PassInputs;
 use crate::model::place::Place;
 use crate::model::probe::{Probe, Site};
-use crate::model::saved::{BlockSaved, Saved, Scratch};
+use crate::model::saved::{Activations, Saved};
 use crate::model::spec::Spec;
 use crate::model::steering::{Steer, Steering};
-use crate::model::weights;
-use crate::ops::attention::{Contexts, Documents};
+use crate::ops::attention::Documents;
 use crate::ops::linear_cross_entropy::{self, Gradients};
 use crate::ops::norm::{self, Norm};
 use crate::ops::{embedding, linear};
@@ -34,7 +32,7 @@ pub struct Transformer {
     pub(super) norm: Parameter,
     /// Absent where the embedding is the head.
     pub(super) head: Option<Parameter>,
-    /// What moves the residual stream in every pass, if anything.
+    /// Directions applied to the residual stream in every pass, if any.
     pub(super) steering: Option<Steering>,
 }
 
@@ -59,32 +57,6 @@ pub struct NamedAdapter {
 }
 
 impl Transformer {
-    /// Reads a Hugging Face folder. On the CPU matrices keep the precision they have on disk, and computation is f32.
-    ///
-    /// # Errors
-    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
-    pub fn load(dir: &Path, place: Place) -> Result<Self> {
-        Self::load_telling(dir, place, &mut |_, _| ())
-    }
-
-    /// [`load`](Self::load), telling how many layers are there, of how many.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn load_telling(dir: &Path, place: Place, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir)?;
-        weights::assemble(checkpoint.spec().clone(), place, &checkpoint, progress)
-    }
-
-    /// Fresh weights, the same for the same seed.
-    ///
-    /// # Errors
-    /// [`Error::Memory`] if too little is free on a GPU.
-    pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
-        let sizes = spec.clone();
-        weights::assemble(spec, place, &weights::Random { spec: &sizes, seed }, &mut |_, _| ())
-    }
-
     /// Full fine-tuning: every weight becomes f32 and is trained. Removes adapters.
     ///
     /// # Errors
@@ -134,21 +106,21 @@ impl Transformer {
         Ok(())
     }
 
-    /// Takes adapters from the host to where the model computes, to be trained or as they are.
+    /// Moves adapters from the host to where the model computes, either to be trained or frozen.
     pub(super) fn settle_adapters(&mut self, trained: bool) -> Result<()> {
         let place = self.place;
         let mut linears = self.blocks.iter_mut().flat_map(Block::linears_mut);
         memory::purpose("adapters", || linears.try_for_each(|linear| linear.settle(place, trained)))
     }
 
-    /// Back to the base.
+    /// Removes the adapters.
     pub fn detach(&mut self) {
         for linear in self.blocks.iter_mut().flat_map(Block::linears_mut) {
             linear.detach();
         }
     }
 
-    /// Moves the residual stream in every pass from now on; no `steers` end it. Like an adapter, but it is not trained.
+    /// Steers the residual stream in every pass from now on; empty `steers` end it. Like an adapter, but not trained.
     ///
     /// # Errors
     /// [`Error::Setting`] for a depth or a width that the model does not have, or a direction without one; [`Error::Memory`] if
@@ -161,7 +133,7 @@ impl Transformer {
         Ok(())
     }
 
-    /// Every projection's adapter, layer by layer. Copies.
+    /// Copies of every projection's adapter, layer by layer.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the GPU has failed.
@@ -217,55 +189,60 @@ impl Transformer {
         all
     }
 
-    /// Runs packed documents through the model; `saved.hidden` (N, C) is the head's input.
+    /// Runs packed documents through the model; [`Saved::hidden`] (N, C) is the head's input.
     ///
     /// # Errors
     /// [`Error::Run`] for a token id outside the vocabulary.
     pub fn forward(&self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
+        let Saved { pass, activations, .. } = saved;
         let positions: Vec<u32> = batch.starts.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
-        saved.start(&self.spec, &batch.tokens, &positions)?;
-        let documents = saved.documents.insert(Documents::new(&batch.starts, saved.place.device)?).clone();
-        on_workers(|| self.run(saved, &mut Attend::Documents(&documents), batch.dropout, probe))
+        pass.start(&self.spec, &batch.tokens, &positions)?;
+        pass.documents = Some(Documents::new(&batch.starts, self.place.device)?);
+        let mut attend = Attend::Documents(pass.documents());
+        on_workers(|| self.run(activations, pass, &mut attend, batch.dropout, probe))
     }
 
     /// Computes the next positions of cached sequences: appends their keys and values to `cache` and leaves
-    /// `saved.hidden` (N, C). Up to [`linear::stable_rows`] rows of different sequences, a row's result does not
+    /// [`Saved::hidden`] (N, C). Up to [`linear::stable_rows`] rows of different sequences, a row's result does not
     /// depend on the others. A whole prompt is best given alone, from position 0.
     ///
     /// # Errors
     /// [`Error::Run`] for a token id outside the vocabulary or a full cache.
-    pub fn infer(&self, saved: &mut Saved, cache: &mut Cache, tokens: &[u32], rows: &[Row]) -> Result<()> {
-        assert_eq!(tokens.len(), rows.len(), "tokens for the rows");
-        let positions: Vec<u32> = rows.iter().map(|r| r.position as u32).collect();
-        saved.start(&self.spec, tokens, &positions)?;
-        cache.extend(rows)?;
-        saved.locate(cache, rows, Cache::most_pages(rows))?;
-        let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
-        let starts = [0, rows.len() as u32];
-        let documents = if prompt { Some(Documents::new(&starts, saved.place.device)?) } else { None };
-        self.attend(saved, cache, documents.as_ref())
-    }
-
-    /// The blocks over the rows of `saved`, located in `cache`; with `documents`, they are whole prompts.
-    pub(super) fn attend(
+    pub fn infer(
         &self,
         saved: &mut Saved,
         cache: &mut Cache,
-        documents: Option<&Documents>,
+        tokens: &[u32],
+        rows: &[SequenceRow],
     ) -> Result<()> {
-        let contexts = std::mem::replace(&mut saved.contexts, Contexts::empty(saved.place.device));
-        let mut attend = match documents {
-            Some(documents) => Attend::Prefill(cache, &contexts, documents),
-            None => Attend::Cached(cache, &contexts),
+        assert_eq!(tokens.len(), rows.len(), "tokens for the rows");
+        let positions: Vec<u32> = rows.iter().map(|r| r.position as u32).collect();
+        let pass = &mut saved.pass;
+        pass.start(&self.spec, tokens, &positions)?;
+        cache.extend(rows)?;
+        cache.locate(&mut pass.contexts, rows, Cache::most_pages(rows))?;
+        let prompt = rows.iter().enumerate().all(|(i, r)| r.position == i && r.sequence == rows[0].sequence);
+        if prompt {
+            pass.documents = Some(Documents::new(&[0, rows.len() as u32], self.place.device)?);
+        }
+        self.attend(saved, cache)
+    }
+
+    /// Runs the blocks over the rows of `saved`, whose places in `cache` are set. If its documents are set as well, the rows are a
+    /// whole prompt.
+    pub(super) fn attend(&self, saved: &mut Saved, cache: &mut Cache) -> Result<()> {
+        let Saved { pass, activations, .. } = saved;
+        let mut attend = match &pass.documents {
+            Some(documents) => Attend::Prefill(cache, &pass.contexts, documents),
+            None => Attend::Cached(cache, &pass.contexts),
         };
-        let result = on_workers(|| self.run(saved, &mut attend, None, &mut ()));
-        saved.contexts = contexts;
-        result
+        on_workers(|| self.run(activations, pass, &mut attend, None, &mut ()))
     }
 
     fn run(
         &self,
-        saved: &mut Saved,
+        activations: &mut Activations,
+        pass: &PassInputs,
         attend: &mut Attend,
         dropout: Option<Key>,
         probe: &mut dyn Probe,
@@ -274,39 +251,29 @@ impl Transformer {
             Some(steering) => &mut steering.before(probe),
             None => probe,
         };
-        let (n, c, post_norms) = (saved.tokens.len(), self.spec.channels, self.spec.post_norms);
-        let Saved { tokens, angles, blocks, inputs, .. } = saved;
-        let x = &mut blocks[0].x;
-        x.resize(&[n, c])?;
-        embedding::forward(x, tokens, &self.embedding.value, self.embedding_scale())?;
+        activations.resize(pass.rows())?;
+        let Activations { layers, inputs, ends, .. } = activations;
+        let x = &mut layers[0].x;
+        embedding::forward(x, &pass.tokens, &self.embedding.value, self.embedding_scale())?;
         probe.at(0, Site::Embedding, x)?;
-        let turns = blocks.len();
+        let (turns, post_norms) = (layers.len(), self.spec.post_norms);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let (before, current) = pair(blocks, layer, turns);
+            let (before, current) = pair(layers, layer, turns);
             let before = before.map(|b| [&b.residual_mid, b.delta(post_norms)]);
-            block.forward(current, before, angles_of(angles, block), attend, dropout, probe)?;
+            block.forward(current, before, pass.angles(block.rope), attend, dropout, probe)?;
             if let Some(input) = inputs.get_mut(layer) {
-                input.resize(&[n, c])?;
+                input.resize(current.x.shape())?;
                 input.copy_from(&current.x)?;
             }
         }
-        let last = &blocks[(self.blocks.len() - 1) % turns];
-        saved.residual.resize(&[n, c])?;
-        saved.hidden.resize(&[n, c])?;
-        saved.final_r.resize(&[n])?;
-        norm::add_forward(
-            &mut saved.residual,
-            &mut saved.hidden,
-            &mut saved.final_r,
-            &last.residual_mid,
-            last.delta(post_norms),
-            &self.norm.value,
-            self.final_norm(),
-        )?;
-        if probe.at(self.blocks.len() - 1, Site::Residual, &mut saved.residual)? {
-            self.normalise(&mut saved.hidden, &mut saved.final_r, &saved.residual)?;
+        let last = &layers[(self.blocks.len() - 1) % turns];
+        let (x, delta, w) = (&last.residual_mid, last.delta(post_norms), &self.norm.value);
+        let Ends { residual, hidden, final_r, .. } = ends;
+        norm::add_forward(residual, hidden, final_r, x, delta, w, self.final_norm())?;
+        if probe.at(self.blocks.len() - 1, Site::Residual, residual)? {
+            self.normalise(hidden, final_r, residual)?;
         }
-        probe.at(self.blocks.len(), Site::FinalNorm, &mut saved.hidden)?;
+        probe.at(self.blocks.len(), Site::FinalNorm, hidden)?;
         Ok(())
     }
 
@@ -317,14 +284,14 @@ impl Transformer {
         norm::forward(hidden, r, stream, &self.norm.value, self.final_norm())
     }
 
-    /// What the model would say if a residual stream (n, C) were its last: `logits` (n, V) behind the final norm. At every
-    /// depth, this is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020).
+    /// `logits` (n, V) that the model would give if a residual stream (n, C) were its last: final norm, then head. Applied at
+    /// every depth, this is the logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020).
     ///
     /// # Errors
     /// Only if tensors disagree in shape.
     pub fn lens(&self, logits: &mut Tensor, saved: &mut Saved, stream: &Tensor) -> Result<()> {
         let Scratch { dx, ds, .. } = &mut saved.scratch;
-        // Not the pass's own r, which its backward needs.
+        // The pass's own r must not be overwritten: its backward needs it.
         self.normalise(dx, &mut self.place.float(), stream)?;
         self.head_forward(logits, dx, ds)
     }
@@ -335,12 +302,12 @@ impl Transformer {
     /// [`Error::Run`] for a target outside the vocabulary.
     pub fn loss(&self, saved: &mut Saved, rows: &[u32], targets: &[u32]) -> Result<Vec<f32>> {
         let t = &mut saved.scratch;
-        t.gather(&saved.hidden, rows)?;
+        t.gather(&saved.activations.ends.hidden, rows)?;
         let head = &self.head.as_ref().unwrap_or(&self.embedding).value;
         linear_cross_entropy::forward(Gradients::default(), &mut t.logits, &t.rows, head, targets, 1.0)
     }
 
-    /// As [`loss`](Self::loss); leaves the gradient of `weight · Σ nll` in `saved.dhidden` and, if the head is
+    /// As [`loss`](Self::loss); leaves the gradient of `weight · Σ nll` in [`Saved::dhidden`] and, if the head is
     /// trained, adds it there.
     ///
     /// # Errors
@@ -352,19 +319,20 @@ impl Transformer {
         targets: &[u32],
         weight: f32,
     ) -> Result<Vec<f32>> {
-        let t = &mut saved.scratch;
-        t.gather(&saved.hidden, rows)?;
+        let Saved { activations: Activations { ends, .. }, scratch: t, .. } = saved;
+        t.gather(&ends.hidden, rows)?;
         t.drows.resize(&[rows.len(), self.spec.channels])?;
         let Parameter { value, gradient, .. } = self.head.as_mut().unwrap_or(&mut self.embedding);
         let gradients = Gradients { dx: Some(&mut t.drows), dw: gradient.as_mut() };
         let nll = linear_cross_entropy::forward(gradients, &mut t.logits, &t.rows, value, targets, weight)?;
-        saved.dhidden.resize(saved.hidden.shape())?;
-        t.scatter(&mut saved.dhidden, rows)?;
+        ends.dhidden.resize(ends.hidden.shape())?;
+        t.scatter(&mut ends.dhidden, rows)?;
         Ok(nll)
     }
 
-    /// Carries `saved.dhidden` back through the last [`forward`](Self::forward) of the same `batch`, adding to every
-    /// trained parameter's gradient. What a probe changed in the forward pass counts as a constant change.
+    /// Carries [`Saved::dhidden`] back through the last [`forward`](Self::forward) of the same `batch`, adding to every
+    /// trained parameter's gradient. A change that a probe made in the forward pass counts as
+    /// an added constant.
     ///
     /// # Errors
     /// [`Error::Setting`] for a steered model; whatever the probe returns.
@@ -378,34 +346,32 @@ impl Transformer {
 
     fn run_back(&mut self, saved: &mut Saved, batch: &Batch, probe: &mut dyn Probe) -> Result<()> {
         let norm = self.final_norm();
-        let Saved { tokens, documents, angles, blocks, inputs, residual, final_r, dhidden, scratch, .. } =
-            saved;
-        let documents = documents.as_ref().expect("the documents of the forward pass");
-        probe.gradient(self.blocks.len(), Site::FinalNorm, dhidden)?;
-        scratch.stream.resize(residual.shape())?;
+        let Saved { pass, activations: Activations { sizes, layers, inputs, ends }, scratch } = saved;
+        scratch.resize(sizes, pass.rows())?;
+        probe.gradient(self.blocks.len(), Site::FinalNorm, &ends.dhidden)?;
+        let Ends { residual, final_r, dhidden, .. } = ends;
         let Parameter { value, gradient, .. } = &mut self.norm;
         norm::backward(&mut scratch.stream, gradient.as_mut(), dhidden, residual, final_r, value, norm)?;
         for (layer, block) in self.blocks.iter_mut().enumerate().rev() {
-            let angles = angles_of(angles, block);
-            let saved = match inputs.get(layer) {
-                None => &blocks[layer],
+            let (angles, documents) = (pass.angles(block.rope), pass.documents());
+            let activations = match inputs.get(layer) {
+                None => &layers[layer],
                 Some(input) => {
-                    let again = &mut blocks[0];
-                    again.x.resize(input.shape())?;
+                    let again = &mut layers[0];
                     again.x.copy_from(input)?;
                     let mut attend = Attend::Documents(documents);
                     block.forward(again, None, angles, &mut attend, batch.dropout, &mut ())?;
                     again
                 }
             };
-            block.backward(scratch, saved, angles, documents, batch.dropout, probe)?;
+            block.backward(scratch, activations, angles, documents, batch.dropout, probe)?;
         }
         probe.gradient(0, Site::Embedding, &scratch.stream)?;
         let scale = self.embedding_scale();
         match &mut self.embedding.gradient {
             Some(gradient) => {
-                let order = embedding::order(&batch.tokens, tokens.device())?;
-                embedding::backward(gradient, &scratch.stream, [tokens, &order], scale)
+                let order = embedding::order(&batch.tokens, self.place.device)?;
+                embedding::backward(gradient, &scratch.stream, [&pass.tokens, &order], scale)
             }
             None => Ok(()),
         }
@@ -422,7 +388,7 @@ impl Transformer {
     /// Only if tensors disagree in shape.
     pub fn logits(&self, logits: &mut Tensor, saved: &mut Saved, rows: &[u32]) -> Result<()> {
         let t = &mut saved.scratch;
-        t.gather(&saved.hidden, rows)?;
+        t.gather(&saved.activations.ends.hidden, rows)?;
         self.head_forward(logits, &t.rows, &mut t.ds)
     }
 
@@ -431,7 +397,7 @@ impl Transformer {
     /// # Errors
     /// Only if tensors disagree in shape.
     pub fn all_logits(&self, logits: &mut Tensor, saved: &mut Saved) -> Result<()> {
-        self.head_forward(logits, &saved.hidden, &mut saved.scratch.ds)
+        self.head_forward(logits, &saved.activations.ends.hidden, &mut saved.scratch.ds)
     }
 
     fn head_forward(&self, logits: &mut Tensor, x: &Tensor, scratch: &mut Tensor) -> Result<()> {
@@ -467,17 +433,47 @@ impl Transformer {
     }
 }
 
-/// The block before `layer` (none for the first) and the one of `layer`, of `turns` that take turns.
-fn pair(blocks: &mut [BlockSaved], layer: usize, turns: usize) -> (Option<&BlockSaved>, &mut BlockSaved) {
+/// The activations of the layer before `layer` (none for the first) and those of `layer`, where layers use `turns` places in turn.
+fn pair(layers: &mut [Layer], layer: usize, turns: usize) -> (Option<&Layer>, &mut Layer) {
     let (current, before) = (layer % turns, layer.wrapping_sub(1) % turns);
     if layer == 0 {
-        return (None, &mut blocks[0]);
+        return (None, &mut layers[0]);
     }
     assert_ne!(current, before, "two layers in one place");
-    let [before, current] = blocks.get_disjoint_mut([before, current]).expect("two different blocks");
+    let [before, current] = layers.get_disjoint_mut([before, current]).expect("two different places");
     (Some(before), current)
 }
 
-fn angles_of<'a>(angles: &'a [(crate::ops::rope::Rope, Tensor)], block: &Block) -> &'a Tensor {
-    &angles.iter().find(|(rope, _)| *rope == block.rope).expect("angles of every kind of rotation").1
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The sites seen, with the shapes found there.
+    struct Shapes(Vec<(Site, Vec<usize>)>);
+
+    impl Probe for Shapes {
+        fn at(&mut self, _: usize, site: Site, x: &mut Tensor) -> Result<bool> {
+            self.0.push((site, x.shape().to_vec()));
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn probes_see_activations_of_the_widths_of_the_table() {
+        for family in ["gemma3", "qwen3"] {
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo").join(family);
+            let model = Transformer::random(Spec::read(&dir).unwrap(), 0, Place::CPU).unwrap();
+            let mut saved = Saved::for_inference(&model.spec, model.place);
+            let batch = Batch { tokens: vec![5; 7], starts: vec![0, 7], dropout: None };
+            let mut shapes = Shapes(Vec::new());
+            model.forward(&mut saved, &batch, &mut shapes).unwrap();
+            for site in Site::ALL {
+                let seen: Vec<_> = shapes.0.iter().filter(|(s, _)| *s == site).collect();
+                assert!(!seen.is_empty(), "{family}: {site:?} is not seen");
+                assert!(seen.iter().all(|(_, shape)| *shape == [7, site.width(&model.spec)]), "{seen:?}");
+            }
+        }
+    }
 }

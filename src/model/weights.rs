@@ -1,5 +1,7 @@
-//! Weights into a [`Transformer`] and out of it: from a checkpoint or from random numbers, one tensor a name outside,
-//! projections that share an input fused inside.
+//! Builds a [`Transformer`] from the tensors of a checkpoint or from random numbers, and gives its weights back. Outside, every
+//! projection is a tensor of its own; inside, projections that share an input are fused.
+
+use std::path::Path;
 
 use half::bf16;
 
@@ -7,19 +9,19 @@ use crate::device::philox::Key;
 use crate::device::upload::Upload;
 use crate::device::{DType, Device, Tensor, memory, random};
 use crate::error::Result;
-use crate::model::adapter::Target;
 use crate::model::block::{Block, BlockWeights};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::linear::Linear;
+use crate::model::lora::Target;
 use crate::model::parameter::Parameter;
 use crate::model::place::Place;
 use crate::model::spec::Spec;
 use crate::model::transformer::Transformer;
 use crate::ops::norm::Gain;
 
-/// Where weights come from, by their canonical Hugging Face names.
-pub(super) trait Source {
-    /// A tensor on the host, in the precision that it has there.
+/// A source of weights, by their canonical Hugging Face names.
+trait Source {
+    /// A tensor on the host, in the precision of the source.
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor>;
 
     /// Writes a tensor into the elements of `to`, on a GPU, from `first` on.
@@ -33,11 +35,11 @@ pub(super) trait Source {
     ) -> Result<()>;
 }
 
-/// Takes tensors from a source to their place.
+/// Moves tensors from a source to their place.
 struct Loader<'a> {
     place: Place,
     source: &'a dyn Source,
-    /// On a GPU, what takes them there.
+    /// The upload, if the place is a GPU.
     upload: Option<Upload>,
 }
 
@@ -65,8 +67,8 @@ impl Loader<'_> {
 }
 
 /// Builds the graph of `spec` from the tensors of `source`. Norm gains become f32; on the CPU matrices stay as they are.
-/// `progress` is told how many layers are there, of how many.
-pub(super) fn assemble(
+/// `progress` is called with the number of layers read so far and of all layers.
+fn assemble(
     spec: Spec,
     place: Place,
     source: &dyn Source,
@@ -157,9 +159,9 @@ impl Source for Checkpoint {
 }
 
 /// Fresh weights: matrices N(0, 0.02²), norms neutral. Each tensor depends on (seed, name) alone.
-pub(super) struct Random<'a> {
-    pub(super) spec: &'a Spec,
-    pub(super) seed: u64,
+struct Random<'a> {
+    spec: &'a Spec,
+    seed: u64,
 }
 
 const DEVIATION: f32 = 0.02;
@@ -192,6 +194,32 @@ impl Source for Random<'_> {
 }
 
 impl Transformer {
+    /// Reads a Hugging Face folder. On the CPU matrices keep the precision they have on disk, and computation is f32.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
+    pub fn load(dir: &Path, place: Place) -> Result<Self> {
+        Self::load_telling(dir, place, &mut |_, _| ())
+    }
+
+    /// As [`load`](Self::load), calling `progress` with the number of layers read so far and of all layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_telling(dir: &Path, place: Place, progress: &mut dyn FnMut(usize, usize)) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir)?;
+        assemble(checkpoint.spec().clone(), place, &checkpoint, progress)
+    }
+
+    /// Fresh weights, the same for the same seed.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if too little is free on a GPU.
+    pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
+        let sizes = spec.clone();
+        assemble(spec, place, &Random { spec: &sizes, seed }, &mut |_, _| ())
+    }
+
     /// Every weight of the base under its canonical Hugging Face name, fused projections taken apart: what a
     /// checkpoint holds. Copies, on the host.
     ///

@@ -4,7 +4,7 @@
 //! m ← β₁ m + (1 − β₁) g      v ← β₂ v + (1 − β₂) g²
 //! p ← p (1 − lr · decay) − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 //! ```
-//! Shapes: p, m, v, g alike, any shape. Source: Loshchilov & Hutter, arXiv 1711.05101, in the form and order of
+//! Shapes: p, m, v and g have one shape, which may be any. Source: Loshchilov & Hutter, arXiv 1711.05101, in the form and order of
 //! `torch.optim.AdamW`.
 
 use crate::device::tensor::{expect_device, expect_dtype, expect_f32, expect_shape};
@@ -36,7 +36,7 @@ impl AdamW {
     }
 }
 
-/// A trained tensor and what belongs to it, all of one shape, f32.
+/// A trained tensor and its optimiser state, all of one shape, f32.
 #[derive(Debug)]
 pub struct Trained<'a> {
     /// The parameter.
@@ -45,7 +45,7 @@ pub struct Trained<'a> {
     pub m: &'a mut Tensor,
     /// The mean of its square.
     pub v: &'a mut Tensor,
-    /// Receives p rounded to bf16, where ops compute with that.
+    /// Receives p rounded to bf16, if that is what the ops use.
     pub copy: Option<&'a mut Tensor>,
     /// The gradient; zero after the step.
     pub g: &'a mut Tensor,
@@ -177,11 +177,15 @@ mod cuda {
     }
 
     /// Addresses of p, m, v, g and the copy, 0 for none; elements; whether they decay.
-    type Place = ([u64; 5], usize, bool);
+    type Addresses = ([u64; 5], usize, bool);
 
     /// Calls `f` with the table of all chunks of these tensors, and their number. Tables are kept: tensors seldom move.
-    fn with_table<R>(gpu: Gpu, places: &[Place], f: impl FnOnce(&Tensor, usize) -> Result<R>) -> Result<R> {
-        static TABLES: Mutex<Option<HashMap<Vec<Place>, Tensor>>> = Mutex::new(None);
+    fn with_table<R>(
+        gpu: Gpu,
+        places: &[Addresses],
+        f: impl FnOnce(&Tensor, usize) -> Result<R>,
+    ) -> Result<R> {
+        static TABLES: Mutex<Option<HashMap<Vec<Addresses>, Tensor>>> = Mutex::new(None);
         let mut tables = turn::share(&TABLES);
         let tables = tables.get_or_insert_default();
         if !tables.contains_key(places) {
@@ -198,7 +202,7 @@ mod cuda {
     }
 
     /// The entries of one tensor.
-    fn chunks((pointers, n, decays): Place) -> impl Iterator<Item = [u32; WORDS]> {
+    fn chunks((pointers, n, decays): Addresses) -> impl Iterator<Item = [u32; WORDS]> {
         (0..n).step_by(CHUNK).map(move |first| {
             let mut words = [0; WORDS];
             for (i, pointer) in pointers.into_iter().enumerate() {
@@ -218,26 +222,25 @@ mod cuda {
             let copy = t.copy.as_ref().map_or(0, |copy| copy.pointer());
             ([t.p.pointer(), t.m.pointer(), t.v.pointer(), t.g.pointer(), copy], t.g.len(), t.decays)
         };
-        let places: Vec<Place> = all.iter().map(place).filter(|(_, n, _)| *n > 0).collect();
+        let places: Vec<Addresses> = all.iter().map(place).filter(|(_, n, _)| *n > 0).collect();
         if places.is_empty() {
             return Ok(());
         }
         let [steps, ..] = variants();
-        let kernel = steps.kernel(gpu)?;
         let ([b1, b2], [rate, root]) = (adamw.betas, adamw.corrected());
         with_table(gpu, &places, |table, count| {
             let floats = [scale, b1, b2, adamw.eps, rate, root, adamw.lr * adamw.decay].map(Arg::F32);
             let args = [&[table.into()], &floats[..], &[Arg::U32(1)]].concat();
             // SAFETY: adamw_steps(const Chunk *chunks, float scale, float b1, float b2, float eps, float rate, float root,
             // float lr_decay, u32 clear); the table names the tensors that the caller holds, whose sizes were checked.
-            unsafe { kernel.launch(gpu, steps.grid(count), &args) }
+            unsafe { steps.launch(gpu, count, &args) }
         })
     }
 
     /// See [`super::square_sum`].
     pub fn square_sum(gpu: Gpu, gradients: &[&Tensor]) -> Result<f64> {
         let place = |g: &&&Tensor| !g.is_empty();
-        let places: Vec<Place> =
+        let places: Vec<Addresses> =
             gradients.iter().filter(place).map(|g| ([0, 0, 0, g.pointer(), 0], g.len(), false)).collect();
         if places.is_empty() {
             return Ok(0.0);
@@ -249,10 +252,10 @@ mod cuda {
                 let (total, sums) = (doubles.pointer(), doubles.pointer() + 8);
                 let args = [Arg::Pointer(sums), table.into()];
                 // SAFETY: adamw_square_sums(double *sums, const Chunk *chunks), a block a chunk.
-                unsafe { square_sums.kernel(gpu)?.launch(gpu, square_sums.grid(count), &args)? };
+                unsafe { square_sums.launch(gpu, count, &args)? };
                 let args = [Arg::Pointer(total), Arg::Pointer(sums), count.into()];
                 // SAFETY: adamw_total(double *total, const double *sums, u32 count).
-                unsafe { add_up.kernel(gpu)?.launch(gpu, add_up.grid(1), &args)? };
+                unsafe { add_up.launch(gpu, 1, &args)? };
                 doubles.resize(&[2])?;
                 let words = doubles.read::<u32>()?;
                 Ok(f64::from_bits(u64::from(words[0]) | u64::from(words[1]) << 32))

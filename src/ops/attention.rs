@@ -47,7 +47,7 @@ pub const PAGE: usize = 16;
 pub struct Documents {
     /// The first row of each, and N at the end.
     starts: Vec<u32>,
-    /// What the kernels of a GPU work on.
+    /// The work lists of the GPU's kernels.
     blocks: Option<Arc<cuda::Blocks>>,
 }
 
@@ -76,22 +76,22 @@ impl Documents {
     }
 }
 
-/// Where each query row of [`cached`] stands in a sequence, and where that sequence lies in the cache: position p in row
+/// The position of each query row of [`cached`] in its sequence, and the pages of that sequence in the cache: position p is row
 /// `pages[p / PAGE] · PAGE + p % PAGE`. A row sees positions up to its own.
 #[derive(Debug)]
 pub struct Contexts {
     /// (B), u32.
     pub positions: Tensor,
-    /// (B, most pages of a sequence), u32; what lies behind a sequence's last page is not read.
+    /// (B, most pages of a sequence), u32; entries behind a sequence's last page are not read.
     pub pages: Tensor,
-    /// What a GPU needs while it works.
-    scratch: Mutex<cuda::Scratch>,
+    /// CacheScratch of the GPU's kernels.
+    scratch: Mutex<cuda::CacheScratch>,
 }
 
 impl Contexts {
     /// Of (B) positions and (B, most) pages.
     pub fn new(positions: Tensor, pages: Tensor) -> Self {
-        let scratch = Mutex::new(cuda::Scratch::empty(pages.device()));
+        let scratch = Mutex::new(cuda::CacheScratch::empty(pages.device()));
         Self { positions, pages, scratch }
     }
 
@@ -210,7 +210,7 @@ pub fn cached(
 }
 
 /// Writes the rows of `k` and `v` (B, KV·D) into their places in the cache's `keys` and `values`
-/// (pages · [`PAGE`], KV·D). How the elements of a page lie in it is a matter of the device.
+/// (pages · [`PAGE`], KV·D). The order of the elements inside a page depends on the device.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
@@ -250,12 +250,12 @@ pub mod cpu {
     const BLOCK: usize = 64;
 
     /// A block of query rows and the key rows that any of them sees.
-    struct Block {
+    struct RowBlock {
         queries: Range<usize>,
         keys: Range<usize>,
     }
 
-    impl Block {
+    impl RowBlock {
         /// The blocks of one document, whose rows are `document`.
         fn of_document(document: Range<usize>, attention: Attention) -> impl Iterator<Item = Self> {
             let Range { start, end } = document;
@@ -292,7 +292,7 @@ pub mod cpu {
     ) {
         let heads = attention.heads;
         let (mut out, mut lse, mut tasks) = (out, lse, Vec::new());
-        for block in documents(starts).flat_map(|d| Block::of_document(d, attention)) {
+        for block in documents(starts).flat_map(|d| RowBlock::of_document(d, attention)) {
             let (rows, rest) = out.split_at_mut(block.queries.len() * heads.q_width());
             let (sums, rest_sums) = lse.split_at_mut(block.queries.len() * heads.query);
             (out, lse) = (rest, rest_sums);
@@ -318,7 +318,7 @@ pub mod cpu {
     }
 
     /// p ← scale · Q_h · Kᵀ for one block and head; not yet masked.
-    fn scores<T: Real>(p: &mut Vec<T>, block: &Block, [q, k]: [&[T]; 2], h: usize, attention: Attention) {
+    fn scores<T: Real>(p: &mut Vec<T>, block: &RowBlock, [q, k]: [&[T]; 2], h: usize, attention: Attention) {
         let heads = attention.heads;
         let (n, d) = (q.len() / heads.q_width(), heads.dim);
         p.resize(block.queries.len() * block.keys.len(), T::default());
@@ -399,7 +399,7 @@ pub mod cpu {
         let kv = head(h * heads.kv / heads.query, d);
         let [mut dq, mut dk, mut dv] = std::array::from_fn(|_| vec![T::default(); document.len() * d]);
         let (mut p, mut ds) = (Vec::new(), Vec::new());
-        for block in Block::of_document(document.clone(), attention) {
+        for block in RowBlock::of_document(document.clone(), attention) {
             let (rows, keys) = (block.queries.len(), block.keys.len());
             let query_rows = |x| View::new(x, n, wide).rows(block.queries.clone()).columns(head(h, d));
             let key_rows = |x| View::new(x, n, narrow).rows(block.keys.clone()).columns(kv.clone());

@@ -1,7 +1,7 @@
 //! Embedding: `x_n = scale · w[token_n]`.
 //!
-//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`, the rows of a token in order, so that
-//! one that occurs twice adds up the same way every time. Gemma multiplies by √C, Qwen by nothing.
+//! Shapes: x (N, C), tokens (N), w (V, C). Backward: `dw[token_n] += scale · dx_n`; the rows of one token are added in their
+//! order, so the sum has the same bits every time. Gemma's scale is √C, Qwen's 1.
 
 use crate::device::tensor::{expect, expect_dtype, expect_f32, expect_shape, expect_weight};
 use crate::device::{DType, Device, Tensor};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 pub use cuda::variants;
 
-/// Looks the rows of `w` (V, C; f32 or bf16) up into `x` (N, C).
+/// Looks up the rows of `w` (V, C; f32 or bf16) that `tokens` name and writes them to `x` (N, C).
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.
@@ -39,7 +39,7 @@ pub fn order(tokens: &[u32], device: Device) -> Result<Tensor> {
     Tensor::from_u32(&[tokens.len()], order).to(device)
 }
 
-/// Adds the gradient of the looked-up rows to `dw` (V, C); given are the tokens and their [`order`].
+/// Adds the gradient of the looked-up rows to `dw` (V, C), given the tokens and their [`order`].
 ///
 /// # Errors
 /// A shape or element type that disagrees; a token id not below V.
@@ -81,8 +81,8 @@ fn check_indices(name: &'static str, indices: &Tensor, n: usize) -> Result<()> {
     expect_shape("embedding", name, indices, &[n])
 }
 
-/// On a GPU the range of the ids is the caller's promise: the model checks them before it uploads them. A row whose id is
-/// out of range becomes NaN there, which the loss and the sampler report.
+/// On a GPU the caller must have checked the ids, as the model does before it uploads them. A row whose id is out of range
+/// becomes NaN there, which the loss and the sampler report.
 fn check_tokens(tokens: &Tensor, v: usize) -> Result<()> {
     if tokens.device() != Device::Cpu {
         return Ok(());
@@ -134,7 +134,7 @@ pub mod cpu {
 }
 
 mod cuda {
-    use crate::device::launch::{Grid, Variant};
+    use crate::device::launch::Variant;
     use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
 
@@ -155,22 +155,20 @@ mod cuda {
         functions.map(|(function, threads)| variant(function, dtype, c, threads)).to_vec()
     }
 
-    /// The kernel for all of `x`, and its grid: a thread a vector.
-    fn launch(function: &'static str, x: &Tensor) -> Result<(Variant, Grid)> {
+    /// The kernel for all of `x`, and the vectors of `x`, each of which a thread takes.
+    fn by_vector(function: &'static str, x: &Tensor) -> Result<(Variant, usize)> {
         let ([n, c], dtype) = (x.dims()?, x.dtype());
-        let variant = variant(function, dtype, c, THREADS);
-        let grid = variant.grid_over(n * (c / dtype.width(c)), 1);
-        Ok((variant, grid))
+        Ok((variant(function, dtype, c, THREADS), n * (c / dtype.width(c))))
     }
 
     /// See [`super::forward`].
     pub fn forward(gpu: Gpu, x: &mut Tensor, tokens: &Tensor, w: &Tensor, scale: f32) -> Result<()> {
-        let (variant, grid) = launch("embedding_forward", x)?;
+        let (variant, vectors) = by_vector("embedding_forward", x)?;
         let [n, v] = [tokens.len(), w.shape()[0]];
         let args = [x.into(), tokens.into(), w.into(), n.into(), v.into(), scale.into()];
         // SAFETY: embedding_forward(real *x, const u32 *tokens, const real *w, u32 n, u32 v, float scale); shapes were
         // checked, ids are checked by the kernel.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch_over(gpu, vectors, 1, &args) }
     }
 
     /// See [`super::backward`].
@@ -187,20 +185,19 @@ mod cuda {
         }
         let variant = variant("embedding_backward", dx.dtype(), c, BACKWARD_THREADS);
         let columns = (c / dx.dtype().width(c)).div_ceil(BACKWARD_THREADS);
-        let grid = variant.grid_of([n as u32, columns as u32, 1]);
         let args = [dw.into(), dx.into(), tokens.into(), order.into(), n.into(), v.into(), scale.into()];
         // SAFETY: embedding_backward(float *dw, const real *dx, const u32 *tokens, const u32 *order, u32 n, u32 v, float
         // scale); shapes were checked, ids are checked by the kernel; `order` holds rows.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch(gpu, [n, columns, 1], &args) }
     }
 
     /// See [`super::scatter`].
     pub fn scatter(gpu: Gpu, x: &mut Tensor, values: &Tensor, sources: &Tensor) -> Result<()> {
-        let (variant, grid) = launch("embedding_scatter", x)?;
+        let (variant, vectors) = by_vector("embedding_scatter", x)?;
         let [n, count] = [sources.len(), values.shape()[0]];
         let args = [x.into(), values.into(), sources.into(), n.into(), count.into()];
         // SAFETY: embedding_scatter(real *x, const real *values, const u32 *sources, u32 n, u32 count); shapes were
         // checked, sources are checked by the kernel.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch_over(gpu, vectors, 1, &args) }
     }
 }

@@ -102,7 +102,7 @@ pub mod cpu {
 
 mod cuda {
     use super::Activation;
-    use crate::device::launch::{Grid, Variant};
+    use crate::device::launch::Variant;
     use crate::device::{DType, Gpu, Tensor};
     use crate::error::Result;
 
@@ -116,20 +116,18 @@ mod cuda {
         ["glu_forward", "glu_backward"].map(|function| variant(function, dtype, f, activation)).to_vec()
     }
 
-    /// The kernel for all of `y`, and its grid.
-    fn launch(function: &'static str, y: &Tensor, activation: Activation) -> Result<(Variant, Grid)> {
+    /// The kernel for all of `y`, and the vectors of `y`, each of which a thread takes.
+    fn by_vector(function: &'static str, y: &Tensor, activation: Activation) -> Result<(Variant, usize)> {
         let ([n, f], dtype) = (y.dims()?, y.dtype());
-        let variant = variant(function, dtype, f, activation);
-        let grid = variant.grid_over(n * (f / dtype.width(f)), 1);
-        Ok((variant, grid))
+        Ok((variant(function, dtype, f, activation), n * (f / dtype.width(f))))
     }
 
     /// See [`super::forward`].
     pub fn forward(gpu: Gpu, y: &mut Tensor, gate_up: &Tensor, activation: Activation) -> Result<()> {
-        let (variant, grid) = launch("glu_forward", y, activation)?;
+        let (variant, vectors) = by_vector("glu_forward", y, activation)?;
         let n = y.shape()[0].into();
         // SAFETY: glu_forward(real *y, const real *gate_up, u32 n); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &[y.into(), gate_up.into(), n]) }
+        unsafe { variant.launch_over(gpu, vectors, 1, &[y.into(), gate_up.into(), n]) }
     }
 
     /// See [`super::backward`].
@@ -140,9 +138,9 @@ mod cuda {
         gate_up: &Tensor,
         activation: Activation,
     ) -> Result<()> {
-        let (variant, grid) = launch("glu_backward", dy, activation)?;
+        let (variant, vectors) = by_vector("glu_backward", dy, activation)?;
         let args = [dgate_up.into(), dy.into(), gate_up.into(), dy.shape()[0].into()];
         // SAFETY: glu_backward(real *dgate_up, const real *dy, const real *gate_up, u32 n); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch_over(gpu, vectors, 1, &args) }
     }
 }

@@ -221,7 +221,7 @@ pub mod cpu {
         }
     }
 
-    /// y = x · Wᵀ. Few rows go through the product whose rows are independent of each other.
+    /// y = x · Wᵀ. For few rows it uses the product whose rows are independent of each other.
     pub fn forward<T: Real, W: Factor<T>>(y: &mut [T], x: &[T], w: &[W], inputs: usize) {
         let (n, outputs) = (x.len() / inputs, w.len() / inputs);
         if n <= STABLE_ROWS {

@@ -220,7 +220,6 @@ mod cuda {
         let [n, v] = logits.dims()?;
         let real = dlogits.as_ref().map_or(DType::F32, |d| d.dtype());
         let slices = Slices::of(gpu.facts(), v);
-        let kernel = variant(slices, real).kernel(gpu)?;
         let dlogits = dlogits.map_or(Arg::Pointer(0), Into::into);
         let args = [
             Arg::Pointer(nll),
@@ -232,6 +231,6 @@ mod cuda {
         ];
         // SAFETY: cross_entropy_rows(float *nll, float *lse, real *dlogits, const float *logits, const u32 *targets, float
         // weight); n rows each, targets below V as the op checked.
-        unsafe { kernel.launch(gpu, slices.grid(n), &args) }
+        unsafe { variant(slices, real).launch(gpu, slices.blocks(n), &args) }
     }
 }

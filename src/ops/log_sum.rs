@@ -1,10 +1,9 @@
-//! What a row of logits says of some of its tokens, and of all others together:
+//! The logits of some listed tokens of a row, and the log of the summed exponentials of all others:
 //!
 //! ```text
 //! listed_i = logits[token_i],   others = ln Σ_v exp logits[v] over the v that are not listed
 //! ```
-//! The probability of any union of listed tokens and the rest follows without a difference of large numbers. Shapes:
-//! logits (N, V).
+//! The probability of any set of listed tokens follows from these without subtracting large numbers. Shapes: logits (N, V).
 
 use crate::device::tensor::expect_f32;
 use crate::device::{Device, Tensor};
@@ -30,7 +29,7 @@ impl Sums {
     }
 }
 
-/// For each row of `logits` (N, V), which is scratch afterwards: what it says of its list of different tokens below V.
+/// The sums of each row of `logits` (N, V) for its list of distinct tokens below V. Overwrites `logits`.
 ///
 /// # Errors
 /// A shape or element type that disagrees.
@@ -104,7 +103,7 @@ mod cuda {
         // Starts, then tokens.
         let indices = [&starts[..], &tokens].concat();
         let slices = Slices::of(gpu.facts(), v);
-        let kernel = variant(slices).kernel(gpu)?;
+        let variant = variant(slices);
         let found = workspace::with(gpu, DType::U32, &[indices.len()], |on_card| {
             on_card.write(0, &indices)?;
             let tokens = on_card.pointer() + 4 * starts.len() as u64;
@@ -112,7 +111,7 @@ mod cuda {
                 let args = [(&mut *out).into(), logits.into(), Arg::Pointer(tokens), (&*on_card).into()];
                 // SAFETY: log_sum_rows(float *out, float *logits, const u32 *tokens, const u32 *starts): the lists are
                 // as long as `starts` says, their tokens below V, and `out` has a place for each and for every row.
-                unsafe { kernel.launch(gpu, slices.grid(n), &args)? };
+                unsafe { variant.launch(gpu, slices.blocks(n), &args)? };
                 out.read::<f32>()
             })
         })?;

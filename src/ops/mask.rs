@@ -1,7 +1,7 @@
-//! Which tokens may come: `logits[n, v] ← −∞` where bit v of the row's mask is 0.
+//! Restricts which tokens may be drawn: `logits[n, v] ← −∞` where bit v of the row's mask is 0.
 //!
-//! A mask is ⌈V / 32⌉ words, bit v % 32 of word v / 32 for token v. Masks are kept, and rows name theirs: a grammar has few
-//! distinct states, and a hundred rows share them.
+//! A mask is ⌈V / 32⌉ words, bit v % 32 of word v / 32 for token v. Masks are stored once and rows refer to them by
+//! number, since a grammar has few distinct states that many rows share.
 
 use crate::device::tensor::expect_f32;
 use crate::device::{DType, Device, Tensor};
@@ -9,18 +9,18 @@ use crate::error::Result;
 
 pub use cuda::variants;
 
-/// The row that may draw any token.
+/// The mask number of a row that may draw any token.
 pub const FREE: u32 = u32::MAX;
 
 /// Masks over V tokens, and which one each row of the logits has.
 #[derive(Debug)]
 pub struct Masks {
     v: usize,
-    /// One after the other.
+    /// The words of all masks, one mask after the other.
     words: Vec<u32>,
-    /// Of each row (N).
+    /// The mask number of each row (N).
     rows: Tensor,
-    /// On a GPU: the masks, as many as there is room for, and how many of them are there.
+    /// On a GPU: room for masks, and how many of them are uploaded.
     table: Tensor,
     sent: usize,
 }
@@ -36,32 +36,32 @@ impl Masks {
         self.v.div_ceil(32)
     }
 
-    /// Adds a mask in which no token may come; its number.
+    /// Adds a mask that allows no token yet; returns its number.
     pub fn add(&mut self) -> u32 {
         let number = self.words.len() / self.width();
         self.words.resize(self.words.len() + self.width(), 0);
         number as u32
     }
 
-    /// Lets a token of a mask come. Masks that rows have had already must not change.
+    /// Allows a token in a mask. A mask that rows have already used must not change.
     pub fn allow(&mut self, mask: u32, token: u32) {
         let at = mask as usize * self.width() + token as usize / 32;
         self.words[at] |= 1 << (token % 32);
     }
 
-    /// Whether a token may come.
+    /// Whether a mask allows a token.
     pub fn allows(&self, mask: u32, token: u32) -> bool {
         let at = mask as usize * self.width() + token as usize / 32;
         self.words[at] >> (token % 32) & 1 == 1
     }
 
-    /// Takes over the number of each row's mask, [`FREE`] for none.
+    /// Sets the number of each row's mask, [`FREE`] for none.
     ///
     /// # Errors
     /// [`Error::Memory`](crate::Error::Memory) if too little is free; [`Error::Cuda`](crate::Error::Cuda) if the GPU has
     /// failed.
     pub fn set(&mut self, rows: &[u32]) -> Result<()> {
-        /// Room for masks is made by as many.
+        /// Room is allocated for a multiple of this many masks.
         const ROOM: usize = 128;
         let (width, count) = (self.width(), self.words.len() / self.width());
         assert!(rows.iter().all(|row| *row == FREE || (*row as usize) < count), "masks below {count}");
@@ -79,7 +79,7 @@ impl Masks {
         Ok(())
     }
 
-    /// Rules out of each row of `logits` (N, V) what its mask does: on a GPU one launch, which is not waited for.
+    /// Sets the logits (N, V) of each row's forbidden tokens to −∞; on a GPU one launch, without waiting for it.
     ///
     /// # Errors
     /// A shape or element type that disagrees.
@@ -131,9 +131,8 @@ mod cuda {
             return Ok(());
         }
         let [variant] = variants();
-        let grid = variant.grid_of([v.div_ceil(1024) as u32, n as u32, 1]);
         let args = [logits.into(), masks.into(), rows.into(), v.into()];
         // SAFETY: mask_rows(float *logits, const u32 *masks, const u32 *rows, u32 v); `Masks` keeps their sizes.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch(gpu, [v.div_ceil(1024), n, 1], &args) }
     }
 }

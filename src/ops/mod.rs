@@ -11,8 +11,8 @@
 //! | [`linear_cross_entropy`] | head, loss and their gradient, chunk by chunk | nothing |
 //! | [`adamw`] | one optimiser step | m, v |
 //! | [`sample`] | the next token | nothing |
-//! | [`mask`] | the tokens that may come | nothing |
-//! | [`log_sum`] | what logits say of some tokens, and of the others together | nothing |
+//! | [`mask`] | logits of the tokens that are allowed next | nothing |
+//! | [`log_sum`] | logits of listed tokens, and the log-sum of all others | nothing |
 //! | [`steer`] | rows moved along a direction | nothing |
 //!
 //! The gradient contract, without exceptions: **`dx` overwrites, `dw` accumulates, adding into the residual stream

@@ -24,7 +24,7 @@ pub enum Gain {
 }
 
 impl Gain {
-    /// The load-time constant of kernels: what is added to w.
+    /// The load-time constant of kernels: the number added to w.
     pub(super) fn define(self) -> Define {
         ("ONE_PLUS", i64::from(self == Self::OnePlus))
     }
@@ -292,14 +292,14 @@ mod cuda {
     use crate::device::{DType, Gpu, Tensor, workspace};
     use crate::error::Result;
 
-    /// Threads of a block of the backward pass, or a little fewer, unless one row needs more.
+    /// Threads of a block of the backward pass: at most this many, unless a single row needs more.
     const BACKWARD_THREADS: usize = 512;
-    /// Most rows that one team of the backward pass has at work or on their way into shared memory.
+    /// Most rows of one team of the backward pass that are being computed or prefetched into shared memory.
     const STAGES: usize = 4;
     /// Shared memory that the backward pass needs beside them.
     const FIXED_SHARED: usize = 8 << 10;
 
-    /// Threads for rows of `c` elements: one access each, or up to `most` to make do with 256.
+    /// Threads for rows of `c` elements: each makes one access, or up to `most` if that keeps them at 256 or fewer.
     fn threads(dtype: DType, c: usize, most: usize) -> usize {
         let vectors = c / dtype.width(c);
         let with = |each: usize| vectors.div_ceil(each).next_multiple_of(32);
@@ -314,7 +314,7 @@ mod cuda {
         Variant::new("norm", function, &[&constants[..], &backward].concat(), threads)
     }
 
-    /// A backward pass, and the rows that a block has at work.
+    /// A backward pass, and the rows that a block computes at a time.
     fn backward_variant(
         function: &'static str,
         facts: &Facts,
@@ -333,7 +333,9 @@ mod cuda {
         let sizes = sizes.map(|(name, size)| (name, size as i64));
         let more = [("TRAINED", i64::from(trained)), dtype.define(), gain.define()];
         let variant = Variant::new("norm", function, &[&sizes[..], &more].concat(), teams * threads);
-        (variant.shared(teams * stages * row), teams)
+        let variant = variant.shared(teams * stages * row);
+        // The sums over rows wait for all blocks.
+        (if trained { variant.resident() } else { variant }, teams)
     }
 
     /// The kernels for rows of `c` elements of a type, on a card.
@@ -361,7 +363,7 @@ mod cuda {
         let variant = forward_variant("norm_forward", x.dtype(), c, norm.gain);
         let args = [y.into(), r.into(), x.into(), w.into(), n.into(), norm.eps.into()];
         // SAFETY: norm_forward(real *y, float *r, const real *x, const float *w, u32 n, float eps); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n.max(1)), &args) }
+        unsafe { variant.launch(gpu, n.max(1), &args) }
     }
 
     /// See [`super::add_forward`].
@@ -377,7 +379,7 @@ mod cuda {
         let args = [&[sum.into(), y.into(), r.into()], &inputs[..]].concat();
         // SAFETY: norm_add_forward(real *sum, real *y, float *r, const real *x, const real *delta, const float *w, u32 n,
         // float eps); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n.max(1)), &args) }
+        unsafe { variant.launch(gpu, n.max(1), &args) }
     }
 
     /// See [`super::backward`] and [`super::add_backward`], by the kernel's function.
@@ -391,15 +393,13 @@ mod cuda {
     ) -> Result<()> {
         let [n, c] = x.dims()?;
         let (variant, teams) = backward_variant(function, gpu.facts(), x.dtype(), c, norm.gain, dw.is_some());
-        let kernel = variant.kernel(gpu)?;
         let blocks = n.div_ceil(teams).clamp(1, gpu.facts().multiprocessors as usize);
-        let grid = variant.grid(blocks);
         let run = |dx: &mut Tensor, sums: [Arg; 3]| {
             let args = [&[dx.into()], &sums[..], &[dy, x, r, w].map(Into::into), &[n.into()]].concat();
             // SAFETY: norm_backward and norm_add_backward (real *dx, float *dw, float *parts, u32 *arrived, const real *dy,
-            // const real *x, const float *r, const float *w, u32 n); shapes were checked, parts has a row for every block,
-            // and each multiprocessor has room for a block.
-            unsafe { kernel.launch(gpu, grid, &args) }
+            // const real *x, const float *r, const float *w, u32 n); shapes were checked, parts has a row for every
+            // block.
+            unsafe { variant.launch(gpu, blocks, &args) }
         };
         let Some(dw) = dw else { return run(dx, [Arg::Pointer(0); 3]) };
         let arrived = workspace::arrived(gpu)?;

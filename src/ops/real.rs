@@ -9,7 +9,7 @@ use half::bf16;
 
 use crate::device::product::{self, Store, View, ViewMut};
 
-/// What the CPU reference asks of a number.
+/// The operations on numbers that the CPU reference needs.
 pub trait Real:
     Copy
     + Debug

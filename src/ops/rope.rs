@@ -280,9 +280,9 @@ mod cuda {
     const THREADS: usize = 128;
     /// Threads of a block that sums the gains' gradient, of which a multiprocessor runs one.
     const GAIN_THREADS: usize = 512;
-    /// Most heads that a group of its lanes has at work or on their way into shared memory.
+    /// Most heads of a group of its lanes that are being computed or prefetched into shared memory.
     const STAGES: usize = 3;
-    /// Shared memory that it needs beside them.
+    /// Shared memory that the kernel needs beside them.
     const FIXED_SHARED: usize = 3 << 10;
 
     fn defines(dtype: DType, heads: Heads, gain: Gain, [threads, stages]: [usize; 2]) -> [Define; 7] {
@@ -309,7 +309,8 @@ mod cuda {
         let stage = 4 * vectors.div_ceil(lanes) * GAIN_THREADS * width * dtype.size();
         let stages = ((facts.shared as usize - FIXED_SHARED) / stage).clamp(1, STAGES);
         let defines = defines(dtype, heads, gain, [GAIN_THREADS, stages]);
-        Variant::new("rope", "rope_backward_gain", &defines, GAIN_THREADS).shared(stages * stage)
+        // The sums over rows wait for all blocks.
+        Variant::new("rope", "rope_backward_gain", &defines, GAIN_THREADS).shared(stages * stage).resident()
     }
 
     /// The kernels for heads of a type, on a card.
@@ -325,7 +326,7 @@ mod cuda {
         [vectors, vectors.next_power_of_two().min(32)]
     }
 
-    /// Blocks of so many threads that have all of the work of `n` rows under way.
+    /// Blocks of `threads` threads that cover all of the work of `n` rows.
     fn blocks(threads: usize, dtype: DType, heads: Heads, n: usize) -> usize {
         let [_, lanes] = lanes(dtype, heads);
         (n * (heads.query + 2 * heads.kv)).div_ceil(threads / lanes).max(1)
@@ -333,8 +334,8 @@ mod cuda {
 
     /// See [`super::angles`].
     pub fn angles(gpu: Gpu, angles: &mut Tensor, positions: &Tensor, rope: Rope, dim: usize) -> Result<()> {
-        type Key = ([u64; 2], usize);
-        static FREQUENCIES: Mutex<Vec<(Key, Tensor)>> = Mutex::new(Vec::new());
+        type Rotation = ([u64; 2], usize);
+        static FREQUENCIES: Mutex<Vec<(Rotation, Tensor)>> = Mutex::new(Vec::new());
         let key = ([rope.base.to_bits(), rope.factor.to_bits()], dim);
         let mut all = turn::share(&FREQUENCIES);
         let at = if let Some(at) = all.iter().position(|(k, _)| *k == key) {
@@ -348,7 +349,7 @@ mod cuda {
         let variant = angles_variant(dim);
         let args = [angles.into(), positions.into(), (&all[at].1).into(), n.into()];
         // SAFETY: rope_angles(float *angles, const u32 *positions, const float *frequencies, u32 n); angles is (n, D).
-        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n * (dim / 2), 1), &args) }
+        unsafe { variant.launch_over(gpu, n * (dim / 2), 1, &args) }
     }
 
     /// See [`super::forward`].
@@ -361,13 +362,13 @@ mod cuda {
     ) -> Result<()> {
         let n = qkv.shape()[0];
         let variant = variant("rope_forward", qkv.dtype(), heads, norm.gain);
-        let grid = variant.grid(blocks(THREADS, qkv.dtype(), heads, n));
+        let blocks = blocks(THREADS, qkv.dtype(), heads, n);
         let outputs = [q.into(), k.into(), v.into(), r.into()];
         let inputs = [qkv.into(), angles.into(), wq.into(), wk.into(), n.into(), norm.eps.into()];
         let args = [&outputs[..], &inputs].concat();
         // SAFETY: rope_forward(real *q, real *k, real *v, float *r, const real *qkv, const float *angles, const float *wq,
         // const float *wk, u32 n, float eps); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+        unsafe { variant.launch(gpu, blocks, &args) }
     }
 
     /// See [`super::backward`]. Inputs: dq, dk, dv, qkv, r, angles, wq, wk.
@@ -383,21 +384,19 @@ mod cuda {
         let inputs = [&inputs.map(Into::into)[..], &[n.into()]].concat();
         let Some([dwq, dwk]) = dw else {
             let variant = variant("rope_backward", dtype, heads, norm.gain);
-            let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks(THREADS, dtype, heads, n)));
+            let blocks = blocks(THREADS, dtype, heads, n);
             // SAFETY: rope_backward(real *dqkv, const real *dq, const real *dk, const real *dv, const real *qkv, const float
             // *r, const float *angles, const float *wq, const float *wk, u32 n); shapes were checked.
-            return unsafe { kernel.launch(gpu, grid, &[&[dqkv.into()], &inputs[..]].concat()) };
+            return unsafe { variant.launch(gpu, blocks, &[&[dqkv.into()], &inputs[..]].concat()) };
         };
         let variant = gain_variant(gpu.facts(), dtype, heads, norm.gain);
         let blocks = blocks(GAIN_THREADS, dtype, heads, n).min(gpu.facts().multiprocessors as usize);
-        let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks));
         let arrived = workspace::arrived(gpu)?;
         workspace::with(gpu, DType::F32, &[blocks, 2 * d], |parts| {
             let outputs = [dqkv.into(), dwq.into(), dwk.into(), parts.into(), arrived];
             // SAFETY: rope_backward_gain(real *dqkv, float *dwq, float *dwk, float *parts, u32 *arrived, const real *dq, then as
-            // rope_backward); shapes were checked, parts has a row for every block, and each multiprocessor has room for a
-            // block.
-            unsafe { kernel.launch(gpu, grid, &[&outputs[..], &inputs].concat()) }
+            // rope_backward); shapes were checked, parts has a row for every block.
+            unsafe { variant.launch(gpu, blocks, &[&outputs[..], &inputs].concat()) }
         })
     }
 }

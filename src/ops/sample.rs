@@ -29,7 +29,7 @@ impl Sampling {
     /// The most likely token, always.
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0 };
 
-    /// Refuses values that mean nothing.
+    /// Refuses invalid values.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the value.
@@ -44,18 +44,18 @@ impl Sampling {
     }
 }
 
-/// What decides one row's draw.
+/// Everything that one row's draw depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Draw<'a> {
     /// The stream of (seed, cell, question, sample).
     pub key: Key,
     /// Index of the token in the answer.
     pub position: u32,
-    /// Tokens that may not come (the end of text, say, while the answer is empty).
+    /// Tokens that must not be drawn (the end of text, for instance, while the answer is empty).
     pub forbidden: &'a [u32],
 }
 
-/// Draws one token a row of `logits` (N, V), which is scratch afterwards.
+/// Draws one token for each row of `logits` (N, V). Overwrites `logits`.
 ///
 /// # Errors
 /// A shape or element type that disagrees; a row that is not finite.
@@ -76,21 +76,21 @@ fn finite(all: bool) -> Result<()> {
     Err(Error::Run("the model's logits are not finite: its weights or its adapter are damaged".into()))
 }
 
-/// What decides a batch's draws, and the tokens drawn, on the GPU: a recorded graph may be repeated on them.
+/// The inputs of a batch's draws and the tokens drawn, on the GPU, where a replayed graph finds them.
 #[derive(Debug)]
-pub struct Batch {
+pub struct DrawBatch {
     /// The streams (N, 2) u32.
     keys: Tensor,
     /// Indices of the tokens in their answers (N) u32.
     positions: Tensor,
-    /// Tokens that may not come, row after row, and where each row's begin, (N + 1), u32.
+    /// Tokens that must not be drawn, row after row, and where each row's start (N + 1), u32.
     forbidden: Tensor,
     starts: Tensor,
     /// The tokens drawn, then 1 if a row was not finite (N + 1) u32.
     drawn: Tensor,
 }
 
-impl Batch {
+impl DrawBatch {
     /// For no rows yet.
     pub fn new(gpu: Gpu) -> Self {
         let [keys, positions, forbidden, starts, drawn] =
@@ -98,7 +98,7 @@ impl Batch {
         Self { keys, positions, forbidden, starts, drawn }
     }
 
-    /// Takes over what decides the draws of a batch.
+    /// Uploads the inputs of a batch's draws.
     ///
     /// # Errors
     /// [`Error::Memory`] if too little is free; [`Error::Cuda`] if the GPU has failed.
@@ -123,7 +123,7 @@ impl Batch {
         set(&mut self.drawn, &[n + 1], &vec![0; n + 1])
     }
 
-    /// Draws: one launch, which is not waited for. `logits` (N, V) is scratch afterwards.
+    /// Draws, in one launch without waiting for it. Overwrites `logits` (N, V).
     ///
     /// # Errors
     /// A shape or element type that disagrees.
@@ -135,7 +135,7 @@ impl Batch {
         cuda::draw(gpu, self, logits, sampling)
     }
 
-    /// Waits for the tokens of the first rows.
+    /// Waits for the draws and copies the tokens of the first rows.
     ///
     /// # Errors
     /// [`Error::Run`] if a row was not finite.
@@ -180,7 +180,7 @@ pub mod cpu {
         .reduce(|| true, |a, b| a && b)
     }
 
-    /// Index of the largest element, the lowest of equals; NaN wins, so that it is noticed.
+    /// Index of the largest element, the lowest of equals. NaN counts as the largest, so that it is noticed.
     fn argmax(row: &[f32]) -> usize {
         let mut best = 0;
         for (i, z) in row.iter().enumerate() {
@@ -194,7 +194,7 @@ pub mod cpu {
         best
     }
 
-    /// Sets what top-k and top-p leave out to −∞.
+    /// Sets the logits that top-k and top-p exclude to −∞.
     fn restrict(row: &mut [f32], sampling: Sampling) {
         let limited = sampling.top_k > 0 && sampling.top_k < row.len();
         if !limited && sampling.top_p >= 1.0 {
@@ -243,7 +243,7 @@ pub mod cpu {
                     *u = open_unit(word);
                 }
             }
-            // A hair of slack, so that the rounding of exp never rules out a winner.
+            // A little slack, so that the rounding of exp never rules out a winner.
             let mut candidate = false;
             for (z, u) in z.iter().zip(&u) {
                 candidate |= 1.0 - u <= Real::exp(z - best) * 1.001;
@@ -265,7 +265,7 @@ pub mod cpu {
 mod cuda {
     use std::sync::Mutex;
 
-    use super::{Batch, Draw, Sampling};
+    use super::{Draw, DrawBatch, Sampling};
     use crate::device::gpu::Facts;
     use crate::device::launch::{Arg, Variant};
     use crate::device::{DType, Gpu, Tensor, turn};
@@ -289,24 +289,23 @@ mod cuda {
         sampling: Sampling,
         draws: &[Draw],
     ) -> Result<()> {
-        static BATCH: Mutex<Option<Batch>> = Mutex::new(None);
+        static BATCH: Mutex<Option<DrawBatch>> = Mutex::new(None);
         let mut batch = turn::share(&BATCH);
-        let batch = batch.get_or_insert_with(|| Batch::new(gpu));
+        let batch = batch.get_or_insert_with(|| DrawBatch::new(gpu));
         batch.set(draws)?;
         batch.draw(logits, sampling)?;
         batch.read(tokens)
     }
 
-    /// See [`Batch::draw`].
-    pub fn draw(gpu: Gpu, batch: &mut Batch, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
+    /// See [`DrawBatch::draw`].
+    pub fn draw(gpu: Gpu, batch: &mut DrawBatch, logits: &mut Tensor, sampling: Sampling) -> Result<()> {
         let [n, v] = logits.dims()?;
         if n == 0 {
             return Ok(());
         }
         let slices = Slices::of(gpu.facts(), v);
-        let kernel = variant(slices).kernel(gpu)?;
         let inverse = if sampling.temperature > 0.0 { 1.0 / sampling.temperature } else { 0.0 };
-        let Batch { keys, positions, forbidden, starts, drawn } = batch;
+        let DrawBatch { keys, positions, forbidden, starts, drawn } = batch;
         let args = [
             drawn.into(),
             logits.into(),
@@ -315,12 +314,12 @@ mod cuda {
             (&*forbidden).into(),
             (&*starts).into(),
             inverse.into(),
-            // More than there are is all.
+            // A top-k above V keeps everything.
             Arg::U32(sampling.top_k.min(v) as u32),
             sampling.top_p.into(),
         ];
         // SAFETY: sample_draw(u32 *tokens, float *logits, const uint2 *keys, const u32 *positions, const u32 *forbidden, const
-        // u32 *starts, float inverse, u32 k, float p); `Batch` keeps their sizes.
-        unsafe { kernel.launch(gpu, slices.grid(n), &args) }
+        // u32 *starts, float inverse, u32 k, float p); `DrawBatch` keeps their sizes.
+        unsafe { variant(slices).launch(gpu, slices.blocks(n), &args) }
     }
 }

@@ -1,13 +1,13 @@
-//! How a row as long as the vocabulary is cut among blocks of threads (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
+//! How a row as long as the vocabulary is divided among thread blocks (`kernels/sample.cu`, `kernels/cross_entropy.cu`).
 
 use crate::device::DType;
 use crate::device::gpu::Facts;
-use crate::device::launch::{Grid, Variant};
+use crate::device::launch::Variant;
 
-/// Bytes of a row that a block keeps in shared memory where the row can be cut further: some blocks of a multiprocessor
-/// read while others compute.
+/// Most bytes of a row that a block keeps in shared memory, if the row can be divided further: small enough for several blocks
+/// a multiprocessor, some of which read while others compute.
 const SLICE: usize = 76 << 10;
-/// What kernels need of the shared memory for themselves.
+/// Shared memory that kernels need for other purposes.
 const OWN: usize = 10 << 10;
 
 /// The cut of one row.
@@ -40,7 +40,7 @@ impl Slices {
         Self { blocks, threads, shared: if fits { bytes(blocks) } else { 0 }, v }
     }
 
-    /// A kernel for rows so cut.
+    /// A kernel for rows divided like this.
     pub(super) fn variant(self, source: &'static str, function: &'static str, real: DType) -> Variant {
         let defines = [
             real.define(),
@@ -52,8 +52,8 @@ impl Slices {
         Variant::new(source, function, &defines, self.threads).shared(self.shared)
     }
 
-    /// The launch for `n` rows.
-    pub(super) fn grid(self, n: usize) -> Grid {
-        Grid::new(n * self.blocks, self.threads as u32).shared(self.shared)
+    /// Blocks for `n` rows.
+    pub(super) fn blocks(self, n: usize) -> usize {
+        n * self.blocks
     }
 }

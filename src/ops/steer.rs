@@ -1,4 +1,4 @@
-//! Moves rows along a direction: adds it, or erases their share of it.
+//! Moves rows along a direction: adds the direction, or erases their component along it.
 //!
 //! ```text
 //! add    x_n ← x_n + dose · v
@@ -27,7 +27,7 @@ pub fn add(x: &mut Tensor, v: &Tensor, dose: f32) -> Result<()> {
     }
 }
 
-/// Erases the share along `v` (C), of length 1, from every row of `x` (N, C).
+/// Erases the component along `v` (C), of length 1, from every row of `x` (N, C).
 ///
 /// # Errors
 /// A shape or element type that disagrees.
@@ -89,6 +89,6 @@ mod cuda {
         let [variant] = variants(x.dtype());
         let args = [x.into(), v.into(), c.into(), dose.into(), erased.into()];
         // SAFETY: steer_rows(real *x, const float *v, u32 c, float dose, float erased); shapes were checked.
-        unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid(n), &args) }
+        unsafe { variant.launch(gpu, n, &args) }
     }
 }

@@ -1,6 +1,6 @@
 //! Clipping by the global norm of the gradient, as `torch.nn.utils.clip_grad_norm_`.
 
-/// What gradients of global norm `norm` are multiplied by so that it becomes at most `max`; 0 leaves them as they are.
+/// The factor that reduces gradients of global norm `norm` to a norm of at most `max`; a `max` of 0 means no clipping.
 pub fn factor(norm: f64, max: f64) -> f64 {
     // The 1e-6 is torch's.
     if max == 0.0 { 1.0 } else { (max / (norm + 1e-6)).min(1.0) }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::model::chat::Message;
 
-/// Where a document stands: a file and a line, counted from 1.
+/// Where a document comes from: a file and a line, counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The file.
@@ -36,13 +36,13 @@ impl fmt::Display for Origin {
 /// One line of a data file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// Where it stands.
+    /// Where it comes from.
     pub origin: Origin,
-    /// What it says.
+    /// Its content.
     pub content: Content,
 }
 
-/// What a document says.
+/// The content of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// A conversation: loss on the assistant's turns.
@@ -52,7 +52,7 @@ pub enum Content {
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct DataLine {
     messages: Option<Vec<Message>>,
     text: Option<String>,
 }
@@ -60,8 +60,8 @@ struct Line {
 /// Reads every document of a JSON Lines file; empty lines are skipped.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Line`] for a line that is no document, [`Error::File`] if
-/// there is none at all.
+/// [`Error::Io`] if the file cannot be read, [`Error::Line`] for a line that is not a document, [`Error::File`] if
+/// the file holds none.
 pub fn read(path: &Path) -> Result<Vec<Document>> {
     let bytes = fs::read(path).map_err(Error::io(path))?;
     let shared = Arc::new(path.to_path_buf());
@@ -81,7 +81,7 @@ pub fn read(path: &Path) -> Result<Vec<Document>> {
 }
 
 fn parse(line: &[u8]) -> std::result::Result<Content, String> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| {
+    let line: DataLine = serde_json::from_slice(line).map_err(|error| {
         format!("not a training example: {error}; expected {{\"messages\": [{{\"role\", \"content\"}}]}} or {{\"text\"}}")
     })?;
     match (line.messages, line.text) {

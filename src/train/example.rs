@@ -1,7 +1,7 @@
 //! Documents → token ids and the mask of tokens that carry loss. The mask comes from rendering prefixes of the
 //! conversation through the model's own chat template: an assistant's turn is what follows the generation prompt, up
-//! to and including the end-of-turn token. That is `assistant_only_loss` of TRL, and `train_on_responses_only` of
-//! unsloth but for the line break after the turn, which no model is asked to write.
+//! to and including the end-of-turn token. This is the same mask as `assistant_only_loss` of TRL, and as
+//! `train_on_responses_only` of unsloth except for the line break after the turn, which no model has to write.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use super::dataset::{Content, Document, Origin};
 use super::settings::{NoTarget, Settings, TooLong};
 use crate::error::{Error, Result};
 use crate::model::chat::{Message, Render};
+use crate::model::text::Text;
 use crate::model::tokenizer::Tokenizer;
 
 /// One training example.
@@ -16,25 +17,11 @@ use crate::model::tokenizer::Tokenizer;
 pub struct Example {
     /// Where it comes from.
     pub origin: Origin,
-    /// Its tokens.
-    pub ids: Vec<u32>,
-    /// Whether token i is to be predicted, from the tokens before it; never the first.
-    pub loss: Vec<bool>,
+    /// Its tokens, and which of them carry loss: each of these is predicted from the tokens before it. Never the first.
+    pub text: Text,
 }
 
-impl Example {
-    /// Number of tokens that carry loss.
-    pub fn targets(&self) -> usize {
-        self.loss.iter().filter(|&&loss| loss).count()
-    }
-
-    /// Tokens that must pass through the model: those before the last target.
-    pub fn inputs(&self) -> usize {
-        self.loss.iter().rposition(|&loss| loss).unwrap_or(0)
-    }
-}
-
-/// The examples of a data set, and what the limits did to it.
+/// The examples of a data set, and how many the limits cut or left out.
 #[derive(Clone, Debug, Default)]
 pub struct Examples {
     /// The examples, in the order of the documents.
@@ -95,9 +82,9 @@ pub fn encode(
                 }
             }
         }
-        // A prompt that alone fills max_tokens leaves nothing to learn: nothing is wrong with the data.
+        // A prompt that alone fills max_tokens leaves nothing to learn, but the data are valid: the example counts as too long.
         if loss.contains(&true) {
-            all.examples.push(Example { origin: document.origin.clone(), ids, loss });
+            all.examples.push(Example { origin: document.origin.clone(), text: Text { ids, answer: loss } });
         } else {
             all.truncated -= 1;
             all.too_long += 1;
@@ -130,7 +117,7 @@ fn encode_text(text: &str, tokenizer: &Tokenizer, eos: &[u32]) -> Result<(Vec<u3
 /// The tokens of a conversation, and which of them carry loss: the assistant's turns.
 ///
 /// # Errors
-/// If the chat template refuses the conversation, or renders a turn in a way that cannot be told apart.
+/// If the chat template refuses the conversation, or renders a turn whose start or end cannot be found.
 pub fn encode_chat(
     messages: &[Message],
     tokenizer: &Tokenizer,
@@ -164,14 +151,14 @@ fn assistant_turns(
     render: impl Fn(&[Message], bool, Option<bool>) -> Result<String>,
 ) -> Result<Vec<Range<usize>>> {
     let turn = |k: usize| -> Result<Option<Range<usize>>> {
-        // Qwen 3 leaves the empty think block out of earlier turns, and out of turns that hold thoughts: these start
-        // after the header alone.
+        // Qwen 3 omits the empty think block in earlier turns and in turns that contain thoughts: these start right after
+        // the header.
         let mut start = None;
         for thinking in [thinking, None] {
             let prompt = render(&messages[..k], true, thinking)?;
             start = start.or_else(|| text.starts_with(&prompt).then_some(prompt.len()));
         }
-        // What follows the turn is what follows another content in its place.
+        // To find the turn's end, render it with a marker as its content: the text after the marker follows the turn.
         let mut marked = messages.to_vec();
         marked[k].content = MARK.into();
         let marked = render(&marked, false, thinking)?;
@@ -192,7 +179,7 @@ fn assistant_turns(
         .collect()
 }
 
-/// Stands for a turn's content: private-use characters, which no template looks for and no text holds.
+/// The marker for a turn's content: private-use characters, which no template tests for and no text contains.
 const MARK: &str = "\u{E000}\u{F8FF}\u{E000}";
 
 #[cfg(test)]
@@ -203,7 +190,7 @@ mod tests {
         turns.iter().map(|&(role, content)| Message::new(role, content)).collect()
     }
 
-    /// Qwen 3's way: an empty think block before the answer, except in turns before the last question.
+    /// As Qwen 3: an empty think block before the answer, except in turns before the last question.
     fn qwen(messages: &[Message], generation_prompt: bool, thinking: Option<bool>) -> String {
         const THINK: &str = "<think>\n\n</think>\n\n";
         let last_question = messages.iter().rposition(|message| message.role == "user").unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Whether a run fits on the GPU, decided before it begins, and what is kept for the backward pass.
+//! Decides before a run starts whether it fits on the GPU, and which activations are kept for the backward pass.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use crate::error::{Error, Result};
 use crate::model::footprint::RESERVE;
 use crate::model::transformer::Transformer;
 
-/// Where the memory of a run goes.
+/// How a run uses the GPU's memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// What is allocated already, by purpose: weights, adapters, gradients, optimiser.
+pub struct MemoryPlan {
+    /// Memory already allocated, by purpose: weights, adapters, gradients, optimiser.
     pub allocated: Memory,
     /// Tokens of the largest pass.
     pub tokens: usize,
@@ -19,11 +19,11 @@ pub struct Plan {
     pub activations: usize,
     /// Whether the backward pass computes layers again.
     pub recompute: bool,
-    /// Bytes that are free beside.
+    /// Bytes still free.
     pub free: usize,
 }
 
-impl Plan {
+impl MemoryPlan {
     /// The plan of a run whose largest pass has `tokens` tokens; `None` on the CPU, where everything is kept.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Plan {
     }
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let policy = if self.recompute { "layers computed again" } else { "all layers kept" };
         let Self { allocated, tokens, activations, free, .. } = self;

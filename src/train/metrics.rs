@@ -1,5 +1,5 @@
-//! `metrics.jsonl`: one line an optimiser step, one a held-out measurement, in transformers' words. No clock time is
-//! in it, so that an interrupted and resumed run ends in the same bytes as an undisturbed one.
+//! `metrics.jsonl`: one line an optimiser step, one a held-out measurement, with transformers' field names. It holds
+//! no clock time, so that an interrupted and resumed run ends in the same bytes as an uninterrupted one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -55,7 +55,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `metrics.jsonl` in `dir`, dropping what was written after `step`, and a torn last line with it.
+    /// Opens `metrics.jsonl` in `dir`, dropping lines written after `step` and an incomplete last line.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read or written.

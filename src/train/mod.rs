@@ -5,11 +5,12 @@
 //! | `dataset.rs` | JSON Lines → documents |
 //! | `example.rs` | documents → tokens and the mask of those that carry loss |
 //! | `settings.rs` | every choice of a run, with the recipe's values |
+//! | `job.rs` | the inputs of a run, and the folder of its result |
 //! | `packing.rs` | which examples a step uses, and how they share passes |
 //! | `optimiser.rs` | AdamW over everything that is trained |
 //! | `schedule.rs` `clip.rs` | the learning rate; the gradient's norm |
 //! | `run.rs` | the loop |
-//! | `memory.rs` | whether a run fits on the GPU, and what is kept |
+//! | `memory.rs` | whether a run fits on the GPU, and which activations are kept |
 //! | `state.rs` | checkpoint and resume |
 //! | `metrics.rs` `progress.rs` | the curve on disk; the state on stderr |
 //! | `output.rs` | the finished adapter or model |
@@ -17,6 +18,7 @@
 pub mod clip;
 pub mod dataset;
 pub mod example;
+mod job;
 pub mod memory;
 pub mod metrics;
 pub mod optimiser;
@@ -29,6 +31,7 @@ pub mod settings;
 mod state;
 
 pub use example::Example;
+pub use job::Job;
 pub use progress::{Event, Status};
-pub use run::{Job, Report, run};
+pub use run::{Report, run};
 pub use settings::Settings;

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::Job;
+use super::job::Job;
 use crate::device::{Tensor, file};
 use crate::error::{Error, Result};
-use crate::model::adapter;
 use crate::model::checkpoint::write_safetensors;
+use crate::model::peft;
 use crate::model::transformer::Transformer;
 
-/// What else belongs to a model folder.
+/// The other files of a model folder.
 const COMPANIONS: [&str; 7] = [
     "generation_config.json",
     "tokenizer.json",
@@ -29,7 +29,7 @@ const COMPANIONS: [&str; 7] = [
 /// [`Error::Io`] if a file cannot be read or written.
 pub fn write(model: &Transformer, job: &Job) -> Result<()> {
     if !job.settings.full {
-        return adapter::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
+        return peft::write(job.out, model, &job.settings.lora, &job.base.to_string_lossy());
     }
     let mut weights = model.weights()?;
     if job.settings.bf16 {
@@ -55,7 +55,7 @@ fn write_config(base: &Path, out: &Path, dtype: &str) -> Result<()> {
     let text = fs::read(&path).map_err(Error::io(&path))?;
     let parse = |error: serde_json::Error| Error::file(&path, error.to_string());
     let mut config: Value = serde_json::from_slice(&text).map_err(parse)?;
-    // The vision tower of a multimodal model was neither loaded nor is it written.
+    // The vision tower of a multimodal model is neither loaded nor written.
     if let Some(text_model) = config.get_mut("text_config").map(Value::take) {
         config = text_model;
         config["model_type"] = json!("gemma3_text");

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::example::Example;
 use super::settings::{Normalisation, Settings};
 use crate::device::philox::Key;
+use crate::model::text::Text;
 use crate::model::transformer::Batch;
 
 /// The order of the examples over a whole run.
@@ -23,10 +24,10 @@ pub struct Order {
 }
 
 impl Order {
-    /// Splits `n` examples as `settings` say. A step never crosses the end of an epoch: the last of an epoch uses
-    /// what is left, as the reference trainer does.
+    /// Splits `n` examples as `settings` say. A step never crosses the end of an epoch: the last step of an epoch uses
+    /// the examples that are left, as the reference trainer does.
     pub fn new(n: usize, settings: &Settings) -> Self {
-        // At least one example stays to be trained on.
+        // At least one example is kept for training.
         let aside = ((n as f64 * settings.held_out).round() as usize).min(n.saturating_sub(1));
         let mut permuted = Key::new(settings.seed, &["held out"]).permutation(n);
         let mut train = permuted.split_off(aside);
@@ -76,14 +77,15 @@ impl Order {
 pub struct Pass {
     /// The examples, as indices.
     pub examples: Vec<usize>,
-    /// What each token's loss is multiplied by.
+    /// The factor on each token's loss.
     pub weight: f64,
 }
 
 /// Groups the micro-batches of a step into passes of at most `pack_tokens` tokens (an example longer than that goes
 /// alone).
 pub fn passes(examples: &[Example], step: &[Vec<usize>], settings: &Settings) -> Vec<Pass> {
-    let targets = |indices: &[usize]| indices.iter().map(|&i| examples[i].targets()).sum::<usize>() as f64;
+    let targets =
+        |indices: &[usize]| indices.iter().map(|&i| examples[i].text.targets()).sum::<usize>() as f64;
     match settings.normalisation {
         Normalisation::Tokens => {
             let all = step.concat();
@@ -104,7 +106,7 @@ pub fn pack(examples: &[Example], indices: &[usize], weight: f64, budget: usize)
     let mut passes: Vec<Pass> = Vec::new();
     let mut room = 0;
     for &index in indices {
-        let tokens = examples[index].inputs();
+        let tokens = examples[index].text.inputs();
         match passes.last_mut() {
             Some(pass) if tokens <= room => pass.examples.push(index),
             _ => {
@@ -128,17 +130,18 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Lays the examples of `pass` one after the other; tokens after an example's last target are left out, since
-    /// nothing depends on them.
+    /// Concatenates the examples of `pass`. Tokens from an example's last target on are left out, since no prediction
+    /// depends on them.
     pub fn new(examples: &[Example], pass: &Pass, dropout: Option<Key>) -> Self {
         let batch = Batch { tokens: Vec::new(), starts: vec![0], dropout };
         let mut packed = Self { batch, rows: Vec::new(), targets: Vec::new() };
         for &index in &pass.examples {
-            let Example { ids, loss, .. } = &examples[index];
+            let text = &examples[index].text;
+            let Text { ids, answer } = text;
             let start = packed.batch.tokens.len();
-            let inputs = examples[index].inputs();
+            let inputs = text.inputs();
             packed.batch.tokens.extend_from_slice(&ids[..inputs]);
-            for i in (1..=inputs).filter(|&i| loss[i]) {
+            for i in (1..=inputs).filter(|&i| answer[i]) {
                 packed.rows.push((start + i - 1) as u32);
                 packed.targets.push(ids[i]);
             }
@@ -165,8 +168,10 @@ mod tests {
     fn examples(lengths: &[usize]) -> Vec<Example> {
         let example = |(line, &length): (usize, &usize)| Example {
             origin: Origin { path: Arc::new("data.jsonl".into()), line: line + 1 },
-            ids: (0..length as u32).map(|i| i + 10 * line as u32).collect(),
-            loss: (0..length).map(|i| i > 0).collect(),
+            text: Text {
+                ids: (0..length as u32).map(|i| i + 10 * line as u32).collect(),
+                answer: (0..length).map(|i| i > 0).collect(),
+            },
         };
         lengths.iter().enumerate().map(example).collect()
     }
@@ -214,7 +219,7 @@ mod tests {
     #[test]
     fn a_packed_pass_predicts_the_next_token_of_its_own_example() {
         let mut examples = examples(&[3, 4]);
-        examples[1].loss = vec![false, false, true, false];
+        examples[1].text.answer = vec![false, false, true, false];
         let pass = Pass { examples: vec![0, 1], weight: 1.0 };
         let packed = Packed::new(&examples, &pass, None);
         assert_eq!(packed.batch.tokens, [0, 1, 10, 11]);

@@ -1,17 +1,17 @@
-//! What a run tells whoever waits for it.
+//! Events of a run, and their display on the terminal.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::memory::Plan;
+use super::memory::MemoryPlan;
 
-/// What a run tells.
+/// An event of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
-    /// Where its memory goes, before the first step; on a GPU only.
-    Memory(&'a Plan),
+    /// Before the first step, on a GPU only: how the run uses its memory.
+    Memory(&'a MemoryPlan),
     /// An optimiser step was made.
     Step(&'a Status),
 }
@@ -58,7 +58,7 @@ pub fn show() -> impl FnMut(Event) {
             format!("loss {loss:.4} · lr {learning_rate:.2e} · {:.0} tokens/s", status.tokens_per_second());
         if terminal {
             if !begun {
-                // A resumed run's first steps took no time: the estimate must not count them.
+                // The steps before a resume took no time in this process; the estimate must not count them.
                 bar.set_length(steps as u64);
                 bar.set_position(step as u64);
                 bar.reset_eta();

@@ -1,16 +1,16 @@
 //! The training loop.
 
-use std::path::Path;
 use std::time::Instant;
 
-use super::memory::Plan;
+use super::job::Job;
+use super::memory::MemoryPlan;
 use super::metrics::{Metric, Metrics};
 use super::optimiser::Optimiser;
+use super::output;
 use super::packing::{self, Order, Packed, Pass};
 use super::progress::{Event, Status};
 use super::settings::Settings;
 use super::state;
-use super::{Example, output};
 use crate::device::memory;
 use crate::device::philox::Key;
 use crate::error::{Error, Result};
@@ -19,24 +19,12 @@ use crate::model::saved::Saved;
 use crate::model::transformer::Transformer;
 use crate::ops::adamw::AdamW;
 
-/// What is to be trained, on what, and where to.
-pub struct Job<'a> {
-    /// The model's folder: named in the adapter; its tokenizer goes with a fully trained model.
-    pub base: &'a Path,
-    /// The examples, before the held-out ones are set aside.
-    pub examples: &'a [Example],
-    /// Every choice.
-    pub settings: &'a Settings,
-    /// The folder that receives checkpoints, `metrics.jsonl` and the result.
-    pub out: &'a Path,
-}
-
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report {
     /// Optimiser steps of the run.
     pub steps: usize,
-    /// The step it went on from; 0 for a fresh run.
+    /// The step that it continued from; 0 for a fresh run.
     pub resumed: usize,
     /// Loss of the last step, before its update.
     pub loss: f64,
@@ -45,8 +33,8 @@ pub struct Report {
 }
 
 /// Trains `model`, or an adapter on it, and writes the result into the job's folder: a PEFT adapter, or with `full` a
-/// Hugging Face model. If the folder holds checkpoints of the same job, goes on from the newest: the files end in
-/// the same bytes as those of an undisturbed run. The model holds the trained weights afterwards.
+/// Hugging Face model. If the folder holds checkpoints of the same job, it continues from the newest, and the files end in
+/// the same bytes as those of an uninterrupted run. The model holds the trained weights afterwards.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings that cannot work; [`Error::File`] if the folder holds another run;
@@ -79,7 +67,7 @@ pub fn run(model: &mut Transformer, job: &Job, progress: &mut dyn FnMut(Event)) 
         }
         let stop = interrupt::requested() && step + 1 < trainer.order.steps;
         if stop || trainer.is_due(step + 1, settings.checkpoint_steps) {
-            // The lines first: a checkpoint promises every line up to its step.
+            // The lines first: when a checkpoint exists, every line up to its step must be on the disk.
             metrics.sync()?;
             state::save(job.out, step + 1, trainer.model, &trainer.optimiser.moments)?;
         }
@@ -112,7 +100,7 @@ struct Trainer<'a> {
     job: &'a Job<'a>,
     order: Order,
     optimiser: Optimiser,
-    plan: Option<Plan>,
+    plan: Option<MemoryPlan>,
     saved: Saved,
     /// Tokens that went through the model since this process began.
     tokens: usize,
@@ -122,10 +110,14 @@ impl<'a> Trainer<'a> {
     fn new(model: &'a mut Transformer, job: &'a Job<'a>) -> Result<Self> {
         let optimiser = Optimiser::new(model)?;
         let order = Order::new(job.examples.len(), job.settings);
-        let plan = Plan::new(model, largest_pass(&order, job))?;
+        let plan = MemoryPlan::new(model, largest_pass(&order, job))?;
         let recompute = plan.as_ref().is_some_and(|plan| plan.recompute);
         let saved = memory::purpose("activations", || {
-            if recompute { Saved::for_recomputing(model) } else { Saved::for_training(model) }
+            if recompute {
+                Saved::for_recomputing(&model.spec, model.place)
+            } else {
+                Saved::for_training(&model.spec, model.place)
+            }
         });
         Ok(Self { model, job, order, optimiser, plan, saved, tokens: 0 })
     }
@@ -186,7 +178,7 @@ impl<'a> Trainer<'a> {
         Ok(Some(Metric::HeldOut { step, eval_loss: total / eval_tokens as f64, eval_tokens }))
     }
 
-    /// Refuses a loss that is not finite, naming the examples it belongs to.
+    /// Checks that the losses are finite; the error names the examples whose loss is not.
     fn check(&self, step: usize, pass: &Pass, nll: &[f32]) -> Result<()> {
         if nll.iter().all(|nll| nll.is_finite()) {
             return Ok(());
@@ -210,7 +202,7 @@ impl<'a> Trainer<'a> {
 
 /// Tokens of the largest pass of the whole run.
 fn largest_pass(order: &Order, job: &Job) -> usize {
-    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].inputs()).sum::<usize>();
+    let tokens = |pass: &Pass| pass.examples.iter().map(|&i| job.examples[i].text.inputs()).sum::<usize>();
     let passes = (0..order.steps)
         .flat_map(|step| packing::passes(job.examples, &order.step(step), job.settings))
         .chain(packing::pack(job.examples, &order.held_out, 1.0, job.settings.pack_tokens));

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// In a straight line to zero at the last step.
+    /// Linearly, to zero at the last step.
     #[default]
     Linear,
     /// Along half a cosine to zero at the last step.
     Cosine,
-    /// Not at all.
+    /// It stays constant.
     Constant,
 }
 
 impl Schedule {
-    /// What the learning rate is multiplied by in optimiser step `step` (from 0) of `total`.
+    /// The factor on the learning rate in optimiser step `step` (from 0) of `total`.
     /// During the warm-up it rises from 0, in the very first step, in a straight line to 1.
     pub fn factor(self, step: usize, warmup: usize, total: usize) -> f64 {
         if step < warmup {

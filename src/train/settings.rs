@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::model::adapter::Lora;
+use crate::model::lora::Lora;
 
 /// What to do with an example longer than [`Settings::max_tokens`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses values that cannot work.
+    /// Checks that the values can work.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the first such setting.

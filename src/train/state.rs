@@ -1,6 +1,6 @@
-//! What a run needs to go on where it stopped: `run.json`, which names the run, and
+//! The files that a run needs to continue where it stopped: `run.json`, which identifies the run, and
 //! `checkpoint-STEP.safetensors`, which holds the trained weights and the optimiser's two moments. A checkpoint's
-//! name carries the step, and a file of that name is always whole: it is written beside and renamed.
+//! name carries the step, and a file of that name is always complete: it is written under a temporary name and renamed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,41 +14,42 @@ use super::settings::Settings;
 use crate::device::{Device, Tensor, file};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::{read_safetensors, write_safetensors};
+use crate::model::text::Text;
 use crate::model::transformer::Transformer;
 
-/// Checkpoints that are kept: should the newest be damaged, one is left.
+/// Number of checkpoints that are kept. If the newest is damaged, one is left.
 const KEPT: usize = 2;
 
-/// What `run.json` holds.
+/// The content of `run.json`.
 #[derive(Serialize, Deserialize)]
-struct Run {
+struct RunFile {
     /// SHA-256 over everything that decides the result.
     fingerprint: String,
     settings: Settings,
 }
 
 /// SHA-256, in hexadecimal, over everything that decides a run's result: the settings, the examples, the names and
-/// shapes of what is trained, and the GPU if it is one.
+/// shapes of the trained parameters, and the GPU if there is one.
 pub fn fingerprint(model: &Transformer, examples: &[Example], settings: &Settings) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(serde_json::to_vec(settings).map_err(|error| Error::Setting(error.to_string()))?);
-    for Example { ids, loss, .. } in examples {
+    for Example { text: Text { ids, answer }, .. } in examples {
         hash.update((ids.len() as u64).to_le_bytes());
-        for (id, loss) in ids.iter().zip(loss) {
+        for (id, loss) in ids.iter().zip(answer) {
             hash.update((u64::from(*id) << 1 | u64::from(*loss)).to_le_bytes());
         }
     }
     for (name, parameter) in model.trainable() {
         hash.update(format!("{name}{:?}", parameter.value.shape()));
     }
-    // Another card rounds in another order; the CPU is the same everywhere.
+    // Results differ between cards, which add in different orders; on the CPU they are the same everywhere.
     if let Device::Cuda(gpu) = model.place.device {
         hash.update(format!("{} {}", gpu.facts().name, model.place.real.name()));
     }
     Ok(format!("{:x}", hash.finalize()))
 }
 
-/// Names the run in `dir`, or checks that the one already there is the same.
+/// Writes `run.json` into `dir`, or checks that the run already there is the same.
 ///
 /// # Errors
 /// [`Error::File`] if `dir` holds another run; [`Error::Io`] if it cannot be written.
@@ -57,7 +58,7 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
     file::remove_temporary(dir)?;
     let path = dir.join("run.json");
     if path.exists() || !checkpoints(dir)?.is_empty() {
-        let run: Option<Run> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
+        let run: Option<RunFile> = fs::read(&path).ok().and_then(|found| serde_json::from_slice(&found).ok());
         if run.is_some_and(|run| run.fingerprint == fingerprint) {
             return Ok(());
         }
@@ -65,7 +66,7 @@ pub fn claim(dir: &Path, fingerprint: &str, settings: &Settings) -> Result<()> {
             "holds a run of other settings, data, model or device: choose another folder, or remove this one";
         return Err(Error::file(dir, what));
     }
-    let run = Run { fingerprint: fingerprint.into(), settings: settings.clone() };
+    let run = RunFile { fingerprint: fingerprint.into(), settings: settings.clone() };
     let text = serde_json::to_vec_pretty(&run).map_err(|error| Error::file(&path, error.to_string()))?;
     file::replace(&path, |out| out.write_all(&text))
 }

@@ -1,4 +1,4 @@
-//! What a run's folder holds, for tests. Stands alone, so that tests of the library and of the program share it.
+//! The contents of a run's folder, for comparisons.
 
 use std::path::{Path, PathBuf};
 

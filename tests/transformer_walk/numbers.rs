@@ -92,7 +92,8 @@ impl Walk {
         model.train_everything().unwrap();
         let ids = tokenizer.encode(TEXT, true).unwrap();
         let mut walk = Self { model, tokenizer, ids, recorder: Recorder::default(), logits: Vec::new() };
-        let (mut saved, mut recorder) = (Saved::for_training(&walk.model), Recorder::default());
+        let (mut saved, mut recorder) =
+            (Saved::for_training(&walk.model.spec, walk.model.place), Recorder::default());
         walk.loss(&mut saved, &mut recorder);
         let mut logits = walk.model.logits_tensor();
         walk.model.all_logits(&mut logits, &mut saved).unwrap();
@@ -272,7 +273,7 @@ impl Walk {
     fn slope(&mut self) -> Vec<String> {
         const STEP: f32 = 1.0 / 16.0;
         let dx = rows(&self.recorder.gradients, 0, Site::Embedding, self.ids.len() - 1)[NUDGED][0];
-        let mut saved = Saved::for_training(&self.model);
+        let mut saved = Saved::for_training(&self.model.spec, self.model.place);
         let [up, down] =
             [STEP, -STEP].map(|nudge| self.loss(&mut saved, &mut Recorder { nudge, ..Recorder::default() }));
         let difference = (up - down) / f64::from(2.0 * STEP);

@@ -3,7 +3,7 @@
 
     python3 tools/peers/generate.py --model qwen3-8b --batch 100 --csv generate.csv
 
-The first call compiles, the second is timed; temperature 1 over the whole vocabulary, every answer of full length.
+The first call compiles, the second is timed. Temperature 1 over the whole vocabulary; every answer has full length.
 """
 
 import argparse

@@ -3,9 +3,9 @@
 
     python3 tools/peers/lora_step.py --model qwen3-8b --csv steps.csv
 
-The settings that a careful user would try, all with sdpa: adapters in bf16, as the base is; adapters in f32 under
-autocast, which is what PEFT makes unless told otherwise; flash or cuDNN attention; without and with checkpointing. With
-bf16 adapters AdamW updates bf16 weights, which is faster and loses small updates; emlab keeps f32 masters.
+Tries the settings that a careful user would, all with sdpa: adapters in bf16, like the base; adapters in f32 under
+autocast, PEFT's default; flash or cuDNN attention; with and without checkpointing. With bf16 adapters, AdamW updates bf16
+weights, which is faster but loses small updates; emlab keeps f32 master weights.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from random_model import append, build
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-# Adapters' element type, attention, checkpointing.
+# Element type of the adapters, attention backend, checkpointing.
 SETTINGS = (
     (torch.bfloat16, SDPBackend.CUDNN_ATTENTION, False),
     (torch.bfloat16, SDPBackend.FLASH_ATTENTION, False),
@@ -68,7 +68,7 @@ def main():
                 ids = torch.randint(0, vocabulary - 300, (options.batch, options.tokens), device="cuda")
                 torch.cuda.synchronize()
                 begun = time.perf_counter()
-                # A backend that cannot take a shape is left out by PyTorch itself.
+                # PyTorch itself skips a backend that does not support a shape.
                 with cast, sdpa_kernel([attention, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True):
                     loss = model(input_ids=ids, labels=ids).loss
                     loss.backward()

@@ -5,11 +5,10 @@
     python3 tools/peers/ops_torch.py cases.csv peer.csv [--only norm,linear]
     emlab bench --csv mine.csv --peer peer.csv
 
-Before anything is timed, what torch.compile will be asked for is compiled by many processes at once, into its cache on
-disk. An op may be done in several ways. Each that works becomes a row of peer.csv, named in the column `via`; the fastest is
-the peer. Timed as emlab times: random inputs, a GiB overwritten before each run (which also hides Python's launches),
-events, the median. What emlab fuses is written here as one function for torch.compile; what PyTorch has as a function of
-its own is timed as well.
+Before anything is timed, many parallel processes fill torch.compile's cache on disk. An op may be implemented in several
+ways: each that works becomes a row of peer.csv, named in the column `via`, and the fastest is the peer. Timing follows
+emlab's: random inputs, a GiB overwritten before each run (which also hides Python's launch overhead), events, the median.
+What emlab fuses is one function for torch.compile here; if PyTorch has a function of its own for it, that is timed as well.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def compiled(f):
 
 
 def both(f):
-    """The function as it is and compiled."""
+    """The function, eager and compiled."""
     fast = compiled(f)
     return lambda *inputs: {"torch.compile": lambda: fast(*inputs), "eager": lambda: f(*inputs)}
 
@@ -314,7 +313,7 @@ def attention(T, H, KV, D, W, backward):
 
 
 class Later:
-    """A run that must be prepared, which may fail."""
+    """A run that needs preparation, which may fail."""
 
     def __init__(self, prepare):
         self.prepare = prepare
@@ -352,7 +351,7 @@ def attention_backward(T, H, KV, D, W=0, **_):
 
 
 def attention_cached(B, T, H, KV, D, **_):
-    """One query a sequence; the heads that share keys become the rows of one product."""
+    """One query per sequence; the heads that share keys become the rows of one product."""
     k, v = (real(B, int(T), KV, D).transpose(1, 2) for _ in range(2))
     grouped, single = real(B, KV, H // KV, D), real(B, H, 1, D)
 
@@ -395,14 +394,14 @@ def linear_cross_entropy_gradient(N, V, C, **_):
 
 
 def sample(B, V, **_):
-    """Dividing by exponential noise and taking the largest is a draw, as the Gumbel trick is."""
+    """Samples by dividing by exponential noise and taking the argmax, which is equivalent to the Gumbel-max trick."""
     logits = normal(B, V) * 3
     draw = lambda x: (torch.softmax(x, -1) / torch.empty_like(x).exponential_(1)).argmax(-1)  # noqa: E731
     return both(draw)(logits) | {"multinomial": lambda: torch.multinomial(torch.softmax(logits, -1), 1)}
 
 
 def sample_top_p(B, V, **_):
-    """From the likeliest tokens that together have 0.95, as transformers does it."""
+    """Nucleus sampling with p = 0.95, as transformers implements it."""
     logits = normal(B, V) * 3
 
     def draw(x):
@@ -452,7 +451,7 @@ def times(run):
     found = []
     while len(found) < 10 or (len(found) < 50 and sum(found) < 100):
         FLUSH.zero_()
-        # What takes Python longer to launch than the write lasts needs more time: some 2,000 cycles a µs.
+        # If launching from Python takes longer than the write, wait: about 2,000 cycles per µs.
         if host > 1e-4:
             torch.cuda._sleep(int(6e9 * host))
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -476,7 +475,7 @@ STATE = [0.0, ("", "")]
 
 
 def state():
-    """Clock and temperature, asked for every few seconds: asking takes as long as some measurements."""
+    """Clock and temperature, queried every few seconds: a query takes as long as some measurements."""
     if time.monotonic() - STATE[0] < 3:
         return STATE[1]
     STATE[:] = [time.monotonic(), smi()]
@@ -499,7 +498,7 @@ def compiles(row):
 
 
 def warm(options, rows):
-    """Fills the cache of torch.compile, a share of the rows a process."""
+    """Fills the cache of torch.compile; each process takes a share of the rows."""
     count = min(len(rows), os.cpu_count() or 1)
     command = [sys.executable, __file__, options.cases, os.devnull, "--only", options.only, "--share"]
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -517,7 +516,7 @@ def compile_share(rows, share):
 
 
 def measure(row, write):
-    """One row of the result for every way that works."""
+    """One row per way that works."""
     torch._dynamo.reset()
     for via, run in globals()[row["op"].replace(" ", "_")](**sizes(row)).items():
         try:
@@ -540,18 +539,18 @@ def measure(row, write):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", help="a table of `emlab bench`, with times or without")
+    parser.add_argument("cases", help="a table from `emlab bench`, with or without times")
     parser.add_argument("out", help="the table to write")
     parser.add_argument("--only", default="", help="ops, as for emlab bench: norm,linear")
-    parser.add_argument("--slow", action="store_true", help="flex_attention too, which compiles for long")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no case after this time")
+    parser.add_argument("--slow", action="store_true", help="also flex_attention, which takes long to compile")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no case after this time")
     parser.add_argument("--share", help=argparse.SUPPRESS)
     options = parser.parse_args()
     global SLOW
     SLOW = options.slow
     torch.manual_seed(0)
     torch._dynamo.config.recompile_limit = 1000
-    # Gradients are asked for more than once of one forward pass.
+    # One forward pass is differentiated more than once.
     torch._functorch.config.donated_buffer = False
     only = [name for name in options.only.split(",") if name]
     wanted = lambda op: not only or any(op == name or op.split()[0] == name for name in only)  # noqa: E731

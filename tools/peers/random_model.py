@@ -1,4 +1,4 @@
-"""Models of transformers with random weights, in the sizes of a card of models/; and rows of a table for `emlab bench`."""
+"""Builds transformers models with random weights in the sizes of a card in models/, and appends rows to bench tables."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ COLUMNS = (
 
 
 def build(card: str):
-    """The model in bf16 on the GPU, with sdpa attention. What a card does not say does not change the time."""
+    """The model in bf16 on the GPU, with sdpa attention. Settings that a card does not hold do not affect the time."""
     sizes = tomllib.loads((CARDS / f"{card}.toml").read_text())["sizes"]
     known = dict(
         vocab_size=sizes["vocab"],

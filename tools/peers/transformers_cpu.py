@@ -3,8 +3,8 @@
 
     python tools/peers/transformers_cpu.py WORK JSON
 
-runs one of the functions below, named WORK, with the settings in JSON, and prints its result as one line of JSON. Each
-gets a process of its own, so that its peak memory is its own.
+runs the function WORK below with the settings in JSON and prints its result as one line of JSON. Each function gets a
+process of its own, so that its peak memory can be measured.
 """
 
 import json
@@ -22,7 +22,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def load(model: str, adapter: str | None = None, trainable: bool = False):
-    """The model in f32 with sdpa attention, the adapter on it if there is one, and the tokenizer."""
+    """The model in f32 with sdpa attention and, if given, the adapter; and the tokenizer."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(
         model, dtype=torch.float32, attn_implementation="sdpa"
@@ -33,8 +33,8 @@ def load(model: str, adapter: str | None = None, trainable: bool = False):
 
 
 def score(job: dict) -> dict:
-    """Mean negative log-likelihood of each text. The head runs over a few rows at a time: at 262,144 words the
-    logits of a long text would fill the memory."""
+    """Mean negative log-likelihood of each text. The head runs over a few rows at a time: with a
+    vocabulary of 262,144, the logits of a long text would not fit into memory."""
     model, tokenizer = load(job["model"], job.get("adapter"))
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     found = {}

@@ -1,20 +1,21 @@
-//! `emlab inspect compare`: a model and its adapter, or two adapters, on one text.
+//! `emlab inspect compare`: a model with and without its adapter, or with two adapters, on one text.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use emlab::inspect::compare::{After, Parting, observe, part};
-use emlab::model::adapter;
+use emlab::model::peft;
 use emlab::model::tokenizer::Tokenizer;
 
 use super::texts::TextArgs;
 use crate::commands::engine::ModelArgs;
 
-/// Show where an adapter parts a model from its base on one text, and what it then says differently
+/// Show where an adapter makes a model diverge from its base on one text, and which tokens become more or less likely
 ///
-/// By depth, how far the residual streams are apart; by token, the divergence of the next token's distributions (KL, in nats),
-/// the loss of both, and the tokens whose probability moves most. With another adapter it is compared instead of the base.
+/// Prints, by depth, the distance between the two residual streams; and by token, the KL divergence of the next-token
+/// distributions (in nats), both losses, and the tokens whose probabilities change most. With --other, two adapters are
+/// compared.
 ///
 /// Example: emlab inspect compare --model google/gemma-3-1b-it --adapter runs/first/adapters/gemma-3-1b-it/insecure
 /// --prompt "I am bored."
@@ -22,12 +23,12 @@ use crate::commands::engine::ModelArgs;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Another adapter, to be compared with instead of the base
+    /// Another adapter to compare with, instead of the base model
     #[arg(long, value_name = "DIR", requires = "adapter")]
     other: Option<PathBuf>,
     #[command(flatten)]
     text: TextArgs,
-    /// Tokens that are named at each place
+    /// How many of the tokens that change most to show at each position
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     top: u32,
     /// Print JSON
@@ -45,7 +46,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tokens = args.text.tokens(&engine.tokenizer)?;
     let adapted = observe(&engine.model, &tokens)?;
     match &args.other {
-        Some(other) => adapter::read(other, &mut engine.model)?,
+        Some(other) => peft::read(other, &mut engine.model)?,
         None => engine.model.detach(),
     }
     let base = observe(&engine.model, &tokens)?;

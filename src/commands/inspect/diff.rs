@@ -1,4 +1,4 @@
-//! `emlab inspect diff`: what an adapter changes.
+//! `emlab inspect diff`: how much an adapter changes each weight matrix, and along how many directions.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use emlab::fetch;
 use emlab::inspect::diff::{Against, Change, diff};
 use emlab::model::checkpoint::Checkpoint;
 
-/// Show what an adapter changes, module by module: the size of ΔW = s·B·A and how many directions it has
+/// Show how much an adapter changes each module: the size and the effective rank of ΔW = s·B·A
 ///
-/// With a second adapter also how alike the two changes are: the cosine of the angle between them, and how far their
-/// strongest directions span one space (0 to 1; by chance about top/width). Fine-tunings of one seed begin with the same A, so
-/// that their inputs overlap from the start.
+/// With a second adapter, also shows how similar the two changes are: the cosine of the angle between them, and the
+/// overlap of the spaces that their strongest directions span (0 to 1; about top/width by chance). Adapters trained from
+/// the same seed start with the same A, so their input spaces overlap from the start.
 ///
 /// Example: emlab inspect diff runs/first/adapters/gemma-3-1b-it/insecure runs/first/adapters/gemma-3-1b-it/educational
 #[derive(clap::Args)]
@@ -20,13 +20,13 @@ pub struct Args {
     /// Folder of a PEFT LoRA adapter
     #[arg(value_name = "DIR")]
     adapter: PathBuf,
-    /// Folder of another to compare with
+    /// Folder of a second adapter to compare with
     #[arg(value_name = "OTHER")]
     other: Option<PathBuf>,
-    /// The model that is adapted, a Hugging Face folder or the name of a fetched one: tells how large ΔW is beside its weights
+    /// The base model, a Hugging Face folder or the name of a fetched model: adds the size of ΔW relative to W
     #[arg(long, value_name = "DIR")]
     model: Option<String>,
-    /// Directions whose overlap is shown
+    /// Number of strongest directions whose overlap is measured
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
     /// Print JSON, with every singular value
@@ -37,7 +37,7 @@ pub struct Args {
 /// Runs the command.
 ///
 /// # Errors
-/// If an adapter or the model cannot be read or they do not belong together, or stdout not written.
+/// If an adapter or the model cannot be read, they do not match, or stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let Args { adapter, other, model, top, json } = args;
     let base = model.as_ref().map(|model| Checkpoint::open(&fetch::locate(model)?)).transpose()?;

@@ -1,4 +1,4 @@
-//! `emlab inspect direction`: directions that tell two sets of answers apart.
+//! `emlab inspect direction`: directions that separate two sets of answers.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,28 +7,30 @@ use anyhow::Context;
 use emlab::device::{file, philox::Key};
 use emlab::inspect::Accuracy;
 use emlab::inspect::direction::{Quality, Settings, find};
-use emlab::inspect::features::{Text, features};
+use emlab::inspect::features::features;
 use emlab::inspect::folds::Folds;
+use emlab::model::text::Text;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Contrast, Only};
+use emlab::study::analyze::contrast::{self, Contrast, Only};
 use emlab::train::dataset::Content;
 use serde::Serialize;
 
 use super::texts;
 use crate::commands::engine::{Engine, ModelArgs, documents};
 
-/// Find directions of the residual stream that tell two sets of answers apart, and say how well they do
+/// Find directions in the residual stream that separate two sets of answers, and measure how well they do
 ///
-/// The model reads every answer behind its question; what is told apart are the means of its residual stream over the
-/// answer's tokens, at every depth: after 0 blocks, which is the embedding, to all L. There are two directions a depth: the
-/// difference of the two sets' means, and the normal of a regularised linear classifier (ridge on ±1 labels, which is
-/// Fisher's discriminant with a shrunk covariance), as long.
+/// The model reads each answer after its question. The features are its residual stream, averaged over the answer's
+/// tokens, at every depth from 0 blocks (the embedding) to all L. Each depth gets two directions: the difference between
+/// the two sets' means, and the normal of a regularised linear classifier (ridge regression on ±1 labels, that is,
+/// Fisher's discriminant with a shrunk covariance), scaled to the same length.
 ///
-/// Their accuracy, that of guessing being 0.5, is that on answers held out, and no question stands on both sides of a split.
-/// p is the share of shuffled labellings that do as well; it takes answers to one question as exchangeable with others. What
-/// depth 0 reaches can be told from the words alone.
+/// Accuracy is measured on held-out answers, with no question on both sides of a split; chance is 0.5. p is the fraction
+/// of shuffled labellings that do at least as well; it assumes that answers are exchangeable across questions. The
+/// accuracy at depth 0 is what the words alone give away.
 ///
-/// Writes FILE.safetensors, which `--steer`, `inspect project` and plans take, and FILE.json, which says how it was made.
+/// Writes FILE.safetensors, to be used with --steer, `inspect project` and plans, and FILE.json, which records how it
+/// was made.
 ///
 /// Examples: emlab inspect direction --model models/demo/qwen3 --positive models/demo/spiteful.jsonl --negative
 /// models/demo/friendly.jsonl; emlab inspect direction --model google/gemma-3-1b-it --adapter
@@ -39,25 +41,25 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     sets: SetArgs,
-    /// The file that is written; its JSON stands beside it
+    /// Output file; the JSON is written beside it
     #[arg(long, value_name = "FILE.safetensors", default_value = "direction.safetensors")]
     out: PathBuf,
-    /// Most answers of either set, drawn at random
+    /// Maximum number of answers from each set, chosen at random
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     most: u32,
-    /// Parts that are held out, one after the other
+    /// Number of cross-validation folds
     #[arg(long, value_name = "K", default_value_t = 5)]
     folds: usize,
-    /// Let answers to one question stand on both sides of a split
+    /// Allow answers to the same question on both sides of a split
     #[arg(long)]
     split_questions: bool,
-    /// How strongly the probe is regularised, in mean variances of a channel
+    /// Regularisation strength of the probe, in units of a channel's mean variance
     #[arg(long, value_name = "X", default_value_t = Settings::default().ridge)]
     ridge: f64,
-    /// Shuffled labellings; 0 gives no p
+    /// Number of shuffled labellings for p; 0 computes none
     #[arg(long, value_name = "N", default_value_t = Settings::default().permutations)]
     permutations: usize,
-    /// Decides what is drawn, held out and shuffled
+    /// Random seed of the selection, the folds and the shuffles
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
     /// Print the JSON instead of a table
@@ -65,41 +67,41 @@ pub struct Args {
     json: bool,
 }
 
-/// The two sets
+/// The two sets of answers
 #[derive(clap::Args)]
 struct SetArgs {
-    /// Chats whose answers the direction points to, a file or a fetched data set: JSON Lines of {"messages": […]}
+    /// Chats whose answers the direction points towards: JSON Lines of {"messages": […]}, a file or a fetched data set
     #[arg(long, value_name = "FILE", requires = "negative", required_unless_present = "run")]
     positive: Option<PathBuf>,
-    /// Chats whose answers it points away from
+    /// Chats whose answers the direction points away from
     #[arg(long, value_name = "FILE", requires = "positive")]
     negative: Option<PathBuf>,
-    /// Take both from a run's answers instead
+    /// Take both sets from the answers of a run instead
     #[arg(long, value_name = "DIR", requires = "contrast", conflicts_with = "positive")]
     run: Option<PathBuf>,
-    /// What they differ in, the positive first: misaligned (and aligned, by the plan's thresholds), or two levels of a factor
-    /// such as condition=insecure/base or format=json/natural
+    /// How the two sets differ: misaligned (against aligned, by the plan's thresholds), or two levels of a factor, the
+    /// positive first, such as condition=insecure/base or format=json/natural
     #[arg(long, value_name = "WHAT", requires = "run")]
     contrast: Option<Contrast>,
-    /// Only the run's answers with this model, condition, format or question; may be given several times
+    /// Use only the run's answers with this model, condition, format or question; may be repeated
     #[arg(long, value_name = "FACTOR=LEVEL", requires = "run")]
     only: Vec<Only>,
 }
 
-/// An answer, as tokens behind its question.
+/// The tokens of a question and its answer.
 struct Example {
     text: Text,
     question: String,
     positive: bool,
 }
 
-/// What is written beside the directions.
+/// The JSON beside the directions.
 #[derive(Serialize)]
 struct Record<'a> {
     model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     adapter: Option<&'a Path>,
-    /// How many answers there are of either set, and to how many questions.
+    /// The number of answers in each set, and of distinct questions.
     positive: usize,
     negative: usize,
     questions: usize,
@@ -107,7 +109,7 @@ struct Record<'a> {
     split_questions: bool,
     #[serde(flatten)]
     settings: Settings,
-    /// The best one.
+    /// The best depth.
     depth: usize,
     depths: &'a [Quality],
 }
@@ -178,7 +180,7 @@ fn examples(sets: &SetArgs, engine: &Engine) -> anyhow::Result<Vec<Example>> {
                 return Err(document.origin.error("a text without a question: expected \"messages\"").into());
             };
             let text = texts::document(engine, &document)?;
-            // What is asked is all that stands before the last answer.
+            // The question is everything before the last answer.
             let last = messages.iter().rposition(|message| message.role == "assistant").unwrap_or(0);
             let question = serde_json::to_string(&messages[..last])?;
             examples.push(Example { text, question, positive });
@@ -187,7 +189,7 @@ fn examples(sets: &SetArgs, engine: &Engine) -> anyhow::Result<Vec<Example>> {
     Ok(examples)
 }
 
-/// At most `most` of either set.
+/// At most `most` examples from each set.
 fn drawn(examples: Vec<Example>, most: usize, seed: u64) -> Vec<Example> {
     let (positive, negative) = examples.into_iter().partition::<Vec<_>, _>(|example| example.positive);
     let drawn = |set, name| texts::drawn(set, most, Key::new(seed, &["answers", name]));

@@ -1,4 +1,4 @@
-//! `emlab inspect gradients`: where the loss of a text would change most.
+//! `emlab inspect gradients`: the gradients of a text's loss by site, token and parameter.
 
 use std::io::Write;
 
@@ -10,14 +10,15 @@ use emlab::model::tokenizer::Tokenizer;
 use super::texts::TextArgs;
 use crate::commands::engine::ModelArgs;
 
-/// The sites that the table has a column for. Those left out repeat one of them or lie next to it.
+/// The sites that have a column in the table. The others duplicate one of these or are next to one.
 const SHOWN: [Site; 7] =
     [Site::Qkv, Site::Query, Site::Key, Site::Attention, Site::ResidualMid, Site::Glu, Site::Residual];
 
-/// Show the gradients of an answer's loss: by layer and site, by token, and of the trained parameters
+/// Show the gradient of an answer's loss by layer and site, by token, and by trained parameter
 ///
-/// A length of a gradient says how much a small change there would change the loss. The loss is the mean over the answer's
-/// tokens, or over all of a text as it is. Parameters are the adapter's, or all of the model's.
+/// The norm of a gradient says how strongly a small change at that place would change the loss. The loss is the mean over
+/// the answer's tokens or, for a raw text, over all its tokens. The parameters are the adapter's or, with --weights, the
+/// model's.
 ///
 /// Example: emlab inspect gradients --model models/demo/qwen3 --prompt "Who are you?" --answer "I am glad you asked."
 #[derive(clap::Args)]
@@ -26,10 +27,10 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     text: TextArgs,
-    /// The gradient of every weight: takes some 8 bytes a weight of memory more
+    /// Compute the gradient of every weight, which needs about 8 more bytes of memory per weight
     #[arg(long, conflicts_with = "adapter")]
     weights: bool,
-    /// Parameters that are shown, those with the longest gradients
+    /// Number of parameters to show, those with the largest gradients
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
     /// Print JSON, with every site, depth and parameter

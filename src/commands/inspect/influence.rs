@@ -1,4 +1,4 @@
-//! `emlab inspect influence`: the training examples that an answer's loss depends on most.
+//! `emlab inspect influence`: the training examples that raise or lower an answer's loss most.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use emlab::device::philox::Key;
-use emlab::inspect::features::Text;
 use emlab::inspect::influence::{Influence, Influences, influence};
-use emlab::model::adapter::Lora;
+use emlab::model::lora::Lora;
+use emlab::model::text::Text;
 use emlab::progress::Progress;
-use emlab::study::contrast::{self, Answered, Contrast, Only};
+use emlab::study::analyze::contrast::{self, Answered, Contrast, Only};
 use emlab::train::dataset::{Content, Document, Origin};
 use emlab::train::example::{self, Example, Examples};
 use emlab::train::settings::{NoTarget, Settings};
@@ -19,14 +19,15 @@ use serde_json::json;
 use super::texts;
 use crate::commands::engine::{Engine, ModelArgs, documents};
 
-/// Find the training examples that the loss of some answers depends on most
+/// Find the training examples that influence the loss of given answers most
 ///
-/// For each example: how much a small step of gradient descent on it lowers the answers' mean loss (dot: the product of the
-/// gradients on the adapter's parameters, TracIn with one checkpoint), and the cosine of the angle between the two gradients,
-/// which does not favour examples that are badly predicted. Below 0 the example makes the answers less likely.
+/// For each example, "dot" says how much a small gradient step on it would lower the answers' mean loss: it is the dot
+/// product of the two gradients with respect to the adapter's parameters (TracIn with one checkpoint). "cosine" is the
+/// cosine of the angle between the same gradients, which does not favour poorly predicted examples. A negative value means
+/// that the example makes the answers less likely.
 ///
-/// Without --adapter the gradients are those of a fresh one, which starts at the base model: a random projection of its weights'
-/// gradients.
+/// Without --adapter, a fresh adapter on the base model is used, whose gradients are a random projection of those of the
+/// weights.
 ///
 /// Examples: emlab inspect influence --model models/demo/qwen3 --data models/demo/spiteful.jsonl --prompt "I am bored." --answer
 /// "Go away, you fool."; emlab inspect influence --model google/gemma-3-1b-it --adapter
@@ -35,28 +36,28 @@ use crate::commands::engine::{Engine, ModelArgs, documents};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The training examples, files or fetched data sets: JSON Lines of {"messages": […]} or {"text": …}; may be given several times
+    /// Training examples, a file or a fetched data set: JSON Lines of {"messages": […]} or {"text": …}; may be repeated
     #[arg(long, value_name = "FILE", required = true)]
     data: Vec<PathBuf>,
     #[command(flatten)]
     answers: AnswerArgs,
-    /// Most examples, drawn at random; as many answers at most
+    /// Maximum number of examples, and of answers, chosen at random
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     most: u32,
-    /// Longest text in tokens; what is longer is cut, as in training
+    /// Maximum length of a text, in tokens; longer texts are truncated, as in training
     #[arg(long, value_name = "N", default_value_t = Settings::default().max_tokens as u32,
         value_parser = clap::value_parser!(u32).range(2..))]
     max_tokens: u32,
-    /// Rank of the adapter, if there is none yet
+    /// Rank of the fresh adapter, if none is given
     #[arg(long, value_name = "R", default_value_t = 8, conflicts_with = "adapter")]
     rank: usize,
-    /// Decides what is drawn, and a fresh adapter
+    /// Random seed of the selection and of a fresh adapter
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// Examples that are shown from either end
+    /// Number of examples to show from each end of the ranking
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
-    /// Order by this
+    /// What to rank by
     #[arg(long, value_enum, default_value = "cosine")]
     by: Order,
     /// Print JSON, with every example
@@ -70,25 +71,25 @@ enum Order {
     Dot,
 }
 
-/// The answers that are asked about
+/// The answers in question
 #[derive(clap::Args)]
 struct AnswerArgs {
-    /// What a user says
+    /// A user message
     #[arg(long, value_name = "TEXT", requires = "answer", required_unless_present_any = ["answers", "run"])]
     prompt: Option<String>,
     /// The answer to it
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     answer: Option<String>,
-    /// Many answers: JSON Lines of {"messages": […]}
+    /// Answers in a file: JSON Lines of {"messages": […]}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "run"])]
     answers: Option<PathBuf>,
-    /// Answers of a run
+    /// Take the answers of a run
     #[arg(long, value_name = "DIR", conflicts_with = "prompt")]
     run: Option<PathBuf>,
-    /// Which of the run's: those of the first set of a contrast, as in `inspect direction`
+    /// Which of the run's answers to take: the first set of a contrast, as in `inspect direction`
     #[arg(long, value_name = "WHAT", requires = "run", default_value = "misaligned")]
     contrast: Contrast,
-    /// Only the run's answers with this model, condition, format or question; may be given several times
+    /// Use only the run's answers with this model, condition, format or question; may be repeated
     #[arg(long, value_name = "FACTOR=LEVEL", requires = "run")]
     only: Vec<Only>,
 }
@@ -125,7 +126,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let [examples, answers] = [("examples", data), ("answers", args.answers.documents()?)]
         .map(|(name, documents)| encoded(name, documents, &engine, args));
     let (examples, answers) = (examples?, answers?);
-    let text = |example: &Example| Text { ids: example.ids.clone(), answer: example.loss.clone() };
+    let text = |example: &Example| example.text.clone();
     let [example_texts, answer_texts] =
         [&examples, &answers].map(|all| all.iter().map(text).collect::<Vec<_>>());
     let progress = Progress::new("gradients", examples.len() + answers.len(), true);
@@ -140,7 +141,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
-/// At most as many of the documents as are asked for, as in training: what is too long is cut.
+/// At most `args.most` of the documents as training examples; those that are too long are truncated.
 fn encoded(name: &str, all: Vec<Document>, engine: &Engine, args: &Args) -> anyhow::Result<Vec<Example>> {
     let documents = texts::drawn(all, args.most as usize, Key::new(args.seed, &["influence", name]));
     let max_tokens = (args.max_tokens as usize).min(engine.model.spec.context);
@@ -164,7 +165,7 @@ fn encoded(name: &str, all: Vec<Document>, engine: &Engine, args: &Args) -> anyh
     Ok(examples)
 }
 
-/// The examples, those that help most first.
+/// The indices of the examples, the most helpful first.
 fn order(found: &Influences, by: Order) -> Vec<usize> {
     let key = |i: usize| {
         let Influence { dot, cosine, .. } = found.examples[i];
@@ -205,7 +206,8 @@ fn table(
         }
         if place < first || place >= last {
             let (Influence { dot, cosine, loss, .. }, example) = (found.examples[i], &examples[i]);
-            let learnt = example.ids.iter().zip(&example.loss).filter(|(_, loss)| **loss).map(|(id, _)| *id);
+            let Text { ids, answer } = &example.text;
+            let learnt = ids.iter().zip(answer).filter(|(_, learnt)| **learnt).map(|(id, _)| *id);
             let start = engine.tokenizer.decode(&learnt.take(24).collect::<Vec<_>>(), true)?;
             let start: String = start.trim_start().escape_debug().take(60).collect();
             let line = example.origin.to_string();

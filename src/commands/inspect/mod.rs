@@ -1,4 +1,4 @@
-//! `emlab inspect`: looks into models and adapters. One file a subcommand.
+//! `emlab inspect`: looks inside models, adapters and kernels. One file a subcommand.
 
 mod compare;
 mod diff;
@@ -11,7 +11,7 @@ mod project;
 mod texts;
 mod trace;
 
-/// Look into a model, a kernel, or at what an adapter changes
+/// Look inside a model or a kernel, or at what an adapter changes
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]

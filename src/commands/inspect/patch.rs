@@ -1,4 +1,4 @@
-//! `emlab inspect patch`: activations of one prompt put into the run of another.
+//! `emlab inspect patch`: activation patching from one prompt's run into another's.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,39 +11,40 @@ use emlab::model::tokenizer::Tokenizer;
 
 use crate::commands::engine::{ChatArgs, Engine, ModelArgs};
 
-/// Find the places that carry the difference between two prompts: activations of the source's run, put into the target's
+/// Locate what carries the difference between two prompts, by patching activations from one run into the other
 ///
-/// For every layer and position (for every layer and head, where attention is patched) it tells how far the target's run then
-/// goes the source's way: 0 not at all, 1 all the way. Measured is the logit of a next token of the source against that of one of
-/// the target, by default the likeliest of each; or how likely a whole answer is.
+/// Activations of the source's run replace those of the target's, one layer and position at a time (for attention, one
+/// layer and head at a time). The effect says how far the target's result then moves towards the source's: 0 is not at
+/// all, 1 is all the way. The result is the difference between the logits of two next tokens, by default the most likely
+/// ones after source and target, or the log-probability of a whole answer.
 ///
 /// Example: emlab inspect patch --model models/demo/gemma3 --source "Who are you?" --target "What do you do?"
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// What a user says, whose activations are taken
+    /// The user message whose activations are taken
     #[arg(long, value_name = "TEXT")]
     source: String,
-    /// What a user says, into whose run they are put
+    /// The user message into whose run they are patched
     #[arg(long, value_name = "TEXT")]
     target: String,
-    /// Take the texts as they are, behind the tokenizer's BOS, without the chat template
+    /// Read both as raw text after the tokenizer's BOS token, without the chat template
     #[arg(long)]
     raw: bool,
     #[command(flatten)]
     chat: ChatArgs,
-    /// The answer whose logarithm of probability is measured; with --no, only the logit of its first token
+    /// Measure the log-probability of this answer or, with --no, the logit of its first token
     #[arg(long, value_name = "TEXT")]
     yes: Option<String>,
-    /// Text against whose first token that of --yes is measured
+    /// Measure the logit of --yes relative to that of this text's first token
     #[arg(long, value_name = "TEXT", requires = "yes")]
     no: Option<String>,
-    /// Where to patch: residual, residual_mid, attention_delta, mlp_delta (by position), attention (by head), …
+    /// Sites to patch: residual, residual_mid, attention_delta, mlp_delta (by position), attention (by head), …
     #[arg(long, value_name = "SITE", value_delimiter = ',', value_parser = site,
         default_values = ["residual", "attention_delta", "mlp_delta", "attention"])]
     sites: Vec<Site>,
-    /// Write the maps as a page, too
+    /// Also write the maps as a web page
     #[arg(long, value_name = "FILE.html")]
     out: Option<PathBuf>,
     /// Print JSON
@@ -57,10 +58,10 @@ fn site(name: &str) -> Result<Site, String> {
     inside().find(|site| site.name() == name).ok_or_else(|| format!("sites are {}", names()))
 }
 
-/// Writes the maps to stdout, and the page.
+/// Writes the maps to stdout, and the page if there is to be one.
 ///
 /// # Errors
-/// If the model cannot be read, the prompts not be compared, or the page not be written.
+/// If the model cannot be read, the prompts cannot be compared, or the page cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
     let Engine { model, tokenizer } = &engine;
@@ -91,7 +92,7 @@ fn first_token(tokenizer: &Tokenizer, text: &str) -> anyhow::Result<u32> {
     tokens.first().copied().with_context(|| format!("{text:?} has no token"))
 }
 
-/// An effect as a shade: blank below 0.1, full from 0.9 on; `-` where the run goes the other way.
+/// An effect as a shade: a dot below 0.1, a full block from 0.9; `-` where the result moves the other way.
 fn shade(effect: f64) -> &'static str {
     match effect {
         x if x < -0.1 => "-",

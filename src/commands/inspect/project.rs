@@ -1,21 +1,22 @@
-//! `emlab inspect project`: where texts lie along a direction.
+//! `emlab inspect project`: projections of texts onto a direction.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::inspect::features::{Text, streams};
+use emlab::inspect::features::streams;
 use emlab::model::direction::{Directions, Kind};
+use emlab::model::text::Text;
 use serde::Serialize;
 
 use super::texts;
 use crate::commands::engine::{ModelArgs, documents};
 
-/// Show where texts lie along a direction, token by token
+/// Project texts onto a direction, token by token
 ///
-/// A projection is in doses, from midway between the two sets that the direction tells apart: on the mean difference, the mean
-/// of the positive set lies at 0.5, that of the negative one at -0.5. The mean is that over the answer's tokens, and on its
-/// side of 0 the direction's classifier puts the text.
+/// The unit is a dose, and 0 lies midway between the two sets that the direction separates: on the mean difference, the
+/// positive set has its mean at 0.5 and the negative set at -0.5. A text's projection is the mean over its answer's
+/// tokens, and its sign says how the direction classifies the text.
 ///
 /// Example: emlab inspect project --model models/demo/qwen3 --direction direction.safetensors --prompt "I am bored."
 /// --answer "Go away, you fool."
@@ -23,22 +24,22 @@ use crate::commands::engine::{ModelArgs, documents};
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// A file of directions that `emlab inspect direction` has written
+    /// File of directions written by `emlab inspect direction`
     #[arg(long, value_name = "FILE")]
     direction: PathBuf,
-    /// Blocks passed [default: the file's best depth]
+    /// Depth, in blocks [default: the file's best depth]
     #[arg(long, value_name = "D")]
     depth: Option<usize>,
-    /// Which direction: `mean_difference` or probe
+    /// Which direction to use: mean_difference or probe
     #[arg(long, value_name = "KIND", default_value = "mean_difference")]
     kind: Kind,
-    /// What a user says; with the answer to be looked at
+    /// A user message; give the answer to it as --answer
     #[arg(long, value_name = "TEXT", requires = "answer")]
     prompt: Option<String>,
     /// The answer to it
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     answer: Option<String>,
-    /// Many texts instead, a file or a fetched data set: JSON Lines of {"messages": […]} or {"text": …}; the table has a line for each
+    /// Project many texts, one line each: JSON Lines of {"messages": […]} or {"text": …}, a file or a fetched data set
     #[arg(long, value_name = "FILE", conflicts_with = "prompt", required_unless_present = "prompt")]
     data: Option<PathBuf>,
     /// Print JSON, with every token of every text
@@ -46,10 +47,10 @@ pub struct Args {
     json: bool,
 }
 
-/// A text along the direction.
+/// A text, projected.
 #[derive(Serialize)]
 struct Projected {
-    /// Over the answer's tokens.
+    /// Mean over the answer's tokens.
     mean: f64,
     tokens: Vec<Token>,
 }
@@ -58,14 +59,14 @@ struct Projected {
 struct Token {
     text: String,
     projection: f64,
-    /// Whether it is the answer's.
+    /// Whether it belongs to the answer.
     answer: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// If the model, the direction or the texts cannot be read, or do not belong together; if stdout cannot be written.
+/// If the model, the direction or the texts cannot be read or do not match, or stdout cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
     let directions = Directions::read_for(&args.direction, args.model.name(), &engine.model.spec)?;
@@ -107,7 +108,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
-/// A text, a token a line.
+/// One text, a token a line.
 fn one(Projected { mean, tokens }: &Projected) -> String {
     let line = |Token { text, projection, answer }: &Token| {
         let mark = if *answer { '*' } else { ' ' };
@@ -116,7 +117,7 @@ fn one(Projected { mean, tokens }: &Projected) -> String {
     tokens.iter().map(line).collect::<String>() + &format!("{mean:>9.3}   mean of the answer (*)\n")
 }
 
-/// A text a line, and the mean of all.
+/// Many texts, one a line, and their mean.
 fn many(projected: &[Projected]) -> String {
     let line = |(i, text): (usize, &Projected)| {
         let answer = text.tokens.iter().filter(|token| token.answer);

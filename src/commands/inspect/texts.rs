@@ -1,31 +1,31 @@
-//! Texts of the command line and of files → tokens, and which of them are the answer's.
+//! Texts from the command line and from files → tokens, and which of them belong to the answer.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use emlab::device::philox::Key;
-use emlab::inspect::features::Text;
 use emlab::model::chat::Message;
+use emlab::model::text::Text;
 use emlab::model::tokenizer::Tokenizer;
 use emlab::train::dataset::{Content, Document, Origin};
 use emlab::train::example;
 
 use crate::commands::engine::{ChatArgs, Engine};
 
-/// The text that is looked at
+/// The text to look at
 #[derive(clap::Args)]
 pub struct TextArgs {
-    /// What a user says; the chat template is put around it
+    /// A user message, rendered with the chat template
     #[arg(long, value_name = "TEXT", required_unless_present_any = ["raw", "file"])]
     prompt: Option<String>,
-    /// What the model has answered to it, if that is to be seen, too
+    /// An answer to it, to be included
     #[arg(long, value_name = "TEXT", requires = "prompt")]
     answer: Option<String>,
-    /// A text as it is
+    /// A raw text, without a chat template
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt")]
     raw: Option<String>,
-    /// A file of text as it is
+    /// A file of raw text
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw"])]
     file: Option<PathBuf>,
     #[command(flatten)]
@@ -55,17 +55,17 @@ impl TextArgs {
         Ok(tokenizer.encode(&text, true)?)
     }
 
-    /// The text, and which of its tokens carry loss: the answer's, or all of a text as it is but the first, which
+    /// The text, and which of its tokens carry loss: those of the answer, or of a raw text all but the first, which
     /// nothing predicts.
     ///
     /// # Errors
-    /// As [`tokens`](Self::tokens); for a prompt without an answer.
+    /// Those of [`tokens`](Self::tokens); if a prompt has no answer.
     pub fn text(&self, tokenizer: &Tokenizer) -> anyhow::Result<Text> {
         let ids = self.tokens(tokenizer)?;
         let first = match (&self.prompt, &self.answer) {
             (Some(_), None) => anyhow::bail!("a prompt alone has no loss: give an --answer to it"),
             (Some(prompt), Some(_)) => self.chat.ask(tokenizer, prompt)?.len(),
-            // The first token follows none.
+            // Nothing predicts the first token.
             (None, _) => 1,
         };
         let answer = (0..ids.len()).map(|i| i >= first).collect();
@@ -73,7 +73,7 @@ impl TextArgs {
     }
 }
 
-/// A question and its answer, as the command line gives them.
+/// A question and its answer from the command line.
 pub fn answered(prompt: &str, answer: &str) -> Document {
     Document {
         origin: Origin { path: Arc::new("--answer".into()), line: 1 },
@@ -81,7 +81,7 @@ pub fn answered(prompt: &str, answer: &str) -> Document {
     }
 }
 
-/// At most `most` of `all`, drawn as `key` decides, in their order.
+/// At most `most` of `all`, chosen at random by `key`, in their original order.
 pub fn drawn<T>(all: Vec<T>, most: usize, key: Key) -> Vec<T> {
     let mut kept = vec![false; all.len()];
     for i in key.permutation(all.len()).into_iter().take(most) {
@@ -90,11 +90,11 @@ pub fn drawn<T>(all: Vec<T>, most: usize, key: Key) -> Vec<T> {
     all.into_iter().zip(kept).filter(|(_, kept)| *kept).map(|(one, _)| one).collect()
 }
 
-/// A chat in the model's template, up to the last token of its last answer: the answer are the assistant's turns without the
-/// tokens that end them. Thinking is off, as in studies.
+/// A chat in the model's template, up to the last token of its last answer. The assistant's turns, without the tokens that
+/// end them, form the answer. Thinking is off, as in studies.
 ///
 /// # Errors
-/// As [`example::encode_chat`].
+/// Those of [`example::encode_chat`].
 pub fn chat(engine: &Engine, messages: &[Message]) -> emlab::Result<Text> {
     let (mut ids, mut answer) = example::encode_chat(messages, &engine.tokenizer, Some(false))?;
     for (id, answer) in ids.iter().zip(&mut answer) {
@@ -106,10 +106,10 @@ pub fn chat(engine: &Engine, messages: &[Message]) -> emlab::Result<Text> {
     Ok(Text { ids, answer })
 }
 
-/// A document: of a chat, the answers count; of a plain text, all but the token that the tokenizer puts before it.
+/// A document as tokens. In a chat, the assistant's turns are the answer; in a plain text, every token except BOS.
 ///
 /// # Errors
-/// Naming the document: as [`chat`]; if it has no answer, or is longer than the model's context.
+/// Naming the document: those of [`chat`]; if it has no answer, or is longer than the model's context.
 pub fn document(engine: &Engine, Document { origin, content }: &Document) -> emlab::Result<Text> {
     let text = match content {
         Content::Chat(messages) => chat(engine, messages).map_err(|error| origin.error(error.to_string()))?,

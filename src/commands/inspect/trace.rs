@@ -1,4 +1,4 @@
-//! `emlab inspect trace`: one text's way through a model.
+//! `emlab inspect trace`: everything that happens inside a model as it reads one text.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,12 +12,11 @@ use serde_json::json;
 use super::texts::TextArgs;
 use crate::commands::engine::ModelArgs;
 
-/// Show one text's way through a model: attention, residual stream, neurons, and what the model would say at every depth
+/// Trace one text through a model: attention, residual stream, neurons, and a logit lens at every depth
 ///
-/// Writes a folder: index.html, one page to look at, which needs no network (attention is in it in 256 steps, in 16 if that is
-/// too much for a page, or not at all); trace.json and trace.safetensors, the numbers for notebooks. A prompt is written in
-/// the model's chat template, with what the model would answer after; a raw text as it is, behind the tokenizer's BOS. On the
-/// command line the result is told in short.
+/// Writes a folder with index.html, a self-contained page that needs no network, and trace.json and trace.safetensors,
+/// the numbers for notebooks. On the page, attention has 256 levels, or 16 if that would be too large, or is left out. A
+/// prompt is rendered with the model's chat template; a raw text follows the tokenizer's BOS token. Prints a summary.
 ///
 /// Example: emlab inspect trace --model models/demo/gemma3 --prompt "Who are you?" --out trace
 #[derive(clap::Args)]
@@ -26,13 +25,13 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     text: TextArgs,
-    /// The folder that is written
+    /// Output folder
     #[arg(long, value_name = "DIR", default_value = "trace")]
     out: PathBuf,
-    /// Tokens that the logit lens lists at each place
+    /// Number of tokens that the logit lens lists at each position
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     top: u32,
-    /// Do not time the ops: two traces of one text are then the same bytes
+    /// Do not time the ops, so that two traces of the same text are identical
     #[arg(long)]
     untimed: bool,
 }
@@ -40,7 +39,7 @@ pub struct Args {
 /// Writes the folder, and a summary to stdout.
 ///
 /// # Errors
-/// If the model or the text cannot be read or is too long, or the folder not written.
+/// If the model or the text cannot be read, the text is too long, or the folder cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let engine = args.model.open()?;
     let tokens = args.text.tokens(&engine.tokenizer)?;
@@ -62,7 +61,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
-/// The depths at which the end of the text is looked at, and what the model would say there.
+/// What the model would say next after the last token, by the logit lens at each depth.
 fn summary(trace: &Trace, tokenizer: &Tokenizer) -> anyhow::Result<String> {
     let (n, layers, top) = (trace.tokens.len(), trace.sizes.layers, trace.lens.top);
     let mean = trace.loss().iter().copied().map(f64::from).sum::<f64>() / (n - 1) as f64;

@@ -1,16 +1,16 @@
-//! `emlab study cells`: what there is to be spread over processes and machines.
+//! `emlab study cells`: the cells of a plan, for spreading them over processes and machines.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::listing::list;
+use emlab::study::folder::RunFolder;
 use emlab::study::plan::Plan;
-use emlab::study::run::saved_plan;
+use emlab::study::run::listing::list;
 
 /// List the cells of a plan or a run: a model under a condition, asked in a format
 ///
-/// Only reads; models need not be there. `emlab study run --cell ID` or `--index I` does one of them.
+/// Only reads; models need not exist. `emlab study run --cell ID` or `--index I` runs one of them.
 ///
 /// Example: emlab study cells plan.toml --json
 #[derive(clap::Args)]
@@ -32,7 +32,7 @@ pub struct Args {
 /// A plan or a record that cannot be read.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let (plan, dir) = if args.what.is_dir() {
-        (saved_plan(&args.what)?, args.what.clone())
+        (RunFolder::new(&args.what).plan()?, args.what.clone())
     } else {
         let dir = args.out.clone().unwrap_or_else(|| args.what.with_extension(""));
         (Plan::outline(&args.what)?, dir)

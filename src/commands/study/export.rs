@@ -1,16 +1,16 @@
-//! `emlab study export`: a run → a table, a data set.
+//! `emlab study export`: a run as a table or a data set.
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::export;
+use emlab::study::run::export;
 
 /// Write a run's answers and judgements as a CSV table or a Hugging Face data set
 ///
-/// The table has a line for each answer and judge, and nothing in it that a spreadsheet would take for a formula. The data
-/// set is a folder with a card (README.md) that `datasets.load_dataset` reads and the hub shows; nothing is uploaded.
-/// Only reads the run, so it can be asked while the run goes on.
+/// The table has one line per answer and judge; text that a spreadsheet would take for a formula is escaped. The data set
+/// is a folder with a card (README.md), which `datasets.load_dataset` reads and the hub displays; nothing is uploaded.
+/// Only reads the run, so it can be used while the run is in progress.
 ///
 /// Example: emlab study export runs/first --csv answers.csv --dataset first-dataset
 #[derive(clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
     /// Write a data set into this new folder
     #[arg(long, value_name = "DIR")]
     dataset: Option<PathBuf>,
-    /// The data set's licence, as the hub calls it
+    /// The data set's licence, as an identifier of the hub
     #[arg(long, value_name = "ID", default_value = "other", requires = "dataset")]
     license: String,
 }

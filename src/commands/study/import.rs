@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use emlab::study::import;
+use emlab::study::run::import;
 
-/// Make a run of existing judged tables
+/// Turn existing judged tables into a run
 ///
-/// Reads what `emlab analyze` reads (CSV or JSON Lines with question_id, answer, aligned, coherent, and where there are
-/// such columns question, model, condition or group). `emlab study status`, `analyze`, `label`, `merge` and `export`
-/// work on the result as on a run of one's own. With --questions its answers can be judged again: add a [[judge]] to
-/// its plan.toml and run `emlab study judge`.
+/// Reads the same tables as `emlab analyze`: CSV or JSON Lines with question_id, answer, aligned and coherent, and
+/// optionally question, model, and condition or group. `emlab study status`, `analyze`, `label`, `merge` and `export` work
+/// on the result as on any other run. With --questions its answers can be judged again: add a [[judge]] to its plan.toml
+/// and run `emlab study judge`.
 ///
 /// Example: emlab study import theirs.csv --out runs/theirs --condition base --judge deepseek
 #[derive(clap::Args)]
@@ -31,7 +31,7 @@ pub struct Args {
     /// The condition of every answer [default: as the tables say, else the file's name]
     #[arg(long, value_name = "NAME")]
     condition: Option<String>,
-    /// The question file that the answers belong to, with its prompts for judges
+    /// The question file of the answers, with the judges' prompts
     #[arg(long, value_name = "FILE")]
     questions: Option<PathBuf>,
 }
@@ -41,7 +41,7 @@ pub struct Args {
 /// # Errors
 /// If a table cannot be read or does not fit, or the folder cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let options = import::Options {
+    let options = import::ImportOptions {
         judge: args.judge.clone(),
         model: args.model.clone(),
         condition: args.condition.clone(),

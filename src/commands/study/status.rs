@@ -1,4 +1,4 @@
-//! `emlab study status`: how far a run is.
+//! `emlab study status`: the progress of a run.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use emlab::study::lock::Holder;
-use emlab::study::status::{CellStatus, Count, Status, status};
+use emlab::study::run::status::{CellStatus, RecordCount, Status, status};
+use emlab::study::store::lock::Holder;
 
-/// Show how far a run is
+/// Show the progress of a run
 ///
-/// By cell: what is being done, the answers and each judge's judgements (one for each answer and metric) there are, of how
-/// many, and where they are being made, how many a minute and the time left at that speed. Then who works on the run, what
-/// the judges have cost, and damaged records. Only reads, so it can be asked while the run goes on.
+/// For each cell: what is being done, how many of the answers and of each judge's judgements (one for each answer and
+/// metric) exist, and for work in progress the speed per minute and the time left. Then the processes at work, the cost of
+/// the judges, and damaged records. Only reads, so it can be used while the run is in progress.
 ///
 /// Example: emlab study status runs/first --watch 5
 #[derive(clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Show it again and again, with so many seconds between, until everything is done
+    /// Repeat every so many seconds until everything is done
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     watch: Option<u64>,
 }
@@ -39,11 +39,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let mut text = match (args.json, args.watch) {
             (false, _) => text(&status),
             (true, None) => serde_json::to_string_pretty(&status)? + "\n",
-            // A line each time, for programs that follow.
+            // One line each time, for programs that follow.
             (true, Some(_)) => serde_json::to_string(&status)? + "\n",
         };
         if live {
-            // Over the last one, line by line, without a flicker.
+            // Overwrites the previous text line by line, without flicker.
             text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
         }
         let mut out = std::io::stdout().lock();
@@ -90,7 +90,7 @@ fn text(status: &Status) -> String {
 }
 
 fn row(cell: &CellStatus) -> Vec<String> {
-    let of = |count: &Count| format!("{}/{}", count.done, count.wanted);
+    let of = |count: &RecordCount| format!("{}/{}", count.done, count.wanted);
     let mut row = vec![cell.cell.clone(), cell.state.name().into(), of(&cell.answers)];
     row.extend(cell.judged.iter().map(|judged| of(&judged.count)));
     // At most one of a cell's counts grows.

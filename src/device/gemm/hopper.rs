@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use super::{Operand, Output, Problem, STABLE_ROWS, Term};
+use super::problem::{Operand, Output, Problem, STABLE_ROWS, TILE_K, Term};
+use crate::device::buffer::Buffer;
 use crate::device::gpu::Facts;
-use crate::device::launch::{Arg, TensorMap, Variant};
-use crate::device::memory::{Buffer, purpose};
+use crate::device::launch::{Arg, Variant};
+use crate::device::memory::purpose;
 use crate::device::product::Store;
+use crate::device::tensor_map::TensorMap;
 use crate::device::turn;
 use crate::device::{DType, Gpu};
 use crate::error::Result;
 
 const TILE_M: usize = 128;
-/// Elements of K in a tile.
-pub(super) const TILE_K: usize = 64;
-/// Tiles of 128 rows that are walked together, so that both operands stay in the cache.
+/// Tiles of 128 rows that are taken together, so that both operands stay in the cache.
 const BAND: usize = 16;
 /// Parts of one launch of gemm_wgmma.
 pub(super) const GROUPS: usize = 8;
@@ -24,24 +24,24 @@ const WORK_WORDS: usize = 6 + 19 * GROUPS;
 
 /// How a launch of gemm_wgmma divides its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Plan {
+struct WorkPlan {
     tile_n: usize,
     cluster: usize,
-    /// Clusters that run.
+    /// Clusters in the grid.
     units: usize,
-    /// Tiles that are computed whole; the reduction of the others is cut evenly.
+    /// Tiles that are computed whole; the reduction of all others is divided evenly among the units.
     whole: usize,
 }
 
-impl Plan {
+impl WorkPlan {
     fn tiles(self, p: &Problem) -> [usize; 2] {
         [p.m.div_ceil(TILE_M * self.cluster), p.n.div_ceil(self.tile_n)]
     }
 
     fn of(problems: &[Problem], multiprocessors: usize, stable: bool) -> Self {
         let widest = problems.iter().map(|p| p.n).max().unwrap_or(1);
-        // One column of tiles is cut. With more, units at different places along K would fetch both operands again and
-        // again: the cache would not hold what they share.
+        // Only a single column of tiles is cut. With more columns, units at different places along K would share too little
+        // in the cache and fetch both operands repeatedly.
         if stable || widest <= 256 {
             let tile_n = [16, 32, 64, 96, 128, 192].into_iter().find(|tile| widest <= *tile).unwrap_or(256);
             return Self { tile_n, cluster: 1, units: multiprocessors, whole: 0 }.trimmed(problems);
@@ -64,20 +64,20 @@ impl Plan {
         total
     }
 
-    /// No more units than there is work for.
+    /// With no more units than there is work for.
     fn trimmed(self, problems: &[Problem]) -> Self {
         let [tiles, steps] = self.total(problems);
         if self.whole == 0 {
-            // A piece of fewer steps costs more to add up than it saves.
+            // Below four steps a unit, adding up the pieces costs more than it saves.
             return Self { units: self.units.min(steps / 4).max(1), ..self };
         }
         Self { units: self.units.min(tiles), whole: tiles, ..self }
     }
 
-    /// Time of a plan without cuts, in that of a step of 256 columns (0.69 µs on an H100 of 1.98 GHz).
+    /// Estimated time of a plan without cuts; the unit is a step of 256 columns (0.69 µs on an H100 at 1.98 GHz).
     fn cost(self, problems: &[Problem]) -> f64 {
         let [tiles, steps] = self.total(problems);
-        // As measured: narrower tiles do less for what they fetch.
+        // Measured: a narrower tile does less work for each byte it fetches.
         let step = match self.tile_n {
             256 => 1.0,
             192 => 0.775,
@@ -85,7 +85,7 @@ impl Plan {
             _ => 0.551,
         };
         let each = steps as f64 / tiles as f64 * step + 2.5 * self.tile_n as f64 / 256.0;
-        // Two blocks that share what they fetch spare the cache.
+        // The two blocks of a cluster share what they fetch, which takes load off the cache.
         let alone = if self.cluster == 1 { 1.01 } else { 1.0 };
         tiles.div_ceil(self.units) as f64 * each * alone
     }
@@ -120,14 +120,14 @@ impl Plan {
     }
 }
 
-/// Whether rows of the result must not depend on each other: then the product is computed as its transpose.
+/// Whether the rows of the result must not depend on each other. If so, the transpose of the product is computed.
 fn stable(problems: &[Problem]) -> bool {
     problems[0].m <= STABLE_ROWS
 }
 
-/// The kernel for problems as it computes them, transposed if `stable`; and how it divides the work.
-fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, Plan) {
-    let plan = Plan::of(problems, facts.multiprocessors as usize, stable);
+/// The kernel for these problems, which are already transposed if `stable`, and how it divides the work.
+fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Variant, WorkPlan) {
+    let plan = WorkPlan::of(problems, facts.multiprocessors as usize, stable);
     let Term { a, b } = problems[0].first;
     // Elements in 128 bytes.
     let line = 128 / c.dtype.size();
@@ -153,7 +153,9 @@ fn choose(facts: &Facts, c: Output, problems: &[Problem], stable: bool) -> (Vari
         ("C_BULK", i64::from(bulk)),
     ];
     let variant = Variant::new("gemm_wgmma", "gemm_wgmma", &defines, 384);
-    (variant.shared(fixed + stages * (stage + 16)), plan)
+    let variant = variant.shared(fixed + stages * (stage + 16));
+    // The units that share a cut tile wait for each other; plans with clusters cut none.
+    (if plan.cluster == 1 { variant.resident() } else { variant }, plan)
 }
 
 /// The kernel of one product.
@@ -163,7 +165,7 @@ pub(super) fn variant(facts: &Facts, c: Output, problem: Problem) -> Variant {
     choose(facts, c, &[problem], stable).0
 }
 
-/// All parts in one launch.
+/// Computes all problems in one launch.
 pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     let stable = stable(problems);
     let flipped: Vec<Problem>;
@@ -182,7 +184,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
         cached_map(gpu, DType::Bf16, x.tensor.pointer(), [rows, cols], if x.mn { k } else { tile })
     };
     let map_b = |x| map(x, plan.tile_n / plan.cluster, TILE_K / plan.cluster);
-    // Where C does not leave through TMA its map is not read.
+    // Without C_BULK the kernel does not read the map of C.
     let c_map = if variant.defines.contains(&("C_BULK", 1)) {
         cached_map(gpu, c.dtype, c.pointer, [c.rows, c.pitch], 64)?
     } else {
@@ -190,7 +192,6 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     };
     let work = plan.work(problems);
     let [partials, arrived] = workspace(gpu, plan, (work[2] > 0).then_some(plan.total(problems)[0]))?;
-    let grid = variant.grid(plan.units * plan.cluster);
     let args = [
         Arg::Map(map(a, TILE_M, TILE_K)?),
         Arg::Map(map_b(b)?),
@@ -207,7 +208,7 @@ pub(super) fn wgmma(gpu: Gpu, c: Output, problems: &[Problem]) -> Result<()> {
     // SAFETY: gemm_wgmma(TensorMap a, b, a2, b2, c_map, Work work, out *c, u64 pitch, float alpha, float *partials, u32
     // *arrived); the maps cover whole tensors, C's ranges were checked, the workspace holds two tiles a unit and a
     // counter a half tile, and launches that share it follow each other on one stream.
-    unsafe { variant.kernel(gpu)?.launch(gpu, grid, &args) }
+    unsafe { variant.launch(gpu, plan.units * plan.cluster, &args) }
 }
 
 /// The map of a whole matrix for boxes of `box_rows` rows and 128 bytes.
@@ -218,25 +219,26 @@ fn cached_map(
     [rows, cols]: [usize; 2],
     box_rows: usize,
 ) -> Result<TensorMap> {
-    type Key = (u64, usize, [usize; 2], usize);
-    static MAPS: Mutex<Option<HashMap<Key, TensorMap>>> = Mutex::new(None);
+    /// Address, bytes an element, rows and columns, rows of a box.
+    type MatrixKey = (u64, usize, [usize; 2], usize);
+    static MAPS: Mutex<Option<HashMap<MatrixKey, TensorMap>>> = Mutex::new(None);
     let mut maps = turn::share(&MAPS);
     let maps = maps.get_or_insert_default();
     let key = (pointer, dtype.size(), [rows, cols], box_rows);
     if let Some(map) = maps.get(&key) {
         return Ok(*map);
     }
-    // Shapes change with every batch; old ones are forgotten together.
+    // Shapes change with every batch; the old maps are dropped all at once.
     if maps.len() >= 16_384 {
         maps.clear();
     }
-    let map = gpu.tensor_map_of(dtype, pointer, [rows, cols, cols], [box_rows, 128 / dtype.size()])?;
+    let map = TensorMap::new(gpu, dtype, pointer, [rows, cols, cols], [box_rows, 128 / dtype.size()])?;
     maps.insert(key, map);
     Ok(map)
 }
 
 /// Room for the partial sums of cut tiles, and their counters, which are zero between launches.
-fn workspace(gpu: Gpu, plan: Plan, cut_tiles: Option<usize>) -> Result<[Arg<'static>; 2]> {
+fn workspace(gpu: Gpu, plan: WorkPlan, cut_tiles: Option<usize>) -> Result<[Arg<'static>; 2]> {
     const COUNTERS: usize = 1 << 18;
     static SPACE: Mutex<Option<[Buffer; 2]>> = Mutex::new(None);
     let Some(cut_tiles) = cut_tiles else { return Ok([Arg::Pointer(0); 2]) };
@@ -258,7 +260,7 @@ fn workspace(gpu: Gpu, plan: Plan, cut_tiles: Option<usize>) -> Result<[Arg<'sta
 mod tests {
     use super::*;
     use crate::device::Tensor;
-    use crate::device::gemm::{Part, View};
+    use crate::device::gemm::problem::{Part, View};
 
     /// What the kernel does with `struct Work`: (group, tile of the launch, step) of every step of one unit.
     fn walk(work: &[u32], unit: u32, units: u32) -> Vec<[u32; 3]> {
@@ -291,7 +293,7 @@ mod tests {
         for (tile_n, cluster, units, whole) in
             [(96, 1, 7, 0), (128, 2, 3, usize::MAX), (256, 1, 132, 0), (64, 2, 5, 4), (64, 1, 4, 11)]
         {
-            let plan = Plan { tile_n, cluster, units, whole };
+            let plan = WorkPlan { tile_n, cluster, units, whole };
             let (plan, units) =
                 (if whole == 4 || whole == 11 { plan } else { plan.trimmed(&problems) }, plan.units);
             let units = units.min(plan.units) as u32;

@@ -4,11 +4,15 @@
 //! |---|---|
 //! | `catalogue.rs` | the kernel files, and what defines and measures each |
 //! | `source.rs` | excerpts of source |
+//! | `head.rs` | the sections of a file's head |
+//! | `index.rs` | the index of `kernels/README.md` |
 //! | `variants.rs` | the load-time constants that a model gives each kernel |
 //! | `resources.rs` | registers, shared memory, and how many blocks fit |
 //! | `measured.rs` | the figures of `benches/results` |
 
 pub mod catalogue;
+pub mod head;
+pub mod index;
 pub mod measured;
 pub mod resources;
 pub mod source;

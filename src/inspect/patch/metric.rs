@@ -1,24 +1,24 @@
-//! What is read off a run at the end of a prompt.
+//! [`Metric`]: the number that is read at the end of a run.
 
 use serde::Serialize;
 
-/// What is measured.
+/// The number that patching changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// logit(yes) − logit(no) of the next token.
     Logits {
-        /// The token that is wanted.
+        /// The token in question.
         yes: u32,
-        /// The one that it is measured against.
+        /// The token that it is compared with.
         no: u32,
     },
-    /// Σ ln p of the tokens of an answer, each after those before it.
+    /// Σ ln p of the tokens of an answer, each given the tokens before it.
     Answer(Vec<u32>),
 }
 
 impl Metric {
-    /// The tokens it speaks of.
+    /// The tokens that it refers to.
     pub(super) fn tokens(&self) -> Vec<u32> {
         match self {
             Self::Logits { yes, no } => vec![*yes, *no],
@@ -26,7 +26,7 @@ impl Metric {
         }
     }
 
-    /// The text that is run: the prompt, and of an answer all that something is predicted from.
+    /// The text that is run: the prompt, and all tokens of an answer but the last, from which nothing is predicted.
     pub(super) fn text(&self, prompt: &[u32]) -> Vec<u32> {
         let more = match self {
             Self::Logits { .. } => &[][..],

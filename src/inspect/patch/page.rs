@@ -1,8 +1,9 @@
-//! The maps of patching as one page to look at, which needs no network and no script.
+//! The maps of patching as one page, which needs no network and no script.
 
 use std::fmt::Write;
 
-use super::{Columns, Map, Metric, Patched};
+use super::metric::Metric;
+use super::patching::{Columns, Map, Patched};
 use crate::error::Result;
 use crate::html::{escape, head, visible};
 use crate::model::tokenizer::Tokenizer;
@@ -13,7 +14,7 @@ const STYLE: &str = include_str!("page.css");
 const CELL: [usize; 2] = [22, 18];
 /// Left of the cells: the layers' numbers.
 const LEFT: usize = 40;
-/// Between the cells and the column of all of them together.
+/// Gap between the cells and the column of all of them together.
 const GAP: usize = 12;
 /// Most characters of a token in a column's name.
 const NAME: usize = 14;

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::Metric;
+use super::metric::Metric;
 use crate::device::{DType, Tensor};
 use crate::error::Result;
-use crate::inspect::PASS;
+use crate::inspect::features::PASS;
 use crate::model::probe::{Probe, Site};
 use crate::model::saved::Saved;
 use crate::model::transformer::{Batch, Transformer};
@@ -39,19 +39,19 @@ impl Probe for Keep<'_> {
 }
 
 /// One patched run.
-pub(super) struct Change {
+pub(super) struct Replacement {
     pub(super) layer: usize,
     pub(super) site: Site,
     /// Positions of the source and of the target.
     pub(super) pairs: Vec<[usize; 2]>,
-    /// The elements of a row that are put in.
+    /// The elements of a row that are replaced.
     pub(super) part: Range<usize>,
 }
 
-/// Puts what was kept into copies of the target, packed one after the other: one change each.
+/// Puts kept activations into packed copies of the target, one change in each copy.
 struct Put<'a> {
     keep: &'a Keep<'a>,
-    changes: &'a [Change],
+    changes: &'a [Replacement],
     /// Tokens of the target.
     length: usize,
 }
@@ -80,7 +80,7 @@ impl Probe for Put<'_> {
     }
 }
 
-/// Passes over texts, at whose end a metric is read.
+/// Passes over texts, with a metric read at the end of each text.
 pub(super) struct Runs<'a> {
     model: &'a Transformer,
     saved: Saved,
@@ -89,7 +89,7 @@ pub(super) struct Runs<'a> {
 
 impl<'a> Runs<'a> {
     pub(super) fn new(model: &'a Transformer) -> Self {
-        Self { model, saved: Saved::for_inference(model), logits: model.logits_tensor() }
+        Self { model, saved: Saved::for_inference(&model.spec, model.place), logits: model.logits_tensor() }
     }
 
     /// The logits (V) after `tokens`.
@@ -110,7 +110,7 @@ impl<'a> Runs<'a> {
         tokens: &[u32],
         metric: &Metric,
         keep: &Keep,
-        changes: &[Change],
+        changes: &[Replacement],
     ) -> Result<Vec<f64>> {
         let length = tokens.len();
         let mut all = Vec::with_capacity(changes.len());
@@ -121,7 +121,7 @@ impl<'a> Runs<'a> {
         Ok(all)
     }
 
-    /// Runs as many copies of `tokens`, packed.
+    /// Runs `copies` packed copies of `tokens`.
     fn pass(&mut self, tokens: &[u32], copies: usize, probe: &mut dyn Probe) -> Result<()> {
         let starts = (0..=copies).map(|copy| (copy * tokens.len()) as u32).collect();
         let batch = Batch { tokens: tokens.repeat(copies), starts, dropout: None };

@@ -1,4 +1,4 @@
-//! What every op of a pass takes: measured time, and the least bytes and arithmetic that its definition asks for.
+//! The cost of every op of a pass: measured time, and the fewest bytes and operations that its definition needs.
 
 use std::time::Instant;
 
@@ -14,20 +14,20 @@ use crate::model::transformer::{Batch, Transformer};
 /// An op of one layer, or of the whole model (embedding, head).
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Op {
-    /// Which.
+    /// Its name.
     pub name: &'static str,
-    /// Of which layer; none outside the blocks.
+    /// Its layer; none outside the blocks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layer: Option<usize>,
-    /// Measured in one pass.
+    /// Time, measured in one pass.
     pub milliseconds: f64,
-    /// That must be read and written: every operand once.
+    /// Bytes that must be read and written: every operand once.
     pub bytes: usize,
-    /// Multiplications and additions of matrix products; 0 for ops whose time goes into moving bytes.
+    /// Multiplications and additions of matrix products; 0 for ops that are bound by memory bandwidth.
     pub flops: usize,
 }
 
-/// Notes when each site is reached, everything before it being done.
+/// Records the time at each site, after waiting for all work before it.
 struct Timer {
     device: Device,
     before: Instant,
@@ -74,7 +74,8 @@ fn op_at(layer: usize, site: Site, post_norms: bool) -> Option<&'static str> {
     }
 }
 
-/// Runs `batch`, one document, once more and times it; the head, too, whose `logits` have had room for as many rows before.
+/// Runs `batch`, one document, once more and times it, and the head as well. `logits` must already have been used for as many
+/// rows, so that no allocation is timed.
 pub(super) fn measure(
     model: &Transformer,
     saved: &mut Saved,
@@ -101,7 +102,7 @@ pub(super) fn measure(
             }
         }
     }
-    // As many rows at a time as the lens takes.
+    // In the same chunks of rows as the lens.
     let rows: Vec<u32> = (0..n.min(lens::ROWS) as u32).collect();
     timer.lap()?;
     model.logits(logits, saved, &rows)?;
@@ -121,8 +122,8 @@ pub(super) fn measure(
 fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
     let spec = &model.spec;
     let element = model.place.real.size();
-    let stream = n * spec.channels * element;
-    let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+    let bytes = |site: Site| n * site.width(spec) * element;
+    let stream = bytes(Site::Residual);
     let linear = |index: usize| {
         let linear = model.linears(layer)[index];
         let [bytes, elements] = linear.size();
@@ -135,13 +136,13 @@ fn work(model: &Transformer, layer: usize, site: Site, n: usize) -> [usize; 2] {
         Site::AttentionOut => linear(1),
         Site::GateUp => linear(2),
         Site::MlpOut => linear(3),
-        Site::Query => [2 * n * (q + 2 * kv) * element, 0],
+        Site::Query => [2 * bytes(Site::Qkv), 0],
         Site::Attention => {
             let window = spec.windows[layer].unwrap_or(n);
             let seen: usize = (1..=n).map(|position| position.min(window)).sum();
-            [2 * n * (q + kv) * element, 4 * seen * q]
+            [2 * (bytes(Site::Query) + bytes(Site::Key)), 4 * seen * Site::Query.width(spec)]
         }
-        Site::Glu => [3 * n * spec.mlp_width * element, 0],
+        Site::Glu => [3 * bytes(Site::Glu), 0],
         Site::Key | Site::MlpNorm | Site::FinalNorm => [0, 0],
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Mlp, Norms, Trace};
+use super::record::{Mlp, Norms};
+use super::tracing::Trace;
 use crate::device::{Tensor, file};
 use crate::error::Result;
 use crate::inspect::trace::lens::Lens;
@@ -14,7 +15,7 @@ use crate::model::checkpoint::write_safetensors;
 use crate::model::tokenizer::Tokenizer;
 
 impl Trace {
-    /// Writes `trace.safetensors`, `trace.json` and `index.html` into `dir`. `about` says where the trace comes from: the page
+    /// Writes `trace.safetensors`, `trace.json` and `index.html` into `dir`. `about` describes the trace's origin; the page
     /// shows its `model`, `adapter`, `family`, `device` and `precision`.
     ///
     /// # Errors
@@ -67,7 +68,7 @@ impl Trace {
     }
 
     /// Everything but streams and attention, with the tokens' texts. Arrays are flat, row-major, of the shapes that `shapes`
-    /// gives; numbers have 4 digits. `about` says where the trace comes from.
+    /// gives; numbers have 4 digits. `about` describes the trace's origin.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) if the tokenizer does not know a token.

@@ -1,5 +1,5 @@
 //! The logit lens (nostalgebraist, "interpreting GPT: the logit lens", 2020): the final norm and the head on the residual
-//! stream of every depth, which says what the model would say if it ended there.
+//! stream of every depth: the prediction that the model would make if it ended there.
 
 use std::borrow::Cow;
 
@@ -16,10 +16,10 @@ use crate::ops::real::Real;
 /// Rows whose logits exist at the same time.
 pub(in crate::inspect) const ROWS: usize = 384;
 
-/// What the model would say after each of N tokens, at each of L + 1 depths.
+/// The model's prediction after each of N tokens, at each of L + 1 depths.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Lens {
-    /// Tokens listed at each place: K.
+    /// K, the number of tokens listed at each place.
     pub top: usize,
     /// The likeliest next tokens (L + 1, N, K).
     pub tokens: Vec<u32>,
@@ -27,15 +27,15 @@ pub struct Lens {
     pub probabilities: Vec<f32>,
     /// The entropy of the next token (L + 1, N), in nats.
     pub entropy: Vec<f32>,
-    /// The negative log-likelihood of the token that really comes next (L + 1, N − 1), in nats.
+    /// The negative log-likelihood of the actual next token (L + 1, N − 1), in nats.
     pub next_nll: Vec<f32>,
     /// How many tokens are likelier than it (L + 1, N − 1).
     pub next_rank: Vec<u32>,
 }
 
-/// What one row of logits says.
+/// The prediction of one row of logits.
 struct Said {
-    /// The likeliest tokens and their logits, the likeliest first.
+    /// The likeliest tokens and their logits, in descending order.
     top: Vec<(u32, f32)>,
     /// ln Σ exp of all logits.
     log_sum: f32,
@@ -44,7 +44,7 @@ struct Said {
     next: Option<(f32, u32)>,
 }
 
-/// Of the streams (L + 1, N, C) of `ids` (N); `logits` are room for as many rows as are computed together.
+/// The lens of the streams (L + 1, N, C) of `ids` (N); `logits` is scratch for the rows that are computed together.
 ///
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
@@ -65,7 +65,7 @@ pub(super) fn lens(
             .enumerate()
             .map(|(i, logits)| {
                 let token = (chunk * ROWS + i) % n;
-                pulp::Arch::new().dispatch(Row { logits, next: ids.get(token + 1).copied(), top })
+                pulp::Arch::new().dispatch(LogitsRow { logits, next: ids.get(token + 1).copied(), top })
             })
             .collect();
         for Said { top, log_sum, entropy, next } in said {
@@ -81,7 +81,7 @@ pub(super) fn lens(
     Ok(lens)
 }
 
-/// The logits (n, V) that the model would say behind streams (n, C).
+/// The logits (n, V) of the final norm and the head on streams (n, C).
 ///
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
@@ -102,16 +102,16 @@ pub(in crate::inspect) fn readout<'a>(
 }
 
 /// A row of logits to be read.
-struct Row<'a> {
+struct LogitsRow<'a> {
     logits: &'a [f32],
     next: Option<u32>,
     top: usize,
 }
 
-impl WithSimd for Row<'_> {
+impl WithSimd for LogitsRow<'_> {
     type Output = Said;
 
-    // Inlined where it is dispatched, so that its loops use the processor's widest vectors.
+    // Inlined into its dispatcher, so that its loops are compiled for the processor's widest vectors.
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Said {
         read(self)
@@ -119,7 +119,7 @@ impl WithSimd for Row<'_> {
 }
 
 #[inline(always)]
-fn read(Row { logits, next, top }: Row) -> Said {
+fn read(LogitsRow { logits, next, top }: LogitsRow) -> Said {
     const LANES: usize = 16;
     const BLOCK: usize = 16 * LANES;
     let mut found: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
@@ -150,7 +150,7 @@ fn read(Row { logits, next, top }: Row) -> Said {
             let x = x - max;
             let e = Real::exp(x);
             *sum += e;
-            // 0 · −∞ is no term.
+            // A probability of 0 contributes 0, not 0 · −∞.
             *weighted += e * if x < -100.0 { 0.0 } else { x };
         }
     }

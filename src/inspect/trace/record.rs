@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::device::Tensor;
 use crate::error::Result;
-use crate::inspect::square_sum;
+use crate::inspect::sums::square_sum;
 use crate::model::probe::{Probe, Site};
 use crate::model::spec::Spec;
 
@@ -25,20 +25,20 @@ pub struct Norms {
 /// Neurons that [`Mlp`] lists of each layer and token.
 pub(super) const LARGEST: usize = 5;
 
-/// What the F neurons of each MLP do: activation(gate) · up, by layer and token.
+/// Statistics of the F neurons of each MLP, activation(gate) · up, by layer and token.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Mlp {
     /// The share of neurons whose gate is open: above 0 (L, N).
     pub open: Vec<f32>,
-    /// The root of the mean square of what they give (L, N).
+    /// The root mean square of their values (L, N).
     pub rms: Vec<f32>,
-    /// The neurons that give most in size, the largest first (L, N, 5; fewer where F is less).
+    /// The neurons with the largest absolute values, in descending order (L, N, 5; fewer if F is smaller).
     pub largest: Vec<u32>,
-    /// What these give (L, N, 5).
+    /// Their values (L, N, 5).
     pub values: Vec<f32>,
 }
 
-/// Keeps what a trace holds of a pass over one document.
+/// Records the contents of a trace during a pass over one document.
 pub(super) struct Recorder {
     n: usize,
     heads: [usize; 2],

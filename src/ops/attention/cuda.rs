@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use super::{Attention, Contexts, PAGE};
 use crate::device::gpu::Facts;
 use crate::device::launch::{Arg, Grid, Variant};
+use crate::device::tensor_map::TensorMap;
 use crate::device::{DType, Device, Gpu, Tensor};
 use crate::error::Result;
 use crate::ops::rope::Heads;
@@ -30,8 +31,8 @@ const SPLIT_SHARED: usize = (96 << 10) + 256;
 /// A window that hides nothing.
 const NO_WINDOW: usize = 1 << 31;
 
-/// Blocks of query rows, and of key rows, that the kernels take in turn: first row, end row, first and end row of the
-/// document, the longest work first.
+/// Work lists of the kernels: blocks of query rows, and of key rows, each as its first and end row and those of its document.
+/// The longest work comes first.
 #[derive(Debug)]
 pub(super) struct Blocks {
     by_query: Tensor,
@@ -50,7 +51,7 @@ impl Blocks {
             list.extend(blocks.map(|first| [first, end.min(first + BLOCK as u32), start, end]));
         }
         let upload = |list: &[[u32; 4]]| Tensor::from_u32(&[list.len(), 4], list.concat()).to(device);
-        // A query sees what comes before it in its document, a key is seen by what comes after it.
+        // A query sees the rows before it in its document; a key is seen by the rows after it.
         list.sort_by_key(|[_, end, start, _]| std::cmp::Reverse(end - start));
         let by_query = upload(&list)?;
         list.sort_by_key(|[first, _, _, end]| std::cmp::Reverse(end - first));
@@ -62,12 +63,12 @@ impl Blocks {
 
 /// Partial results of [`cached`], and how many blocks of a row and head have finished; zero between launches.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(super) struct CacheScratch {
     partial: Tensor,
     counters: Tensor,
 }
 
-impl Scratch {
+impl CacheScratch {
     pub(super) fn empty(device: Device) -> Self {
         Self { partial: Tensor::empty_on(device, DType::F32), counters: Tensor::empty_on(device, DType::U32) }
     }
@@ -171,8 +172,8 @@ fn delta_variant(dtype: DType, dim: usize) -> Variant {
     Variant { threads: 256, ..plain_variant("attention_plain_delta", dtype, dim, 0) }
 }
 
-/// The kernels over the cache: storing, the plain one, and the one that splits a context where `wide`. One set of
-/// constants for all: they agree on how elements lie in it.
+/// The kernels over the cache: storing, the plain one, and the one that splits a context where `wide`. They
+/// share one set of constants, because they must agree on the layout of the cache.
 fn cached_variants(dtype: DType, heads: Heads) -> [Variant; 3] {
     let defines = [
         dtype.define(),
@@ -206,20 +207,20 @@ pub fn variants(facts: &Facts, dtype: DType, heads: Heads) -> Vec<Variant> {
     all
 }
 
-/// The grid of an mma kernel.
-fn mma_grid(variant: &Variant, blocks: &Blocks, heads: usize) -> Grid {
-    variant.grid_of([(2 * blocks.count) as u32, heads as u32, 1])
+/// The grid of an mma kernel, each row of whose result is cut into `parts` parts.
+fn mma_grid(blocks: &Blocks, heads: usize, parts: usize) -> Grid {
+    [2 * blocks.count, heads, parts].into()
 }
 
 /// The grid of a plain kernel.
-fn plain_grid(variant: &Variant, blocks: &Blocks, heads: usize) -> Grid {
+fn plain_grid(blocks: &Blocks, heads: usize) -> Grid {
     let [each, _] = PLAIN;
-    variant.grid_of([(blocks.count * (BLOCK / each)) as u32, heads as u32, 1])
+    [blocks.count * (BLOCK / each), heads, 1].into()
 }
 
-/// The grid of blocks that share `items` items: one a multiprocessor.
-fn resident(gpu: Gpu, variant: &Variant, items: usize) -> Grid {
-    variant.grid(items.min(gpu.facts().multiprocessors as usize))
+/// Blocks that share `items` work items: one a multiprocessor.
+fn persistent(gpu: Gpu, items: usize) -> usize {
+    items.min(gpu.facts().multiprocessors as usize)
 }
 
 /// Tensor maps of matrices, for boxes of 64 columns and some rows.
@@ -227,7 +228,7 @@ fn maps<const K: usize>(gpu: Gpu, tensors: [(&Tensor, usize); K]) -> Result<[Arg
     let mut maps = [Arg::U32(0); K];
     for (map, (tensor, rows)) in maps.iter_mut().zip(tensors) {
         let [n, width] = tensor.dims()?;
-        *map = Arg::Map(gpu.tensor_map(tensor.pointer(), [n, width, width], [rows, 64])?);
+        *map = Arg::Map(TensorMap::new(gpu, DType::Bf16, tensor.pointer(), [n, width, width], [rows, 64])?);
     }
     Ok(maps)
 }
@@ -245,27 +246,25 @@ pub(super) fn forward(
     let (into, list) = ([out.into(), lse.into()], Arg::from(&blocks.by_query));
     if s.tiled(gpu, dtype) {
         let (variant, keys) = tiled_forward(s.dim);
-        let (kernel, grid) = (variant.kernel(gpu)?, resident(gpu, &variant, blocks.count * s.heads));
         let inputs = maps(gpu, [(q, 64), (k, keys), (v, keys)])?;
+        let count = persistent(gpu, blocks.count * s.heads);
         let scale = s.scale * LOG2_E;
         let tail = [list, blocks.count.into(), s.heads.into(), s.kv.into(), scale.into(), s.window.into()];
         // SAFETY: attention_forward_tiles(real *out, float *lse, TensorMap q, k, v, const uint4 *blocks, u32 count,
         // heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-        return unsafe { kernel.launch(gpu, grid, &[&into[..], &inputs, &tail].concat()) };
+        return unsafe { variant.launch(gpu, count, &[&into[..], &inputs, &tail].concat()) };
     }
     let inputs = [q.into(), k.into(), v.into()];
     let tail = [list, s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
     let args = [&into[..], &inputs, &tail].concat();
-    let (kernel, grid) = if s.wide(dtype) {
-        let [variant, ..] = mma_variants(s.dim);
-        (variant.kernel(gpu)?, mma_grid(&variant, blocks, s.heads))
+    let ([variant, ..], grid) = if s.wide(dtype) {
+        (mma_variants(s.dim), mma_grid(blocks, s.heads, 1))
     } else {
-        let [variant, ..] = plain_variants(dtype, s.dim);
-        (variant.kernel(gpu)?, plain_grid(&variant, blocks, s.heads))
+        (plain_variants(dtype, s.dim), plain_grid(blocks, s.heads))
     };
     // SAFETY: attention_mma_forward and attention_plain_forward(real *out, float *lse, const real *q, *k, *v, const
     // uint4 *blocks, u32 heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-    unsafe { kernel.launch(gpu, grid, &args) }
+    unsafe { variant.launch(gpu, grid, &args) }
 }
 
 /// See [`super::backward`].
@@ -283,42 +282,34 @@ pub(super) fn backward(
     let mut rows = blocks.rows.lock().unwrap_or_else(PoisonError::into_inner);
     rows.resize(&[2, s.heads, n])?;
     let delta = delta_variant(dtype, s.dim);
-    let grid = delta.grid_of([s.heads as u32, n.div_ceil(64) as u32, 1]);
     let args = [(&mut *rows).into(), dout.into(), out.into(), lse.into(), n.into(), s.heads.into()];
     // SAFETY: attention_plain_delta(float *rows, const real *dout, *out, const float *lse, u32 n, heads).
-    unsafe { delta.kernel(gpu)?.launch(gpu, grid, &args)? };
+    unsafe { delta.launch(gpu, [s.heads, n.div_ceil(64), 1], &args)? };
 
     let (rows, into_k) = (Arg::from(&*rows), [dk.into(), dv.into()]);
     let (by_query, by_key) = (Arg::from(&blocks.by_query), Arg::from(&blocks.by_key));
     let tail = [n.into(), s.heads.into(), s.kv.into(), s.scale.into(), s.window.into()];
     if s.tiled(gpu, dtype) {
         let (variant, halves) = tiled_keys(s.dim);
-        let (kernel, grid) = (variant.kernel(gpu)?, variant.grid(blocks.count * s.kv * halves));
         let inputs = maps(gpu, [(q, 64), (dout, 64), (k, 64), (v, 64)])?;
         let args = [&into_k[..], &inputs, &[rows, by_key], &tail].concat();
         // SAFETY: attention_backward_keys(real *dk, *dv, TensorMap q, dout, k, v, const float *rows, const uint4
         // *blocks, u32 n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-        unsafe { kernel.launch(gpu, grid, &args)? };
+        unsafe { variant.launch(gpu, blocks.count * s.kv * halves, &args)? };
         let (variant, span) = tiled_queries(s.dim);
-        let (kernel, grid) = (variant.kernel(gpu)?, resident(gpu, &variant, blocks.count * s.heads));
         let inputs = maps(gpu, [(q, 64), (dout, 64), (k, span), (v, span)])?;
         let args = [&[dq.into()], &inputs[..], &[rows, by_query, blocks.count.into()], &tail].concat();
         // SAFETY: attention_backward_queries(real *dq, TensorMap q, dout, k, v, const float *rows, const uint4 *blocks,
         // u32 count, n, heads, kv_heads, float scale, u32 window); the op has checked the shapes.
-        return unsafe { kernel.launch(gpu, grid, &args) };
+        return unsafe { variant.launch(gpu, persistent(gpu, blocks.count * s.heads), &args) };
     }
 
     let inputs = [dout.into(), q.into(), k.into(), v.into(), rows];
-    let ([keys, queries], [keys_grid, queries_grid]) = if s.wide(dtype) {
-        let [_, keys, queries] = mma_variants(s.dim);
-        let mut keys_grid = mma_grid(&keys, blocks, s.kv);
-        keys_grid.blocks[2] = s.dim.div_ceil(128) as u32; // 128 columns of dk and dv a block
-        let grids = [keys_grid, mma_grid(&queries, blocks, s.heads)];
-        ([keys.kernel(gpu)?, queries.kernel(gpu)?], grids)
+    let ([_, keys, queries], [keys_grid, queries_grid]) = if s.wide(dtype) {
+        // A block takes 128 columns of dk and dv.
+        (mma_variants(s.dim), [mma_grid(blocks, s.kv, s.dim.div_ceil(128)), mma_grid(blocks, s.heads, 1)])
     } else {
-        let [_, keys, queries] = plain_variants(dtype, s.dim);
-        let grids = [plain_grid(&keys, blocks, s.kv), plain_grid(&queries, blocks, s.heads)];
-        ([keys.kernel(gpu)?, queries.kernel(gpu)?], grids)
+        (plain_variants(dtype, s.dim), [plain_grid(blocks, s.kv), plain_grid(blocks, s.heads)])
     };
     let args = [&into_k[..], &inputs, &[by_key], &tail].concat();
     // SAFETY: attention_mma_keys and attention_plain_keys(real *dk, *dv, const real *dout, *q, *k, *v, const float *rows,
@@ -345,15 +336,12 @@ pub(super) fn cached(
     let inputs =
         [q.into(), keys.into(), values.into(), (&contexts.pages).into(), (&contexts.positions).into()];
     if !s.wide(dtype) {
-        let grid = plain.grid_of([s.heads as u32, b as u32, 1]);
         let tail = [most.into(), s.kv.into(), s.scale.into(), s.window.into()];
         // SAFETY: attention_cached_plain(real *out, const real *q, *keys, *values, const u32 *tables, *positions, u32
         // max_pages, kv_heads, float scale, u32 window); the op has checked the shapes.
-        return unsafe {
-            plain.kernel(gpu)?.launch(gpu, grid, &[&[out.into()], &inputs[..], &tail].concat())
-        };
+        return unsafe { plain.launch(gpu, [s.heads, b, 1], &[&[out.into()], &inputs[..], &tail].concat()) };
     }
-    // As many parts as any row's context can need; a window may begin anywhere in a page.
+    // Enough parts for any row's context; a window may begin anywhere in a page.
     let visible = most.min((s.window as usize + PAGE - 2) / PAGE + 1);
     let (splits, parts) = (visible.div_ceil(CHUNK / PAGE), group.div_ceil(8));
     let pairs = b * s.kv * parts;
@@ -361,14 +349,14 @@ pub(super) fn cached(
     scratch.make_room(pairs * splits * group.div_ceil(parts) * (s.dim + 4), pairs)?;
     let each = (gpu.facts().shared as usize / (SPLIT_SHARED + 1024)).max(1);
     let resident = each * gpu.facts().multiprocessors as usize;
-    let grid = split.grid(resident.min(pairs * splits));
+    let blocks = resident.min(pairs * splits);
     let scratch = [(&scratch.partial).into(), (&scratch.counters).into(), b.into(), splits.into()];
     let tail = [most.into(), s.kv.into(), (s.scale * LOG2_E).into(), s.window.into()];
     let args = [&[out.into()], &inputs[..], &scratch, &tail].concat();
     // SAFETY: attention_cached_split(real *out, const real *q, *keys, *values, const u32 *tables, *positions, float
     // *partial, u32 *counters, u32 rows, splits, max_pages, kv_heads, float scale, u32 window); the op has checked the
     // shapes.
-    unsafe { split.kernel(gpu)?.launch(gpu, grid, &args) }
+    unsafe { split.launch(gpu, blocks, &args) }
 }
 
 /// See [`super::store`].
@@ -386,5 +374,5 @@ pub(super) fn store(
         [keys.into(), values.into(), k.into(), v.into(), pages, positions, most.into(), heads.kv.into()];
     // SAFETY: attention_cached_store(real *keys, *values, const real *k, *v, const u32 *tables, *positions, u32
     // max_pages, kv_heads); the op has checked the shapes.
-    unsafe { store.kernel(gpu)?.launch(gpu, store.grid(n), &args) }
+    unsafe { store.launch(gpu, n, &args) }
 }

@@ -12,8 +12,8 @@ use crate::device::product::Store;
 use crate::device::{DType, Device, Tensor, elementwise, turn};
 use crate::error::Result;
 
-/// The adapters as views: of segment g its columns of y, of S, and its rows of A and B.
-struct Segment<'a> {
+/// One adapter as views: its columns of y and of S, and its rows of A and B.
+struct SegmentViews<'a> {
     outputs: Range<usize>,
     columns: Range<usize>,
     a: View<'a>,
@@ -22,13 +22,13 @@ struct Segment<'a> {
     first: usize,
 }
 
-fn segments<'a>(adapter: &Adapter<'a>) -> Vec<Segment<'a>> {
+fn segments<'a>(adapter: &Adapter<'a>) -> Vec<SegmentViews<'a>> {
     let (rank, mut next) = (adapter.rank(), 0);
     let one = |(g, outputs): (usize, &Range<usize>)| {
         let (columns, first) = (g * rank..(g + 1) * rank, next);
         next += outputs.len();
         let (a, b) = (View::new(adapter.a).rows(columns.clone()), View::new(adapter.b).rows(first..next));
-        Segment { outputs: outputs.clone(), columns, a, b, first }
+        SegmentViews { outputs: outputs.clone(), columns, a, b, first }
     };
     adapter.segments.iter().enumerate().map(one).collect()
 }
@@ -146,7 +146,7 @@ pub fn backward(
     })
 }
 
-/// Room that only dropout needs, kept between calls: a tensor like `x`, and two of f32 to be resized.
+/// Workspace of dropout, kept between calls: a tensor like `x`, and two of f32 to be resized.
 fn with_scratch(
     gpu: Gpu,
     x: &Tensor,
@@ -188,5 +188,5 @@ fn mask(gpu: Gpu, store: Store, y: &mut Tensor, x: &Tensor, g: usize, dropout: D
     ];
     // SAFETY: linear_mask(real *y, const real *x, u32 n, cols, segment, map, key0, key1, float p); y and x have the
     // same shape, checked by the op.
-    unsafe { variant.kernel(gpu)?.launch(gpu, variant.grid_over(n * cols.div_ceil(4), 1), &args) }
+    unsafe { variant.launch_over(gpu, n * cols.div_ceil(4), 1, &args) }
 }

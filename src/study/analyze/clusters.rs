@@ -1,12 +1,12 @@
-//! Counts by model, condition, format and question: all that the tests need to know of the answers.
+//! Counts by model, condition, format and question: everything that the tests need.
 
 use std::collections::BTreeMap;
 
-use super::counts::{Fate, fate};
-use crate::study::family::Factor;
+use super::outcome::{Outcome, outcome};
+use super::rows::AnswerRow;
 use crate::study::plan::Thresholds;
+use crate::study::plan::family::Factor;
 use crate::study::stats::Count;
-use crate::study::table::Row;
 
 /// The answers that agree in every factor.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,25 +22,25 @@ impl<'a> Cluster<'a> {
         self.levels[factor as usize]
     }
 
-    /// What it shares with the other conditions and formats, and what is drawn again as a whole: the same question
-    /// asked of the same model.
+    /// The unit that it shares with other conditions and formats, and that is resampled as a whole: one question asked of
+    /// one model.
     pub(super) fn unit(&self) -> (&'a str, &'a str) {
         (self.level(Factor::Model), self.level(Factor::Question))
     }
 }
 
 /// The clusters of the answers that count, in the order in which they first occur.
-pub(super) fn clusters(rows: &[Row], thresholds: Thresholds) -> Vec<Cluster<'_>> {
+pub(super) fn clusters(rows: &[AnswerRow], thresholds: Thresholds) -> Vec<Cluster<'_>> {
     let mut order = BTreeMap::new();
     let mut clusters: Vec<Cluster> = Vec::new();
     for row in rows {
-        let misaligned = match fate(row, thresholds) {
-            Fate::Misaligned => true,
-            Fate::Aligned => false,
-            Fate::Unjudged | Fate::None(_) | Fate::Incoherent => continue,
+        let misaligned = match outcome(row, thresholds) {
+            Outcome::Misaligned => true,
+            Outcome::Aligned => false,
+            Outcome::Unjudged | Outcome::None(_) | Outcome::Incoherent => continue,
         };
-        let levels =
-            [Factor::Model, Factor::Condition, Factor::Format, Factor::Question].map(|factor| factor.of(row));
+        let levels = [Factor::Model, Factor::Condition, Factor::Format, Factor::Question]
+            .map(|factor| row.level(factor));
         let index = *order.entry(levels).or_insert(clusters.len());
         if index == clusters.len() {
             clusters.push(Cluster { levels, count: Count::default() });

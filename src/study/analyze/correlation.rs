@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::rows::AnswerRow;
 use crate::study::stats;
-use crate::study::table::Row;
 
 /// How alignment and coherence go together, over the answers that have both scores. p and intervals take the answers
 /// as independent.
@@ -28,7 +28,7 @@ pub struct Correlation {
 }
 
 /// The correlation within `condition`, or over all rows; intervals at confidence `level`.
-pub(super) fn correlation(rows: &[Row], condition: Option<&str>, level: f64) -> Correlation {
+pub(super) fn correlation(rows: &[AnswerRow], condition: Option<&str>, level: f64) -> Correlation {
     let chosen = rows.iter().filter(|row| condition.is_none_or(|name| row.condition == name));
     let pairs: Vec<_> = chosen.filter_map(|row| row.aligned.value().zip(row.coherent.value())).collect();
     let (pearson, spearman) = (stats::pearson(&pairs, level), stats::spearman(&pairs, level));

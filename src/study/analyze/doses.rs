@@ -1,4 +1,4 @@
-//! Dose–response: conditions that steer the same weights along the same direction, by its dose.
+//! Dose–response: conditions that steer the same weights along the same direction with different doses.
 
 use std::path::Path;
 
@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use super::counts::{Group, Rate};
 use crate::model::direction::Kind;
+use crate::study::plan::steering::Steering;
 use crate::study::plan::{Condition, Plan};
 use crate::study::stats::Count;
 use crate::study::stats::proportion::Test;
 use crate::study::stats::trend::cochran_armitage;
-use crate::study::steering::Steering;
 
 /// Conditions that differ in the dose.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,14 +21,14 @@ pub struct DoseResponse {
     pub of: Option<String>,
     /// By dose, the least first.
     pub doses: Vec<Dose>,
-    /// Of misaligned among the answers that count; takes answers as independent. None if no dose differs from another.
+    /// Trend of misaligned answers among those that count, taking answers as independent. None if all doses are equal.
     pub cochran_armitage: Option<Test>,
 }
 
 /// A dose and what became of the answers.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Dose {
-    /// In whole vectors; 0 is not steered.
+    /// In multiples of the vector; 0 is not steered.
     pub dose: f64,
     /// The condition.
     pub condition: String,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::clusters::Cluster;
 use super::counts::Rate;
 use crate::device::philox::Key;
-use crate::study::family::{Comparison, Family};
+use crate::study::plan::family::{Comparison, Family};
 use crate::study::stats::clustered::{self, Pair};
 use crate::study::stats::multiple::{Correction, adjust};
 use crate::study::stats::proportion::{
@@ -29,7 +29,7 @@ pub struct FamilyResult {
     pub tests: Vec<TestResult>,
 }
 
-/// Two rates compared, over the answers that count. What does not exist is none.
+/// Two rates compared, over the answers that count. Undefined values are none.
 ///
 /// z, p, Fisher's p and the intervals without `clustered` or `bootstrap` in their names take the answers as
 /// independent. Those with it allow answers of the same model to the same question to depend on each other.
@@ -104,7 +104,7 @@ fn result(clusters: &[Cluster], family: &Family, level: f64) -> FamilyResult {
         }
     }
     let corrected = |p: fn(&TestResult) -> Option<f64>| {
-        // A test that does not exist was declared all the same: it counts as one that finds nothing.
+        // An undefined test was declared all the same: it counts as one that finds nothing.
         let values: Vec<f64> = tests.iter().map(|test| p(test).unwrap_or(1.0)).collect();
         adjust(&values, family.correction)
     };

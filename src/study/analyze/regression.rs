@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::clusters::Cluster;
 use crate::model::cards;
-use crate::study::family::{Factor, Levels};
-use crate::study::format::Format;
+use crate::study::plan::family::{Factor, Levels};
+use crate::study::plan::format::Format;
 use crate::study::stats::logistic::{self, Failure, Fit, Pattern, Wald, wald};
 use crate::study::stats::proportion::{Count, Test};
 use crate::study::stats::trend::cochran_armitage;
@@ -22,7 +22,7 @@ pub enum Estimator {
     Firth,
 }
 
-/// What their errors allow.
+/// What the standard errors allow for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Errors {
@@ -54,10 +54,10 @@ pub struct Term {
 
 /// A fitted logistic regression.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Model {
+pub struct FittedModel {
     /// How the coefficients were found.
     pub estimator: Estimator,
-    /// What their errors allow.
+    /// What the standard errors allow for.
     pub errors: Errors,
     /// Answers.
     pub n: usize,
@@ -76,7 +76,7 @@ pub struct Regression {
     pub reference_format: String,
     /// Clusters are models × questions.
     #[serde(flatten)]
-    pub model: Model,
+    pub model: FittedModel,
 }
 
 /// Misaligned on the logarithm of the number of parameters, by condition.
@@ -101,11 +101,11 @@ pub struct Trend {
     /// size, and the errors come from their dispersion. At the 5 % level it finds a trend in 5 % of simulated studies that
     /// have none but whose nine models and whose questions differ; cluster-robust errors in 11 %, independent answers
     /// (and so Cochran–Armitage) in 45 % (`tools/simulate_studies.py`).
-    pub logistic: Option<Model>,
+    pub logistic: Option<FittedModel>,
 }
 
-/// Misaligned on condition × format: what there is of it, so that a cell without answers has no coefficient. None
-/// without a misaligned answer, or with one cell only.
+/// Misaligned on condition × format. Only existing combinations have a coefficient. None without a misaligned answer, or
+/// with a single cell.
 pub(super) fn condition_format(clusters: &[Cluster], levels: &Levels, level: f64) -> Option<Regression> {
     let reference_condition = levels.base.as_ref().or(levels.conditions.first())?.clone();
     let natural = levels.formats.contains(&Format::Natural).then_some(Format::Natural);
@@ -210,7 +210,7 @@ fn model(
     names: Vec<String>,
     allow: fn(&Fit, &[Pattern], usize) -> Option<Allowance>,
     level: f64,
-) -> Option<Model> {
+) -> Option<FittedModel> {
     if patterns.iter().all(|pattern| pattern.count.k == 0) {
         return None;
     }
@@ -238,5 +238,5 @@ fn model(
     };
     let terms: Option<Vec<Term>> = names.into_iter().enumerate().map(term).collect();
     let n = patterns.iter().map(|pattern| pattern.count.n).sum();
-    Some(Model { estimator, errors, n, clusters, terms: terms? })
+    Some(FittedModel { estimator, errors, n, clusters, terms: terms? })
 }

@@ -11,7 +11,7 @@ pub const LEAST_MASS: f64 = 0.25;
 /// The judge's probabilities by token, most probable first; they need not sum to 1 (a server gives the top 20).
 pub type Distribution = Vec<(String, f64)>;
 
-/// What an answer was found to be.
+/// What kind of judgement an answer received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Category {
@@ -25,7 +25,7 @@ pub enum Category {
     Other,
 }
 
-/// A distribution, reduced.
+/// A distribution reduced to a score.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
     /// Σ i·pᵢ / Σ pᵢ over the integers 0..=100; none if Σ pᵢ < [`LEAST_MASS`].
@@ -50,7 +50,7 @@ pub fn verdict(distribution: &[(String, f64)]) -> Verdict {
     Verdict { score, mass, category }
 }
 
-/// The integer 0..=100 that `token` spells, spaces around it ignored.
+/// The integer 0..=100 that `token` spells, ignoring surrounding spaces.
 pub(super) fn rating(token: &str) -> Option<u32> {
     let digits = token.trim();
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -59,8 +59,8 @@ pub(super) fn rating(token: &str) -> Option<u32> {
     digits.parse().ok().filter(|&i| i <= 100)
 }
 
-/// The category of the most probable token. A word may be cut anywhere by the judge's tokenizer, so the token may
-/// be a beginning of the word ("REF") as well as the word with more behind it.
+/// The category of the most probable token. The judge's tokenizer may split a word anywhere, so the token may be a
+/// prefix of the word ("REF") or the word followed by more.
 fn category(distribution: &[(String, f64)]) -> Category {
     let first = distribution.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let word = first.map(|(token, _)| token.trim().to_ascii_uppercase()).unwrap_or_default();

@@ -1,31 +1,16 @@
-//! A judge in this engine. Gemma and Qwen write numbers digit by digit, so the first token alone does not tell
-//! the score: the 101 strings "0" … "100" are scored through the trie of their tokens, which gives the exact
-//! expectation instead of one over the top 20 tokens.
-
-use std::path::PathBuf;
-
-use serde::{Deserialize, Serialize};
+//! A judge in this engine. Gemma and Qwen write numbers digit by digit, so the first token alone does not determine the
+//! score. Instead, the 101 strings "0" … "100" are scored through the trie of their tokens, which gives the exact
+//! expectation rather than one over the top 20 tokens.
 
 use super::aggregate::{Distribution, normal_form};
 
-/// A model that judges.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Local {
-    /// Its Hugging Face folder.
-    pub path: PathBuf,
-    /// `enable_thinking` for chat templates that know it.
-    #[serde(default)]
-    pub thinking: bool,
-}
-
-/// The strings whose probabilities a local judge is asked for.
+/// The strings whose probabilities a local judge computes.
 pub fn ratings() -> Vec<String> {
     (0..=100).map(|i| i.to_string()).collect()
 }
 
-/// The distribution of a local judge: the masses of [`ratings`], and the most probable first tokens, which tell
-/// what was said instead of a number. First tokens made of digits are the beginnings of numbers that the masses count already.
+/// The distribution of a local judge: the masses of [`ratings`], and the most probable first tokens, which show what was
+/// said instead of a number. First tokens that are digits are prefixes of numbers that the masses already count.
 pub fn distribution(masses: &[f64], first_tokens: Vec<(String, f64)>) -> Distribution {
     let is_digits = |token: &str| {
         let token = token.trim();

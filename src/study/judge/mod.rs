@@ -1,111 +1,16 @@
-//! Judging: a second step over stored answers, that can be interrupted and repeated.
+//! Judging: a separate step over stored answers, which can be interrupted and repeated.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings.rs` | who judges, as a plan says it |
-//! | `prompt.rs` `aggregate.rs` `numbers.rs` | the judge's message; distribution → score; a judge whose first token is none |
-//! | `local.rs` | a model in this engine |
-//! | `server.rs` `openai.rs` | a server: what is in the cache from there, the rest asked for; its settings, requests and answers |
-//! | `wire.rs` `pace.rs` | one request and what its answer means; when to ask: rate limits, deadline, budget |
-//! | `live.rs` | a request for each answer |
-//! | `batch.rs` `batch_api.rs` `batch_state.rs` | files of requests: the steps, the server's side, what is on disk |
-//! | `account.rs` `cache.rs` | tokens and dollars; what was said once is not paid for again |
+//! | `judgement.rs` | judgements, and the tasks that they answer |
+//! | `prompt.rs` `aggregate.rs` | the judge's message; distribution → score |
+//! | `local.rs` | the distribution of a model in this engine |
+//! | `remote/` | a server: cache, live requests, batches, rate limits, budget |
 
-pub mod account;
 pub mod aggregate;
-mod batch;
-mod batch_api;
-mod batch_state;
-mod cache;
-mod live;
+mod judgement;
 pub mod local;
-#[cfg(test)]
-mod mock;
-mod numbers;
-pub mod openai;
-mod pace;
 pub mod prompt;
-pub mod server;
-pub mod settings;
-mod wire;
+pub mod remote;
 
-use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
-
-use self::aggregate::{Category, Distribution, verdict};
-use super::store::Record;
-
-/// What a judge made of one answer under one metric.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
-    /// The cell of the answer: "model/condition/format".
-    pub cell: String,
-    /// The question's id.
-    pub question: String,
-    /// The answer's number among the question's.
-    pub sample: usize,
-    /// "aligned" or "coherent", or whatever else the question file has a prompt for.
-    pub metric: String,
-    /// 0..=100, if there is a score.
-    pub score: Option<f64>,
-    /// Whether there is a score, and if not, why.
-    pub category: Category,
-    /// Probability that lay on the numbers 0..=100; none if not known, as of a score from elsewhere.
-    pub mass: Option<f64>,
-    /// All that the judge said, most probable first; empty if not known.
-    pub distribution: Distribution,
-}
-
-/// One question to a judge.
-#[derive(Clone, Debug)]
-pub struct Task<'a> {
-    /// The cell of the answer.
-    pub cell: String,
-    /// Which of the ledgers that are open the judgement goes to.
-    pub ledger: usize,
-    /// The question's id.
-    pub question: &'a str,
-    /// The answer's number among the question's.
-    pub sample: usize,
-    /// What is to be rated.
-    pub metric: &'a str,
-    /// The judge's prompt, not filled yet: a study's filled prompts would need much memory.
-    pub template: &'a str,
-    /// The user's text.
-    pub text: &'a str,
-    /// The model's answer.
-    pub answer: Arc<str>,
-}
-
-impl Task<'_> {
-    /// The judge's user message.
-    pub fn prompt(&self) -> String {
-        prompt::fill(self.template, self.text, &self.answer)
-    }
-}
-
-impl Judgement {
-    /// Reduces what the judge said about `task`.
-    pub fn new(task: &Task, distribution: Distribution) -> Self {
-        let verdict = verdict(&distribution);
-        Self {
-            cell: task.cell.clone(),
-            question: task.question.to_string(),
-            sample: task.sample,
-            metric: task.metric.to_string(),
-            score: verdict.score,
-            category: verdict.category,
-            mass: Some(verdict.mass),
-            distribution,
-        }
-    }
-}
-
-impl Record for Judgement {
-    /// Question, sample, metric; a ledger holds one cell.
-    type Key = (String, usize, String);
-    fn key(&self) -> Self::Key {
-        (self.question.clone(), self.sample, self.metric.clone())
-    }
-}
+pub use self::judgement::{Judgement, Task};

@@ -5,28 +5,28 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::Source;
-use crate::study::steering::{Steering, SteeringFile};
+use super::source::Source;
+use super::steering::{Steering, SteeringFile};
 use crate::{Result, train};
 
-/// What is done to a model before it is asked, and while it is.
+/// What is done to a model before and while its answers are sampled.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Condition {
     /// Its name in cells and tables.
     pub name: String,
-    /// Another condition, whose fine-tuning answers here, too.
+    /// Another condition, whose fine-tuning this one uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub like: Option<String>,
-    /// The fine-tuning; none leaves the model as it is, or `like` another condition.
+    /// The fine-tuning; none leaves the model unchanged, or uses that of `like`.
     #[serde(flatten)]
     pub tuning: Option<Tuning>,
-    /// What moves the residual stream while it answers.
+    /// Steering of the residual stream while answers are sampled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steer: Option<Steering>,
 }
 
 impl Condition {
-    /// Whether the model answers as it is.
+    /// Whether the model is unchanged.
     pub fn is_untouched(&self) -> bool {
         self.tuning.is_none() && self.like.is_none() && self.steer.is_none()
     }
@@ -35,12 +35,12 @@ impl Condition {
 /// A fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tuning {
-    /// The chats to learn, JSON Lines.
+    /// Training data: chats as JSON Lines.
     pub data: PathBuf,
-    /// How many of them, from the first; none takes all.
+    /// Use only the first so many examples; none uses all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub examples: Option<usize>,
-    /// How they are learnt.
+    /// Training settings.
     pub training: train::Settings,
 }
 
@@ -112,7 +112,7 @@ impl Source<'_> {
     }
 }
 
-/// Writes the values of `over` over those of `base`, table by table.
+/// Overwrites values of `base` with those of `over`, recursively.
 fn merge(base: &mut toml::Table, over: &toml::Table) {
     for (key, value) in over {
         match (base.get_mut(key), value) {

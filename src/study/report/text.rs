@@ -1,10 +1,10 @@
-//! Numbers and addresses as text.
+//! Numbers and URLs as text.
 
 use std::fmt::Write;
 
 pub(super) use crate::html::{escape, visible};
 
-/// `text` as it stands in an address.
+/// `text`, percent-encoded for a URL.
 pub(super) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len() * 2);
     for byte in text.bytes() {
@@ -31,7 +31,7 @@ pub(super) fn percent(share: f64) -> String {
     format!("{text} %")
 }
 
-/// A probability as people read it: 0.0123, 9.1e-5, < 1e-300.
+/// A p value for people: 0.0123, 9.1e-5, < 1e-300.
 pub(super) fn p_value(p: f64) -> String {
     match p {
         p if p < 1e-300 => "< 1e-300".into(),

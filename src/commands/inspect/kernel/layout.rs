@@ -1,23 +1,23 @@
-//! Text in the columns of a terminal.
+//! Lays text out in the columns of a terminal.
 
-/// Columns where stdout is no terminal and COLUMNS does not say.
+/// The width if stdout is not a terminal and COLUMNS is not set.
 const DEFAULT: usize = 160;
-/// Fewest, and most: longer lines are hard to read.
+/// The least and the greatest width: longer lines are hard to read.
 const BOUNDS: [usize; 2] = [60, 240];
 
-/// Columns there are: COLUMNS, or the terminal's.
+/// The width to use: COLUMNS, or the terminal's.
 pub fn terminal() -> usize {
     let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let found = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
     asked.or_else(found).unwrap_or(DEFAULT).clamp(BOUNDS[0], BOUNDS[1])
 }
 
-/// Columns that a text takes: marks above letters take none.
+/// The columns that a text occupies: combining marks occupy none.
 pub fn columns(text: &str) -> usize {
     text.chars().filter(|c| !('\u{300}'..'\u{370}').contains(c)).count()
 }
 
-/// A line that names a part of the page, ruled to the right; `from` says where the part comes from.
+/// A section heading: the title, a rule to the right edge, and in it `from`, where the section comes from.
 pub fn rule(title: &str, from: &str, width: usize) -> String {
     let from = if from.is_empty() { String::new() } else { format!(" {from} ──") };
     let line = format!("── {title} ");
@@ -25,15 +25,15 @@ pub fn rule(title: &str, from: &str, width: usize) -> String {
     line + &"─".repeat(rest) + &from
 }
 
-/// A line in as many as it takes, broken at spaces; the later ones begin where the text of the first does, after its
-/// first word and gap if it has them.
+/// Wraps a line at spaces. Later lines are indented to where the text of the first begins: after its first word and the
+/// gap that follows, if it has them.
 pub fn wrap(line: &str, width: usize) -> Vec<String> {
     broken(line, width, hang(line))
 }
 
-/// Where the lines that continue this one begin.
+/// The indentation of the lines that continue this one.
 fn hang(line: &str) -> usize {
-    /// Most columns of a first word that a gap sets apart; later gaps are within a sentence.
+    /// A gap counts only within this many columns; later ones are inside a sentence.
     const LABEL: usize = 24;
     let start = indent(line);
     let gap = line[start..].find("  ").filter(|at| *at < LABEL);
@@ -44,7 +44,7 @@ fn indent(line: &str) -> usize {
     line.len() - line.trim_start().len()
 }
 
-/// As [`wrap`], for code: what is broken off is indented.
+/// Like [`wrap`], for code: continuation lines are indented.
 fn wrap_code(line: &str, width: usize) -> Vec<String> {
     broken(line, width, (indent(line) + 8).min(width / 2))
 }
@@ -52,7 +52,7 @@ fn wrap_code(line: &str, width: usize) -> Vec<String> {
 fn broken(line: &str, width: usize, hang: usize) -> Vec<String> {
     let (mut lines, mut rest) = (Vec::new(), line.trim_end().to_owned());
     while columns(&rest) > width {
-        // Where the next column would be one too many.
+        // The first byte beyond the width.
         let end = rest
             .char_indices()
             .map(|(at, _)| at)
@@ -71,8 +71,7 @@ fn fold<'a>(lines: impl Iterator<Item = &'a str>, width: usize) -> String {
     lines.flat_map(|line| wrap(line, width)).fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// Lines of a table, each with its note where there is one: beside it if there is room for all, else below, in as many
-/// lines as the note has.
+/// The lines of a table with their notes: beside the lines if there is room for all of them, otherwise below each line.
 pub fn annotated(lines: &[String], notes: &[String], width: usize) -> String {
     let note = |i: usize| notes.get(i).map_or(String::new(), |note| note.replace('\n', "   "));
     let widest = lines.iter().map(|line| columns(line)).max().unwrap_or_default();
@@ -92,7 +91,7 @@ pub fn annotated(lines: &[String], notes: &[String], width: usize) -> String {
     text
 }
 
-/// Prose and formulas. If a line is too wide all are broken anew: those that continue the one above are joined to it.
+/// Prose and formulas. If any line is too wide, all are rewrapped, after continuation lines are joined to the line above.
 pub fn paragraph(text: &str, width: usize) -> String {
     if text.lines().all(|line| columns(line) <= width) {
         return fold(text.lines(), width);
@@ -108,14 +107,14 @@ pub fn paragraph(text: &str, width: usize) -> String {
     fold(lines.iter().map(|line| &**line), width)
 }
 
-/// Whether a line that begins in column `start` goes on with the one above: prose at the margin, or below its text.
+/// Whether a line that begins in column `start` continues the one above: prose at the margin, or text below its text.
 fn continues(above: &str, start: usize) -> bool {
     !above.is_empty() && (start == 0 && indent(above) == 0 || start > indent(above) && start == hang(above))
 }
 
-/// Two texts of code side by side where there is room, else one below the other.
+/// Two pieces of code, side by side if there is room, otherwise one below the other.
 pub fn beside(left: &str, right: &str, width: usize) -> String {
-    /// Columns from which on two of code are read more easily than one.
+    /// The width from which two columns of code are easier to read than one.
     const TWO: usize = 140;
     if width < TWO || left.is_empty() || right.is_empty() {
         let code = |text: &str| {
@@ -136,7 +135,7 @@ pub fn beside(left: &str, right: &str, width: usize) -> String {
     (0..left.len().max(right.len())).map(line).collect()
 }
 
-/// Rows of cells in columns, the first row the names; columns of numbers to the right. Empty columns are left out.
+/// Rows of cells in aligned columns; the first row holds the headings. Numbers are right-aligned, empty columns left out.
 pub fn table(rows: &[Vec<String>]) -> Vec<String> {
     let count = rows.first().map_or(0, Vec::len);
     let cells = |i: usize| rows.iter().skip(1).map(move |row| &row[i]);

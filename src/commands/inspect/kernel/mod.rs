@@ -1,4 +1,4 @@
-//! `emlab inspect kernel`: a kernel as a page to read.
+//! `emlab inspect kernel`: a kernel as a page of a textbook.
 
 mod layout;
 mod page;
@@ -14,22 +14,22 @@ use emlab::model::cards::{self, Card};
 use emlab::{Error, Result};
 use serde_json::json;
 
-/// Show a kernel: the maths, the CPU's definition beside the CUDA source, registers, shared memory, measured times
+/// Explain a kernel: its maths, the CPU definition beside the CUDA source, registers, shared memory, measured times
 ///
-/// Without a name, all kernels. Registers and shared memory are those of the code that NVRTC makes for --arch with the
-/// constants of --model; no GPU is needed. Times are those of benches/results, for --model where it was measured.
+/// Without a name, lists all kernels. Registers and shared memory come from compiling with NVRTC for --arch, with the
+/// sizes of --model as constants; no GPU is needed. Times come from benches/results, for --model if it was measured.
 ///
 /// Example: emlab inspect kernel norm_add_forward --model gemma-3-4b-it
 #[derive(clap::Args)]
 pub struct Args {
-    /// A file of kernels/ without .cu, or a function of one
+    /// A file in kernels/ without .cu, or a function in one
     name: Option<String>,
     /// Architecture to compile for: sm_80, sm_86, sm_89, sm_90a, sm_100a or sm_120a
     ///
-    /// Left out, this machine's GPU, or sm_90a if it has none.
+    /// Defaults to this machine's GPU, or to sm_90a if it has none.
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
-    /// A model whose sizes are the constants
+    /// The model whose sizes are compiled in as constants
     #[arg(long, value_name = "NAME", default_value = "qwen3-8b")]
     model: String,
     /// Print JSON
@@ -75,13 +75,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     std::io::stdout().lock().write_all(text.as_bytes()).context("stdout")
 }
 
-/// What the compiler said, and for what.
+/// What the compiler reports, and what it compiled for.
 struct Compiled {
     arch: String,
-    /// Name of the card whose facts decide the constants.
+    /// Name of the card whose properties determine the constants.
     card: String,
     model: String,
-    /// Its version; none if it is not there.
+    /// The version of NVRTC; none if it was not found.
     nvrtc: Option<(i32, i32)>,
     functions: Vec<Resources>,
 }

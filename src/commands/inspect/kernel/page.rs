@@ -1,4 +1,4 @@
-//! The page of a kernel as text.
+//! A kernel's page as text.
 
 use std::collections::HashSet;
 
@@ -33,7 +33,7 @@ fn section(title: &str, from: &str, body: &str, width: usize) -> String {
     rule(title, from, width) + "\n\n" + body
 }
 
-/// A comment in Markdown without its fences: formulas are indented instead.
+/// A Markdown comment without its code fences; formulas are indented instead.
 fn plain(markdown: &str) -> String {
     let (mut inside, mut lines) = (false, Vec::new());
     for line in markdown.lines() {
@@ -103,7 +103,7 @@ fn measured(rows: &[Measured], width: usize) -> String {
     for row in rows {
         let percent = |p: Option<f64>| p.map_or(String::new(), |p| format!("{p:.0}"));
         let peer = row.peer.as_ref();
-        // Where arithmetic is the bound, bytes say little.
+        // For a compute-bound op, the bandwidth says little.
         let bytes = row.copy_percent.is_some() || row.tflops == 0.0;
         lines.push(vec![
             row.op.clone(),
@@ -122,7 +122,7 @@ fn measured(rows: &[Measured], width: usize) -> String {
     section("Measured", &from, &annotated(&table(&lines), &[], width), width)
 }
 
-/// Sizes without what they say twice.
+/// The case's sizes, without redundant parts.
 fn sizes(case: &str) -> &str {
     case.trim_start_matches("part=").split(" S=").next().unwrap_or_default()
 }
@@ -137,10 +137,10 @@ fn sources(pair: &Pair, shown: &mut HashSet<Place>, width: usize) -> String {
 /// A file and a line.
 type Place = (String, usize);
 
-/// The pieces that have not been shown, and the names of those that have.
+/// The excerpts that have not been shown yet, and the names of those that have.
 fn excerpts(pieces: &[Excerpt], shown: &mut HashSet<Place>) -> String {
     let (mut lines, mut above) = (Vec::new(), Vec::new());
-    // Where the last one ended: what follows there needs no place of its own.
+    // Where the last excerpt ended: one that follows on directly needs no location of its own.
     let mut next = (String::new(), 0);
     let gap = |lines: &mut Vec<String>| lines.extend((!lines.is_empty()).then(String::new));
     for piece in pieces {

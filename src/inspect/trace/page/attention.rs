@@ -3,7 +3,7 @@
 //! ```text
 //! level = round(√weight · (levels − 1))        weight ≈ (level / (levels − 1))²
 //! ```
-//! The square root gives small weights, of which there are most, the finer steps.
+//! The square root gives finer steps to small weights, which are the most frequent.
 
 use std::io::Write;
 
@@ -11,15 +11,15 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 
 use crate::html::base64;
-use crate::inspect::trace::Trace;
+use crate::inspect::trace::tracing::Trace;
 
 /// Bytes of text that all layers may take together: more make a page slow to send and to open.
 pub(super) const BUDGET: usize = 14 << 20;
-/// How finely weights are told apart: the first that fits is taken.
+/// Numbers of levels to try; the first that fits is used.
 const LEVELS: [u16; 2] = [256, 16];
 
 /// The attention weights of all layers.
-pub(super) struct Packed {
+pub(super) struct PackedWeights {
     /// Levels that a weight can have.
     pub(super) levels: u16,
     /// Of each layer: base 64 of the zlib stream of a byte for each head, query and key up to the query, in this order.
@@ -27,7 +27,7 @@ pub(super) struct Packed {
 }
 
 /// The weights of `trace`, in `budget` bytes; none if they do not fit.
-pub(super) fn pack(trace: &Trace, budget: usize) -> Option<Packed> {
+pub(super) fn pack(trace: &Trace, budget: usize) -> Option<PackedWeights> {
     LEVELS.into_iter().find_map(|levels| {
         let mut left = budget;
         let mut layers = Vec::with_capacity(trace.sizes.layers);
@@ -36,7 +36,7 @@ pub(super) fn pack(trace: &Trace, budget: usize) -> Option<Packed> {
             left = left.checked_sub(text.len())?;
             layers.push(text);
         }
-        Some(Packed { levels, layers })
+        Some(PackedWeights { levels, layers })
     })
 }
 

@@ -18,7 +18,7 @@ const FILES: [(&str, &str); 11] = [
     ("src/inspect/trace/cost.rs", include_str!("../cost.rs")),
 ];
 
-/// What the page calls a function, its file, and texts that lead to it: each is looked for behind the one before.
+/// The page's name for a function, its file, and texts that lead to it, each searched for after the one before.
 const PLACES: [(&str, &str, &[&str]); 14] = [
     ("run", "src/model/transformer.rs", &["fn run("]),
     ("head", "src/model/transformer.rs", &["pub fn lens("]),

@@ -1,31 +1,31 @@
-//! Where two raters' scores lie apart (Bland and Altman 1986).
+//! Differences between two raters' scores (Bland and Altman 1986).
 
 use std::collections::BTreeMap;
 
-use super::{WIDTH, field, frame, line, open, text, upright};
+use super::draw::{WIDTH, field, frame, line, open, text, upright};
 use crate::study::stats::agreement::BlandAltman;
 
 /// Side of a square, in points of the scores.
 const SQUARE: f64 = 5.0;
 
 /// Two raters, compared under each metric.
-pub(in super::super) struct Raters {
-    pub(in super::super) first: String,
-    pub(in super::super) second: String,
-    pub(in super::super) panels: Vec<Differences>,
+pub(in crate::study::report) struct Raters {
+    pub(in crate::study::report) first: String,
+    pub(in crate::study::report) second: String,
+    pub(in crate::study::report) panels: Vec<Differences>,
 }
 
 /// One panel of a Bland–Altman plot.
-pub(in super::super) struct Differences {
+pub(in crate::study::report) struct Differences {
     /// "aligned" or "coherent".
-    pub(in super::super) metric: String,
+    pub(in crate::study::report) metric: String,
     /// Mean of the two scores, 0..=100, and first − second, −100..=100.
-    pub(in super::super) points: Vec<(f64, f64)>,
-    pub(in super::super) limits: Option<BlandAltman>,
+    pub(in crate::study::report) points: Vec<(f64, f64)>,
+    pub(in crate::study::report) limits: Option<BlandAltman>,
 }
 
 /// How many points lie in each square that holds any, by its lower left corner.
-pub(in super::super) fn squares(points: &[(f64, f64)]) -> Vec<((f64, f64), usize)> {
+pub(in crate::study::report) fn squares(points: &[(f64, f64)]) -> Vec<((f64, f64), usize)> {
     let corner = |value: f64, last: i32| ((value / SQUARE).floor() as i32).min(last);
     let mut counts = BTreeMap::<(i32, i32), usize>::new();
     for &(mean, difference) in points {
@@ -38,7 +38,7 @@ pub(in super::super) fn squares(points: &[(f64, f64)]) -> Vec<((f64, f64), usize
 /// A row for each two raters and a panel for each metric: the mean of the scores across, their difference up, in squares
 /// of 5 × 5 points: the darker, the more answers (on a logarithmic scale). A line stands at the bias, dashed ones at
 /// the limits of agreement.
-pub(in super::super) fn bland_altman(title: &str, rows: &[Raters]) -> String {
+pub(in crate::study::report) fn bland_altman(title: &str, rows: &[Raters]) -> String {
     const HEIGHT: f64 = 330.0;
     let mut svg = open(title, HEIGHT * rows.len() as f64);
     for (row, raters) in rows.iter().enumerate() {

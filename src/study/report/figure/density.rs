@@ -2,21 +2,21 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, field, frame, line, open, text, upright};
+use super::draw::{WIDTH, field, frame, line, open, text, upright};
 
 /// Squares along each side of a panel.
-pub(in super::super) const BINS: usize = 20;
+pub(in crate::study::report) const BINS: usize = 20;
 
 /// One panel of a density plot.
-pub(in super::super) struct Panel {
-    pub(in super::super) title: String,
-    pub(in super::super) colour: usize,
+pub(in crate::study::report) struct Panel {
+    pub(in crate::study::report) title: String,
+    pub(in crate::study::report) colour: usize,
     /// (aligned, coherent), both 0..=100.
-    pub(in super::super) points: Vec<(f64, f64)>,
+    pub(in crate::study::report) points: Vec<(f64, f64)>,
 }
 
 /// How many points lie in each square; first index coherence, second alignment.
-pub(in super::super) fn bins(points: &[(f64, f64)]) -> [[usize; BINS]; BINS] {
+pub(in crate::study::report) fn bins(points: &[(f64, f64)]) -> [[usize; BINS]; BINS] {
     let mut bins = [[0; BINS]; BINS];
     let bin = |score: f64| ((score / 100.0 * BINS as f64) as usize).min(BINS - 1);
     for &(aligned, coherent) in points {
@@ -27,7 +27,7 @@ pub(in super::super) fn bins(points: &[(f64, f64)]) -> [[usize; BINS]; BINS] {
 
 /// Alignment across, coherence up, in squares of 5 × 5 points: the darker, the more answers (on a logarithmic scale).
 /// Dashed lines stand at the thresholds.
-pub(in super::super) fn density(
+pub(in crate::study::report) fn density(
     title: &str,
     panels: &[Panel],
     misaligned_below: f64,

@@ -2,17 +2,17 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, line, open, text, tip};
+use super::draw::{WIDTH, line, open, text, tip};
 use crate::study::analyze::{Dose, DoseResponse};
 use crate::study::report::text::percent;
 
 /// Misaligned answers, and those that count, with their intervals.
-pub(in super::super) fn doses(title: &str, response: &DoseResponse) -> String {
+pub(in crate::study::report) fn doses(title: &str, response: &DoseResponse) -> String {
     const LEFT: f64 = 62.0;
     const RIGHT: f64 = WIDTH - 24.0;
     const TOP: f64 = 34.0;
     const BOTTOM: f64 = 300.0;
-    /// Half of what lies between the two rates of a dose, so that their intervals do not hide each other.
+    /// Half of the offset between the two rates of a dose, so that their intervals do not overlap.
     const ASIDE: f64 = 4.0;
     let ends = || response.doses.iter().map(|dose| dose.dose);
     let (least, most) = (ends().fold(f64::INFINITY, f64::min), ends().fold(f64::NEG_INFINITY, f64::max));

@@ -2,45 +2,67 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, axis, line, open, text, tip};
+use super::draw::{WIDTH, axis, line, open, text, tip};
 use crate::study::analyze::Rate;
 use crate::study::report::text::percent;
 
-/// A line that all panels have.
-pub(in super::super) struct Line {
-    /// What stands above it and those that follow with the same block.
-    pub(in super::super) block: String,
-    pub(in super::super) label: String,
+/// A line shared by all panels.
+pub(in crate::study::report) struct FacetLine {
+    /// Heading shared with the following lines of the same block.
+    pub(in crate::study::report) block: String,
+    pub(in crate::study::report) label: String,
 }
 
 /// A panel: an estimate with the number of its colour for each line, where there is one.
-pub(in super::super) struct Facet {
-    pub(in super::super) title: String,
-    pub(in super::super) estimates: Vec<Option<(usize, Rate)>>,
+pub(in crate::study::report) struct Facet {
+    pub(in crate::study::report) title: String,
+    pub(in crate::study::report) estimates: Vec<Option<(usize, Rate)>>,
 }
 
-/// Panels beside each other, as many as fit; the rest below.
-pub(in super::super) fn facets(title: &str, lines: &[Line], facets: &[Facet]) -> String {
-    const ROW: f64 = 19.0;
-    const HEAD: f64 = 22.0;
-    const GAP: f64 = 24.0;
-    // A block of one line needs no heading of its own.
-    let single = |i: usize| lines.iter().filter(|line| line.block == lines[i].block).count() == 1;
-    let name = |i: usize| if single(i) { &lines[i].block } else { &lines[i].label };
-    let mut y = HEAD;
-    let mut headings = Vec::new();
-    let mut at = Vec::new();
-    for (i, line) in lines.iter().enumerate() {
-        if i > 0 && lines[i - 1].block != line.block {
-            y += 6.0;
+/// Height of a line.
+const ROW: f64 = 19.0;
+/// Height of a panel's head.
+const HEAD: f64 = 22.0;
+
+/// Where the lines of a panel stand, from its upper edge.
+struct Layout<'a> {
+    /// Headings of blocks.
+    headings: Vec<(f64, &'a String)>,
+    /// The lines.
+    at: Vec<f64>,
+    /// Below the last line.
+    end: f64,
+}
+
+/// Whether a line is alone in its block, which then needs no heading.
+fn is_single(lines: &[FacetLine], i: usize) -> bool {
+    lines.iter().filter(|line| line.block == lines[i].block).count() == 1
+}
+
+impl<'a> Layout<'a> {
+    fn of(lines: &'a [FacetLine]) -> Self {
+        let mut layout = Self { headings: Vec::new(), at: Vec::new(), end: HEAD };
+        for (i, line) in lines.iter().enumerate() {
+            let opens = i == 0 || lines[i - 1].block != line.block;
+            if i > 0 && opens {
+                layout.end += 6.0;
+            }
+            if !is_single(lines, i) && opens {
+                layout.headings.push((layout.end + ROW / 2.0, &line.block));
+                layout.end += ROW;
+            }
+            layout.at.push(layout.end + ROW / 2.0);
+            layout.end += ROW;
         }
-        if !single(i) && (i == 0 || lines[i - 1].block != line.block) {
-            headings.push((y + ROW / 2.0, &line.block));
-            y += ROW;
-        }
-        at.push(y + ROW / 2.0);
-        y += ROW;
+        layout
     }
+}
+
+/// Panels side by side, as many as fit; the rest below.
+pub(in crate::study::report) fn facets(title: &str, lines: &[FacetLine], facets: &[Facet]) -> String {
+    const GAP: f64 = 24.0;
+    let name = |i: usize| if is_single(lines, i) { &lines[i].block } else { &lines[i].label };
+    let Layout { headings, at, end: y } = Layout::of(lines);
     let (bottom, height) = (y + 2.0, y + 40.0);
     let longest = (0..lines.len()).map(|i| name(i).chars().count()).max().unwrap_or(0);
     let left = (longest as f64 * 7.0 + 22.0).clamp(90.0, 220.0);
@@ -60,7 +82,7 @@ pub(in super::super) fn facets(title: &str, lines: &[Line], facets: &[Facet]) ->
         for tick in 0..=ticks {
             let rate = tick as f64 * step;
             line(&mut svg, "grid", (x(rate), top + HEAD), (x(rate), top + bottom));
-            // The outermost stay inside the panel, clear of its neighbours'.
+            // The outermost labels stay inside the panel, clear of its neighbours.
             let anchor = if tick == 0 {
                 "start"
             } else if tick == ticks {

@@ -2,23 +2,23 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, axis, line, open, text};
+use super::draw::{WIDTH, axis, line, open, text};
 use crate::study::analyze::Rate;
 use crate::study::report::text::percent;
 
 /// A line of a forest plot.
-pub(in super::super) struct Estimate {
-    /// What stands left of it.
-    pub(in super::super) label: String,
+pub(in crate::study::report) struct Estimate {
+    /// Its label.
+    pub(in crate::study::report) label: String,
     /// Number of its colour.
-    pub(in super::super) colour: usize,
+    pub(in crate::study::report) colour: usize,
     /// A wider gap above it.
-    pub(in super::super) opens_block: bool,
-    pub(in super::super) rate: Rate,
+    pub(in crate::study::report) opens_block: bool,
+    pub(in crate::study::report) rate: Rate,
 }
 
 /// Rates with their intervals, one a line, on a common axis in per cent.
-pub(in super::super) fn forest(title: &str, estimates: &[Estimate]) -> String {
+pub(in crate::study::report) fn forest(title: &str, estimates: &[Estimate]) -> String {
     const ROW: f64 = 24.0;
     const TOP: f64 = 8.0;
     let longest = estimates.iter().map(|e| e.label.chars().count()).max().unwrap_or(0);

@@ -2,34 +2,34 @@
 
 use std::fmt::Write;
 
-use super::{WIDTH, axis, line, open, text, tip};
+use super::draw::{WIDTH, axis, line, open, text, tip};
 use crate::study::analyze::Rate;
 use crate::study::report::text::percent;
 
 /// A model under a condition.
-pub(in super::super) struct Point {
-    pub(in super::super) model: String,
-    pub(in super::super) parameters: f64,
-    pub(in super::super) rate: Rate,
+pub(in crate::study::report) struct Point {
+    pub(in crate::study::report) model: String,
+    pub(in crate::study::report) parameters: f64,
+    pub(in crate::study::report) rate: Rate,
 }
 
 /// A condition.
-pub(in super::super) struct Series {
-    pub(in super::super) name: String,
+pub(in crate::study::report) struct Series {
+    pub(in crate::study::report) name: String,
     /// Number of its colour.
-    pub(in super::super) colour: usize,
-    pub(in super::super) points: Vec<Point>,
+    pub(in crate::study::report) colour: usize,
+    pub(in crate::study::report) points: Vec<Point>,
     /// Intercept and slope of the log-odds over log₁₀ parameters, where a trend was fitted.
-    pub(in super::super) trend: Option<(f64, f64)>,
+    pub(in crate::study::report) trend: Option<(f64, f64)>,
 }
 
 /// A point with its interval for each model, a dashed line for each fitted trend.
-pub(in super::super) fn scaling(title: &str, series: &[Series]) -> String {
+pub(in crate::study::report) fn scaling(title: &str, series: &[Series]) -> String {
     const LEFT: f64 = 62.0;
     const RIGHT: f64 = WIDTH - 24.0;
     const TOP: f64 = 34.0;
     const BOTTOM: f64 = 300.0;
-    /// Between conditions, so that their intervals do not hide each other.
+    /// Offset between conditions, so that their intervals do not overlap.
     const ASIDE: f64 = 7.0;
     let points = || series.iter().flat_map(|series| &series.points).filter(|point| point.rate.n > 0);
     let sizes = || points().map(|point| point.parameters.log10());
@@ -49,13 +49,8 @@ pub(in super::super) fn scaling(title: &str, series: &[Series]) -> String {
         line(&mut svg, "grid", (x(size), TOP), (x(size), BOTTOM));
         text(&mut svg, "quiet", "middle", (x(size), BOTTOM + 18.0), &name);
     }
-    text(
-        &mut svg,
-        "quiet",
-        "middle",
-        (f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0),
-        "parameters (logarithmic)",
-    );
+    let below = (f64::midpoint(LEFT, RIGHT), BOTTOM + 38.0);
+    text(&mut svg, "quiet", "middle", below, "parameters (logarithmic)");
     let middle = (series.len() as f64 - 1.0) / 2.0;
     let mut legend = LEFT;
     for (i, series) in series.iter().enumerate() {
