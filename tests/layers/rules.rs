@@ -7,13 +7,14 @@ use super::scan::{scan, unsafe_lines};
 use super::tree::{Tree, circles};
 
 /// Each layer and what it may use besides itself and [`COMMON`].
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 9] = [
     ("device", &[]),
     ("ops", &["device"]),
     ("model", &["device", "ops"]),
     ("train", &["device", "ops", "model"]),
     ("generate", &["device", "ops", "model"]),
     ("inspect", &["device", "ops", "model"]),
+    ("bench", &["device", "ops", "model"]),
     ("fetch", &["device", "model"]),
     ("study", &["device", "ops", "model", "train", "generate", "fetch"]),
 ];
