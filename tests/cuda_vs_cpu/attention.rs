@@ -124,20 +124,20 @@ impl Inputs {
     }
 
     /// The rows that row `i` sees.
-    fn visible(&self, i: usize) -> Range<usize> {
+    pub fn visible(&self, i: usize) -> Range<usize> {
         let document = self.starts.iter().rposition(|start| *start as usize <= i).unwrap();
         let first = self.attention.window.map_or(0, |w| (i + 1).saturating_sub(w));
         first.max(self.starts[document] as usize)..i + 1
     }
 
     /// Row `i` of head `h` of a tensor as wide as q, or as k for the head that h reads.
-    fn head<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> &'a [f32] {
+    pub fn head<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> &'a [f32] {
         let (heads, width) = (self.attention.heads, x.shape()[1]);
         let h = if width == heads.q_width() { h } else { h * heads.kv / heads.query };
         &x.f32()[i * width + h * heads.dim..][..heads.dim]
     }
 
-    fn seen<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> Vec<&'a [f32]> {
+    pub fn seen<'a>(&self, x: &'a Tensor, i: usize, h: usize) -> Vec<&'a [f32]> {
         self.visible(i).map(|j| self.head(x, j, h)).collect()
     }
 
@@ -232,72 +232,6 @@ impl Inputs {
         }
         errors
     }
-}
-
-/// The op as kernels compute it, on the CPU: for the tests of the comparison.
-impl Inputs {
-    /// out and lse in f32: tiles of 16 keys, the last first; a running maximum; p rounded to bf16.
-    pub fn tiled(&self) -> [Vec<f32>; 2] {
-        let heads = self.attention.heads;
-        let (mut out, mut lse) = (Vec::new(), Vec::new());
-        for item in 0..self.rows() * heads.query {
-            let (i, h) = (item / heads.query, item % heads.query);
-            let (q, keys, values) =
-                (self.head(&self.q, i, h), self.seen(&self.k, i, h), self.seen(&self.v, i, h));
-            let (mut max, mut sum, mut y) = (f32::NEG_INFINITY, 0.0, vec![0.0f32; heads.dim]);
-            for (keys, values) in keys.rchunks(16).zip(values.rchunks(16)) {
-                let scores: Vec<f32> = keys.iter().map(|k| self.attention.scale * plain_dot(q, k)).collect();
-                let next = scores.iter().copied().fold(max, f32::max);
-                let shrink = (max - next).exp();
-                max = next;
-                sum *= shrink;
-                for y in &mut y {
-                    *y *= shrink;
-                }
-                for (s, v) in scores.iter().zip(values) {
-                    let p = (s - max).exp();
-                    sum += p;
-                    y.iter_mut().zip(*v).for_each(|(y, v)| *y += narrow(p) * v);
-                }
-            }
-            out.extend(y.iter().map(|y| narrow(y / sum)));
-            lse.push(max + sum.ln());
-        }
-        [out, lse]
-    }
-
-    /// dq, dk, dv in f32, from the last row to the first; p and ds rounded to bf16.
-    pub fn tiled_backward(&self, [out, lse]: [&Tensor; 2]) -> [Vec<f32>; 3] {
-        let Attention { heads, scale, .. } = self.attention;
-        let mut sums = [&self.q, &self.k, &self.v].map(|t| vec![0.0f32; t.len()]);
-        for item in (0..self.rows() * heads.query).rev() {
-            let (i, h) = (item / heads.query, item % heads.query);
-            let (q, dout) = (self.head(&self.q, i, h), self.head(&self.dout, i, h));
-            let delta = plain_dot(dout, self.head(out, i, h));
-            for j in self.visible(i).rev() {
-                let (k, v) = (self.head(&self.k, j, h), self.head(&self.v, j, h));
-                let p = (scale * plain_dot(q, k) - lse.f32()[item]).exp();
-                let ds = narrow(p * (plain_dot(dout, v) - delta));
-                let to = (j * heads.kv + h * heads.kv / heads.query) * heads.dim;
-                for e in 0..heads.dim {
-                    sums[0][item * heads.dim + e] += ds * k[e];
-                    sums[1][to + e] += ds * q[e];
-                    sums[2][to + e] += narrow(p) * dout[e];
-                }
-            }
-        }
-        let [dq, dk, dv] = sums;
-        let scaled = |x: Vec<f32>| x.iter().map(|x| narrow(scale * x)).collect();
-        [scaled(dq), scaled(dk), dv.iter().map(|x| narrow(*x)).collect()]
-    }
-}
-
-fn plain_dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-fn narrow(x: f32) -> f32 {
-    half::bf16::from_f32(x).to_f32()
 }
 
 fn packed(case: Case, dtype: DType, card: Device) {

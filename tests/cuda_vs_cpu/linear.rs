@@ -137,16 +137,16 @@ fn many_short_tiles_leave_in_order() {
 }
 
 /// The scale of the adapters.
-const SCALE: f32 = 1.7;
+pub const SCALE: f32 = 1.7;
 
 /// A linear map and its adapters.
 #[derive(Clone)]
 pub struct Case {
-    n: usize,
-    inputs: usize,
-    outputs: usize,
-    segments: Vec<Range<usize>>,
-    rank: usize,
+    pub n: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub segments: Vec<Range<usize>>,
+    pub rank: usize,
     dropout: Option<Dropout>,
 }
 
@@ -210,13 +210,13 @@ fn forward_and_backward() {
 
 /// What the op gets.
 pub struct Inputs {
-    case: Case,
+    pub case: Case,
     dtype: DType,
-    x: Tensor,
-    w: Tensor,
+    pub x: Tensor,
+    pub w: Tensor,
     dy: Tensor,
-    a: Tensor,
-    b: Tensor,
+    pub a: Tensor,
+    pub b: Tensor,
     /// dw, da, db before the backward.
     before: [Tensor; 3],
 }
@@ -277,28 +277,6 @@ impl Inputs {
             if k >= 2 { expected.stored_as_float() } else { expected }
         };
         (0..5).map(one).collect()
-    }
-
-    /// y with every sum from the last term to the first and S rounded to the type: another order, as good as any.
-    pub fn other_order(&self, dtype: DType) -> Vec<f32> {
-        let Self { case, x, w, a, b, .. } = self;
-        let rounded = |x: f32| if dtype == DType::Bf16 { half::bf16::from_f32(x).to_f32() } else { x };
-        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).rev().map(|(x, y)| x * y).sum::<f32>();
-        let (i, o, r) = (case.inputs, case.outputs, case.rank);
-        let mut y = Vec::with_capacity(case.n * o);
-        for x in x.f32().chunks_exact(i) {
-            let s: Vec<f32> = a.f32().chunks_exact(i).map(|a| rounded(SCALE * dot(x, a))).collect();
-            let mut next = 0;
-            for column in 0..o {
-                let base = dot(x, &w.f32()[column * i..][..i]);
-                let segment = case.segments.iter().position(|segment| segment.contains(&column));
-                y.push(rounded(segment.map_or(base, |g| {
-                    next += 1;
-                    base + dot(&s[g * r..][..r], &b.f32()[(next - 1) * r..][..r])
-                })));
-            }
-        }
-        y
     }
 
     /// The adapters' share: S = s x̃ Aᵀ, dS = s dy B, here with the scale in both.

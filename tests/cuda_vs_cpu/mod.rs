@@ -12,6 +12,7 @@ mod attention;
 mod budget;
 mod embedding;
 mod glu;
+mod honest;
 mod linear;
 mod linear_cross_entropy;
 mod mask;

@@ -5,16 +5,11 @@
 use emlab::device::DType;
 use emlab::ops::glu::Activation;
 use emlab::ops::norm::{Gain, Norm};
-use half::bf16;
 
 use super::attention::{self, NARROW, WIDE};
 use super::budget::Expected;
+use super::honest::narrow;
 use super::{DTYPES, INSIDE, distance, embedding, glu, linear, linear_cross_entropy, norm, random, rope};
-
-/// What a number becomes in bf16.
-fn narrow(x: f32) -> f32 {
-    bf16::from_f32(x).to_f32()
-}
 
 /// The exact result as a kernel without any error of its own would store it.
 fn stored(expected: &Expected) -> Vec<f32> {
