@@ -13,6 +13,7 @@ use emlab::generate::{self, Limits, Request};
 use emlab::inspect::features::features;
 use emlab::model::place::Place;
 use emlab::model::steering::{Action, Steer};
+use emlab::model::text::Text;
 use emlab::model::tokenizer::{Message, Render, Tokenizer};
 use emlab::model::transformer::Transformer;
 use emlab::ops::sample::Sampling;
@@ -47,7 +48,8 @@ fn main() -> emlab::Result<()> {
 fn mean_stream(model: &Transformer, tokenizer: &Tokenizer, file: &str) -> emlab::Result<Vec<f32>> {
     let documents = dataset::read(Path::new(file))?;
     let data = example::encode(&documents[..100], tokenizer, &model.spec.eos, &Settings::default())?;
-    let means = &features(model, &data.examples, &mut || ())?.means[DEPTH];
+    let texts: Vec<Text> = data.examples.into_iter().map(|example| example.text).collect();
+    let means = &features(model, &texts, &mut || ())?.means[DEPTH];
     let sum = |c: usize| means.iter().map(|mean| mean[c]).sum::<f32>();
     Ok((0..model.spec.channels).map(|c| sum(c) / means.len() as f32).collect())
 }
