@@ -31,7 +31,8 @@ pub use problem::{Part, STABLE_ROWS, View};
 pub fn multiply(gpu: Gpu, c: &mut Tensor, store: Store, alpha: f32, parts: &[Part]) -> Result<()> {
     let mut problems: Vec<Problem> = parts.iter().map(Problem::of).filter(|p| p.m > 0 && p.n > 0).collect();
     check(c, &problems);
-    // If only a slower kernel can read the second term, it is added in a launch of its own, to keep the first on the fast one.
+    // If only a slower kernel can read the second term, it is added in a launch of its own, to keep the first on the fast one:
+    // a bf16 result is then rounded between the two.
     let mut afterwards = Vec::new();
     for p in &mut problems {
         let alone = Problem { second: None, ..*p };
