@@ -6,7 +6,8 @@ use crate::device::compile;
 
 use super::catalogue::{ENTRIES, Entry};
 use super::measured::{self, Measured};
-use super::{all, head, source};
+use super::page::all;
+use super::{head, source};
 
 /// The model whose figures the index gives.
 const MODEL: &str = "qwen3-8b";
