@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
+use super::cache::{cache_home, make_folder, variable};
 use super::http::{Client, Expected, hex};
-use super::{Progress, cache_home, make_folder, variable};
+use super::progress::Progress;
 use crate::device::file;
 use crate::error::{Error, Result};
 

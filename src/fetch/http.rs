@@ -11,7 +11,7 @@ use ureq::Body;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
 
-use super::Progress;
+use super::progress::Progress;
 use crate::device::file;
 use crate::error::{Error, Result};
 

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::cache::{cache_home, make_folder, variable};
 use super::http::{Client, Expected};
-use super::{Progress, cache_home, make_folder, variable};
+use super::progress::Progress;
 use crate::device::file;
 use crate::error::{Error, Result};
 use crate::model::cards;
@@ -25,6 +26,14 @@ const SMALL_FILES: [&str; 6] = [
     "chat_template.jinja",
     "model.safetensors.index.json",
 ];
+
+/// The folder of a model: `name` itself if it is one, otherwise its snapshot in the cache.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Setting`] with the `emlab fetch` command to run, if it is not there.
+pub fn locate(name: &str) -> Result<PathBuf> {
+    Hub::from_env()?.locate(name)
+}
 
 /// Where models come from and where they are kept.
 pub struct Hub {
