@@ -6,7 +6,6 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::needs;
 use emlab::device::DType;
 use emlab::device::compile::{self, Define};
 use emlab::device::gpu::Facts;
@@ -14,6 +13,9 @@ use emlab::device::launch::Variant;
 use emlab::inspect::kernel::variants::{Use, uses};
 use emlab::model::cards;
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::needs;
 
 /// What ptxas says when it gives up overlapping wgmma with other work.
 const SERIALISED: [&str; 3] = ["C7510", "C7511", "C7515"];
@@ -169,8 +171,10 @@ fn of_the_headers_only_the_prelude_names_the_element_type() {
 fn every_kernel_compiles_for_every_architecture() {
     let Some((major, minor)) = needs::nvrtc("compiling the kernels") else { return };
     let jobs = jobs();
-    // What was without fault before is not compiled again: a mark in the cache, under the hash of all that decides the code.
-    let marks = std::env::var_os("EMLAB_CACHE").map(|folder| Path::new(&folder).join("faultless"));
+    // What was without fault before is not compiled again: a mark in the cache, under the hash of all that decides the code, in
+    // a folder under the hash of all that decides what a fault is.
+    let criteria = format!("faultless-{:x}", Sha256::digest(include_str!("kernels_compile.rs")));
+    let marks = std::env::var_os("EMLAB_CACHE").map(|folder| Path::new(&folder).join(criteria));
     if let Some(folder) = &marks {
         std::fs::create_dir_all(folder).unwrap();
     }
