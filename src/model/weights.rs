@@ -197,7 +197,7 @@ impl Transformer {
     /// Reads a Hugging Face folder. On the CPU matrices keep the precision they have on disk, and computation is f32.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`] if too little is free on a GPU.
+    /// Those of [`Checkpoint::open`] and [`Checkpoint::tensor`]; [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
     pub fn load(dir: &Path, place: Place) -> Result<Self> {
         Self::load_telling(dir, place, &mut |_, _| ())
     }
@@ -214,7 +214,7 @@ impl Transformer {
     /// Fresh weights, the same for the same seed.
     ///
     /// # Errors
-    /// [`Error::Memory`] if too little is free on a GPU.
+    /// [`Error::Memory`](crate::Error::Memory) if too little is free on a GPU.
     pub fn random(spec: Spec, seed: u64, place: Place) -> Result<Self> {
         let sizes = spec.clone();
         assemble(spec, place, &Random { spec: &sizes, seed }, &mut |_, _| ())
