@@ -9,7 +9,7 @@ pub struct Seen {
     pub log: String,
 }
 
-/// The page as a browser shows it, which asks nobody for anything.
+/// The page as a browser shows it, which makes no request.
 pub fn open(chromium: &Path, page: &Path, arguments: &[&str]) -> Seen {
     let profile = tempfile::tempdir().unwrap();
     let net_log = profile.path().join("net.json");
@@ -25,7 +25,7 @@ pub fn open(chromium: &Path, page: &Path, arguments: &[&str]) -> Seen {
         .output()
         .unwrap();
     let net_log = std::fs::read_to_string(net_log).unwrap_or_default();
-    assert!(!net_log.contains("hostile.invalid"), "the page asks nobody for anything");
+    assert!(!net_log.contains("hostile.invalid"), "the page makes no request");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let seen = Seen { page: text(output.stdout), log: String::from_utf8_lossy(&output.stderr).into_owned() };
     assert!(seen.page.contains("</html>"), "{}", seen.log);

@@ -1,7 +1,7 @@
-//! Intervals from the cluster bootstrap: whole clusters are drawn again with replacement, as many as there are, and
-//! with each all its answers, so that nothing is assumed of how the answers of a cluster depend on each other
-//! (Davison & Hinkley 1997, section 3.8). A statistic of rates needs only each cluster's counts, so that the cost is
-//! that of the clusters, not of the answers.
+//! Intervals from the cluster bootstrap: whole clusters are resampled with replacement, as many as there are, each with
+//! all its answers, so that nothing is assumed about how the answers of a cluster depend on each other (Davison & Hinkley
+//! 1997, section 3.8). A statistic of rates needs only the counts of each cluster, so the cost grows with the clusters,
+//! not with the answers.
 //!
 //! The ends are *expanded* percentiles (Hesterberg 2015, "What teachers should know about the bootstrap"): with G
 //! clusters, plain percentiles are too narrow by √((G − 1)/G) and by the difference of Student's t from the normal.
@@ -20,8 +20,8 @@
 //! | 8 | 5, 2 | difference | 85.9 | 86.0 | 91.2 | 91.3 | 92.7 |
 //! | 8 | 5, 2 | odds ratio | 86.7 | 86.2 | 93.0 | 92.8 | |
 //!
-//! With few clusters no bootstrap knows the clusters that it has not seen: a single model's eight questions give
-//! intervals that are still somewhat narrow. `tests/statistics_coverage.rs` watches it.
+//! With few clusters, no bootstrap can represent those that were not observed: the eight questions of a single model give
+//! intervals that are still somewhat narrow. `tests/statistics_coverage.rs` checks the coverage.
 
 use rayon::prelude::*;
 

@@ -1,5 +1,5 @@
-//! Two rates compared when answers come in clusters: those of one model to one question are alike, so that a test
-//! which takes them as independent finds too much.
+//! Two rates compared when answers come in clusters: answers of one model to one question resemble each other, so a test
+//! that assumes independence rejects too often.
 
 use serde::Serialize;
 
