@@ -2,9 +2,10 @@
 //! spills to memory, and the compiler does not serialise tensor-core instructions. Needs NVRTC, but no GPU. Without NVRTC the
 //! test says so, and in CI (`CI` set) it fails.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::time::Instant;
 
 use emlab::device::DType;
 use emlab::device::compile::{self, Define};
@@ -178,14 +179,19 @@ fn every_kernel_compiles_for_every_architecture() {
     if let Some(folder) = &marks {
         std::fs::create_dir_all(folder).unwrap();
     }
-    let compiled = AtomicUsize::new(0);
+    let spent = Mutex::new(BTreeMap::<&str, (usize, f64)>::new());
     let check = |job: &Job| {
         let mark = marks.as_ref().map(|folder| folder.join(compile::key(job.0, &job.1, job.2)));
         if mark.as_ref().is_some_and(|mark| mark.exists()) {
             return None;
         }
-        compiled.fetch_add(1, Ordering::Relaxed);
+        let start = Instant::now();
         let fault = fault(job);
+        let mut spent = spent.lock().unwrap();
+        let (count, seconds) = spent.entry(job.0).or_default();
+        *count += 1;
+        *seconds += start.elapsed().as_secs_f64();
+        drop(spent);
         if let (None, Some(mark)) = (&fault, &mark) {
             std::fs::write(mark, "").unwrap();
         }
@@ -194,7 +200,12 @@ fn every_kernel_compiles_for_every_architecture() {
     // One after the other from the front of the list, whichever core is free.
     let failures: Vec<String> = jobs.iter().par_bridge().filter_map(check).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    println!("{} of {} variants compiled with NVRTC {major}.{minor}", compiled.into_inner(), jobs.len());
+    let spent = spent.into_inner().unwrap();
+    let compiled: usize = spent.values().map(|(count, _)| count).sum();
+    println!("{compiled} of {} variants compiled with NVRTC {major}.{minor}; seconds by file:", jobs.len());
+    for (source, (count, seconds)) in spent {
+        println!("{source:<20} {count:>4} variants {seconds:>7.1} s");
+    }
 }
 
 /// Whether the architecture has clusters as large as these constants ask for.
